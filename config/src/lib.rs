@@ -1,0 +1,11 @@
+//! Typed configuration, ids, the topology snapshot and limits of Switchyard; no network.
+//!
+//! Strings come in, a typed tree goes out, and every mistake is reported at once: see [`file`].
+//! What a router decides from is a [`topology::Topology`], whoever made it: the file alone, or
+//! the catalog.
+
+pub mod ids;
+pub mod settings;
+pub mod topology;
+
+pub use ids::{BUCKETS, Bucket, ShardName, TenantId};

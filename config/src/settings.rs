@@ -1,0 +1,190 @@
+//! What a router process is told besides its topology: addresses, TLS, login, limits.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::topology::PoolMode;
+
+/// The settings of one router process.
+#[derive(Debug, Clone)]
+pub struct RouterSettings {
+    /// Addresses to accept clients on. Default `127.0.0.1:6432`.
+    pub listen: Vec<ListenAddress>,
+    /// Address of `/metrics`, `/livez` and `/readyz`. Default `127.0.0.1:6433`.
+    pub http_listen: Option<SocketAddr>,
+    /// Worker threads; 0 is one per core. Default 0.
+    pub workers: usize,
+    /// Pool mode of users and tenants that have none. Default transaction.
+    pub pool_mode: PoolMode,
+    /// TLS toward clients.
+    pub tls: ClientTls,
+    /// How clients prove themselves.
+    pub login: LoginSettings,
+    /// How the tenant of a session is found.
+    pub identity: IdentitySettings,
+    /// Ceilings and deadlines.
+    pub limits: Limits,
+    /// The catalog, if topology comes from one.
+    pub catalog: Option<CatalogSettings>,
+    /// Per-tenant metric series kept; the rest fold into `_other`. Default 2000.
+    pub metrics_tenants: usize,
+}
+
+/// Where clients are accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `host:port`.
+    Tcp(SocketAddr),
+    /// The directory in which `.s.PGSQL.<port>` is made, and that port: `unix:/run/switchyard:6432`.
+    Unix {
+        /// The directory.
+        dir: PathBuf,
+        /// The number in the socket's name.
+        port: u16,
+    },
+}
+
+/// TLS toward clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Whether TLS is offered or demanded.
+    pub mode: ClientTlsMode,
+    /// PEM file of the certificate chain.
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key: Option<PathBuf>,
+    /// PEM file of authorities of client certificates; without it none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Whether TLS is offered to clients or demanded of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientTlsMode {
+    /// Answered with `N`. The default where no certificate is given.
+    #[default]
+    Disable,
+    /// Offered. The default where a certificate is given.
+    Allow,
+    /// Demanded of TCP clients that are not on loopback, and of these too.
+    Require,
+}
+
+/// How clients prove themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoginSettings {
+    /// Whether md5 verifiers are accepted. Default off.
+    pub md5: bool,
+    /// Whether users with `trust` are let in without proof (loopback and unix sockets only).
+    /// Default off.
+    pub trust: bool,
+}
+
+/// How the tenant of a session is found. The order is fixed: claim, server name, user suffix,
+/// startup parameter, database name, credential. All that speak must agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentitySettings {
+    /// Suffix of TLS server names in front of which the tenant stands, such as
+    /// `.db.example.com`. None by default.
+    pub sni_suffix: Option<String>,
+    /// Characters that part the user from the tenant in a user name, as in `app.acme` or
+    /// `app@acme`. The first that occurs after a known user's name counts. Default `.` and `@`.
+    pub user_separators: Vec<char>,
+    /// Startup parameter (also within `options`) that names the tenant.
+    /// Default `switchyard.tenant`. Session variables of the context are understood there too.
+    pub startup_parameter: Option<String>,
+    /// Template of database names that name a tenant, with `{tenant}`, such as `tenant_{tenant}`.
+    /// None by default.
+    pub database: Option<String>,
+}
+
+impl Default for IdentitySettings {
+    fn default() -> Self {
+        Self {
+            sni_suffix: None,
+            user_separators: vec!['.', '@'],
+            startup_parameter: Some("switchyard.tenant".to_owned()),
+            database: None,
+        }
+    }
+}
+
+/// Ceilings and deadlines of a router process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients in all. Default 10 000.
+    pub clients: usize,
+    /// Connections that have not logged in yet, apart from `clients`. Default 1000.
+    pub unauthenticated: usize,
+    /// The same, of one address. Default 100; loopback is not counted.
+    pub unauthenticated_per_address: usize,
+    /// Time from accept to ready. Default 15 s.
+    pub login_timeout: Duration,
+    /// Largest startup packet, in bytes. Default 10 000, as PostgreSQL's
+    /// (`MAX_STARTUP_PACKET_LENGTH`, src/include/libpq/pqcomm.h).
+    pub startup_bytes: usize,
+    /// Largest password or token message, in bytes. Default 65 536.
+    pub token_bytes: usize,
+    /// Largest named Parse message, in bytes, as it must be kept to be prepared again on another
+    /// server connection. Default 16 MiB.
+    pub statement_bytes: usize,
+    /// Named prepared statements of one client. Default 10 000.
+    pub statements_per_client: usize,
+    /// How long a client may stay idle outside a transaction; 0 is for ever. Default 0.
+    pub client_idle_timeout: Duration,
+    /// How long a client may stay idle inside a transaction; 0 is for ever. Default 0.
+    pub idle_in_transaction_timeout: Duration,
+    /// How long a drain waits for open transactions before it ends them. Default 30 s.
+    pub drain_timeout: Duration,
+    /// How long a forwarded cancel request may take. Default 10 s.
+    pub cancel_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients: 10_000,
+            unauthenticated: 1000,
+            unauthenticated_per_address: 100,
+            login_timeout: Duration::from_secs(15),
+            startup_bytes: 10_000,
+            token_bytes: 65_536,
+            statement_bytes: 16 << 20,
+            statements_per_client: 10_000,
+            client_idle_timeout: Duration::ZERO,
+            idle_in_transaction_timeout: Duration::ZERO,
+            drain_timeout: Duration::from_secs(30),
+            cancel_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the catalog is.
+#[derive(Debug, Clone)]
+pub struct CatalogSettings {
+    /// `postgres://` URL of the catalog database.
+    pub url: SecretString,
+    /// File in which the last topology is kept, so that a restart works without the catalog.
+    pub state_file: Option<PathBuf>,
+    /// How often the catalog is asked even if it announced nothing. Default 5 s.
+    pub poll: Duration,
+}
+
+impl Default for RouterSettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432)))],
+            http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6433))),
+            workers: 0,
+            pool_mode: PoolMode::Transaction,
+            tls: ClientTls::default(),
+            login: LoginSettings::default(),
+            identity: IdentitySettings::default(),
+            limits: Limits::default(),
+            catalog: None,
+            metrics_tenants: 2000,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The control plane of Switchyard: catalog store and migrations, REST API.

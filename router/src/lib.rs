@@ -1,0 +1,1 @@
+//! The data plane of Switchyard: listener, login, session, forwarding, pool, observation.

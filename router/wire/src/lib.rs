@@ -1,0 +1,1 @@
+//! The PostgreSQL wire protocol without IO: frames, startup, errors, keys, SCRAM.

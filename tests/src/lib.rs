@@ -1,0 +1,1 @@
+//! A harness for clusters, processes and clients, and the tests named by behaviour.
