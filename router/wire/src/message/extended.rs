@@ -1,0 +1,120 @@
+//! The extended query protocol, as far as the names in it go.
+
+use memchr::memchr;
+
+use super::Malformed;
+use super::cursor::Cursor;
+
+/// A Parse message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parse<'a> {
+    /// The statement's name; empty for the unnamed one.
+    pub name: &'a [u8],
+    /// The query text.
+    pub sql: &'a [u8],
+    /// The parameter types as they stand in the message: a count of 16 bits, then that many type oids of 32
+    /// bits. Part of a statement's identity.
+    pub types: &'a [u8],
+}
+
+/// Reads a Parse.
+///
+/// # Errors
+/// A missing terminator, or another number of types than the count says.
+pub fn parse(body: &[u8]) -> Result<Parse<'_>, Malformed> {
+    let mut cursor = Cursor(body);
+    let name = cursor.string()?;
+    let sql = cursor.string()?;
+    let types = cursor.0;
+    let count = cursor.array().map(u16::from_be_bytes)?;
+    cursor.bytes(usize::from(count) * 4)?;
+    cursor.end()?;
+    Ok(Parse { name, sql, types })
+}
+
+/// The two names at the start of a Bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindNames<'a> {
+    /// The portal to make; empty for the unnamed one.
+    pub portal: &'a [u8],
+    /// The statement it is made of.
+    pub statement: &'a [u8],
+    /// Offset in the body of what follows the names.
+    pub rest: usize,
+}
+
+/// Reads the names from the start of a Bind's body, which may be a prefix of it: `None` when `body_prefix` does
+/// not hold both terminators yet. Whether more can come is for the caller to know: `None` on a whole body is a
+/// malformed message.
+///
+/// # Errors
+/// None at present; the `Result` leaves room for limits on names.
+#[inline]
+pub fn bind_names(body_prefix: &[u8]) -> Result<Option<BindNames<'_>>, Malformed> {
+    let Some(first) = memchr(0, body_prefix) else {
+        return Ok(None);
+    };
+    let (portal, rest) = (&body_prefix[..first], &body_prefix[first + 1..]);
+    let Some(second) = memchr(0, rest) else {
+        return Ok(None);
+    };
+    Ok(Some(BindNames { portal, statement: &rest[..second], rest: first + second + 2 }))
+}
+
+/// What a Describe or Close names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// `S` for a statement, `P` for a portal.
+    pub kind: u8,
+    /// Its name; empty for the unnamed one.
+    pub name: &'a [u8],
+}
+
+/// Reads a Describe.
+///
+/// # Errors
+/// A kind other than `S` and `P`, or not exactly one string after it.
+pub fn describe(body: &[u8]) -> Result<Target<'_>, Malformed> {
+    target(body, "DESCRIBE subtype")
+}
+
+/// Reads a Close.
+///
+/// # Errors
+/// As [`describe`].
+pub fn close(body: &[u8]) -> Result<Target<'_>, Malformed> {
+    target(body, "CLOSE subtype")
+}
+
+fn target<'a>(body: &'a [u8], what: &'static str) -> Result<Target<'a>, Malformed> {
+    let mut cursor = Cursor(body);
+    let kind = cursor.u8()?;
+    let name = cursor.string()?;
+    cursor.end()?;
+    if !matches!(kind, b'S' | b'P') {
+        return Err(Malformed::Value(what));
+    }
+    Ok(Target { kind, name })
+}
+
+/// An Execute message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execute<'a> {
+    /// The portal; empty for the unnamed one.
+    pub portal: &'a [u8],
+    /// Rows to return at most; 0 is no limit. Negative on the wire is no limit too (`exec_execute_message` in
+    /// `src/backend/tcop/postgres.c`), and is given as 0 here.
+    pub max_rows: u32,
+}
+
+/// Reads an Execute.
+///
+/// # Errors
+/// A missing terminator or a body of another size.
+pub fn execute(body: &[u8]) -> Result<Execute<'_>, Malformed> {
+    let mut cursor = Cursor(body);
+    let portal = cursor.string()?;
+    let rows = i32::from_be_bytes(cursor.array()?);
+    cursor.end()?;
+    Ok(Execute { portal, max_rows: u32::try_from(rows).unwrap_or(0) })
+}
