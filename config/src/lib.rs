@@ -4,8 +4,13 @@
 //! What a router decides from is a [`topology::Topology`], whoever made it: the file alone, or
 //! the catalog.
 
+pub mod file;
 pub mod ids;
 pub mod settings;
+pub mod snapshot;
+pub mod template;
 pub mod topology;
+pub mod url;
+pub mod verifier;
 
 pub use ids::{BUCKETS, Bucket, ShardName, TenantId};

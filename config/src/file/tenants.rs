@@ -1,0 +1,45 @@
+//! `tenants`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::context;
+use super::jwt;
+use super::reader::Table;
+use super::settings::POOL_MODES;
+use super::shards::ShardNames;
+use super::value::Value;
+use crate::ids::TenantId;
+use crate::topology::{Placement, Tenant, TenantState};
+
+/// The id of a tenant.
+pub(super) fn id(v: &Value<'_>) -> Option<TenantId> {
+    match TenantId::new(v.text()?) {
+        Ok(id) => Some(id),
+        Err(e) => v.error(e.to_string()),
+    }
+}
+
+pub(super) fn read(root: &Table<'_>, shards: &ShardNames) -> HashMap<TenantId, Arc<Tenant>> {
+    let mut tenants = HashMap::new();
+    for table in root.tables("tenants") {
+        let id = table.need("id", id);
+        let states = [("active", TenantState::Active), ("suspended", TenantState::Suspended)];
+        let state = table.opt("state", |v| v.one_of(&states)).unwrap_or_default();
+        // A file cannot know how often a placement has changed: 1 says that there is one.
+        let placement = table.opt("shard", |v| Some(Placement { shard: shards.read(v)?, epoch: 1 }));
+        let pool_mode = table.opt("pool_mode", |v| v.one_of(&POOL_MODES));
+        let context = table.table("context").map(|t| Arc::new(context::read(t)));
+        let jwt = jwt::read(&table);
+        let name = table.opt("name", |v| v.name(256)).map(str::to_owned);
+        if let Some(id) = id {
+            let at = table.at_key("id");
+            let tenant = Tenant { id: id.clone(), state, placement, context, pool_mode, jwt, name };
+            if tenants.insert(id.clone(), Arc::new(tenant)).is_some() {
+                table.ctx.error(&at, "there is another tenant of this id");
+            }
+        }
+        table.finish();
+    }
+    tenants
+}
