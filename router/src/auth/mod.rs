@@ -1,0 +1,3 @@
+//! How clients prove themselves.
+
+pub mod jwt;

@@ -1,0 +1,138 @@
+//! TLS toward clients and toward shards, and reading the PEM files of both.
+//!
+//! TLS 1.2 and 1.3 by rustls with aws-lc; there is no renegotiation and no early data. Everything here is made
+//! from files once and then shared: to reload, make another and swap it in.
+
+mod client_side;
+mod names;
+mod shard_side;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+
+pub use client_side::{ClientTlsContext, peer_alternative_names, peer_common_name, sni};
+pub use names::AlternativeName;
+pub use shard_side::{ShardTlsContext, peer_end_point_hash};
+
+/// The protocol's ALPN name, which direct TLS must have negotiated
+/// (`PG_ALPN_PROTOCOL`, src/include/libpq/pqcomm.h).
+pub const ALPN_POSTGRESQL: &[u8] = b"postgresql";
+
+/// Why TLS cannot be set up from the files given. Names files, never what is in them.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A setting that is needed is missing.
+    #[error("tls needs {0}")]
+    Missing(&'static str),
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A file is not what it must be.
+    #[error("{}: {problem}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A key and a certificate that do not belong together, or that cannot be used.
+    #[error("key {} and certificate {}: {problem}", key.display(), cert.display())]
+    Pair {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        cert: PathBuf,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The system's authorities are asked for, and there are none.
+    #[error("the system has no trusted certificate authorities: {0}")]
+    NoSystemRoots(String),
+    /// A host that cannot stand in a certificate.
+    #[error("{0:?} is not a host name that a certificate can be checked for")]
+    HostName(String),
+    /// rustls refuses what it was given.
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+}
+
+/// The cryptography used everywhere, whatever a library has made the process's default.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The beginning of every configuration of ours as a client: TLS 1.2 and 1.3.
+pub(crate) fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?)
+}
+
+/// The authorities in a PEM file, or the system's.
+pub(crate) fn root_store(file: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match file {
+        Some(file) => {
+            for certificate in certificates(file)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| TlsError::File { file: file.to_owned(), problem: error.to_string() })?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            // One of the system's that rustls cannot read is no reason not to trust the others.
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+                return Err(TlsError::NoSystemRoots(errors.join("; ")));
+            }
+        }
+    }
+    Ok(Arc::new(roots))
+}
+
+/// All certificates in a PEM file, at least one.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let certificates = found.map_err(|error| pem_error(file, "certificate", error))?;
+    if certificates.is_empty() {
+        return Err(pem_error(file, "certificate", pem::Error::NoItemsFound));
+    }
+    Ok(certificates)
+}
+
+/// The first private key in a PEM file.
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| pem_error(file, "unencrypted private key", error))
+}
+
+fn pem_error(file: &Path, wanted: &str, error: pem::Error) -> TlsError {
+    let file = file.to_owned();
+    match error {
+        pem::Error::Io(error) if error.kind() != ErrorKind::InvalidData => TlsError::Io { file, error },
+        pem::Error::NoItemsFound => TlsError::File { file, problem: format!("no PEM {wanted} in it") },
+        _ => TlsError::File { file, problem: format!("not a PEM file with a {wanted}") },
+    }
+}
+
+/// Says of a key and a certificate that rustls refuses what is wrong with them.
+fn pair_error(key: &Path, cert: &Path, error: &rustls::Error) -> TlsError {
+    let problem = match error {
+        rustls::Error::InconsistentKeys(_) => "they do not belong together".to_owned(),
+        other => other.to_string(),
+    };
+    TlsError::Pair { key: key.to_owned(), cert: cert.to_owned(), problem }
+}

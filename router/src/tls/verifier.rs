@@ -1,0 +1,110 @@
+//! How much is asked of a shard's certificate.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::names::common_name_is_host;
+
+/// Trusted certificates.
+pub(super) struct Trusted {
+    /// As authorities.
+    pub(super) roots: Arc<RootCertStore>,
+    /// The same as they are: a shard's self-signed certificate is often its own authority, which libpq
+    /// accepts and webpki does not.
+    pub(super) pinned: Vec<CertificateDer<'static>>,
+}
+
+/// A verifier of shards' certificates. That the shard holds the certificate's key is verified in all modes.
+pub(super) struct ShardVerifier {
+    /// Who may have signed the certificate; anybody if none.
+    pub(super) trusted: Option<Trusted>,
+    /// Whether it must name the host.
+    pub(super) check_name: bool,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for ShardVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardVerifier").field("check_name", &self.check_name).finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for ShardVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(trusted) = &self.trusted {
+            if trusted.pinned.contains(end_entity) {
+                check_validity(end_entity, now)?;
+            } else {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                let algorithms = self.algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(
+                    &parsed,
+                    &trusted.roots,
+                    intermediates,
+                    now,
+                    algorithms,
+                )?;
+            }
+        }
+        if self.check_name {
+            let host = server_name.to_str();
+            match verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name) {
+                Err(_) if common_name_is_host(end_entity, &host) => {}
+                result => result?,
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// A certificate trusted as it is needs no signature, but its time may be over.
+fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = parsed.validity();
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(())
+}
