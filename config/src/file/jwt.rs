@@ -1,5 +1,6 @@
 //! `jwt`: trusted issuers, for all tenants or for one.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,21 +22,19 @@ const ALGORITHMS: [(&str, JwtAlgorithm); 4] = [
 /// The issuers under `jwt` of the document or of a tenant.
 pub(super) fn read(parent: &Table<'_>) -> Vec<Arc<JwtIssuer>> {
     let mut issuers: Vec<Arc<JwtIssuer>> = Vec::new();
+    let mut names = HashSet::new();
     for table in parent.tables("jwt") {
-        let (ctx, at) = (table.ctx, table.at_key("name"));
-        if let Some(issuer) = issuer(table) {
-            if issuers.iter().any(|i| i.name == issuer.name) {
-                ctx.error(&at, "there is another issuer of this name");
-            }
-            issuers.push(Arc::new(issuer));
-        }
+        let name = table.need("name", |v| {
+            let name = v.name(128)?;
+            if names.insert(name) { Some(name) } else { v.error(format!("there is another issuer {name:?}")) }
+        });
+        issuers.extend(issuer(table, name).map(Arc::new));
     }
     issuers
 }
 
-fn issuer(t: Table<'_>) -> Option<JwtIssuer> {
+fn issuer(t: Table<'_>, name: Option<&str>) -> Option<JwtIssuer> {
     let text = |v: &Value<'_>| v.name(1024).map(str::to_owned);
-    let name = t.need("name", |v| v.name(128)).map(str::to_owned);
     let issuer = t.opt("issuer", text);
     let audience = t.opt("audience", |v| v.array(text)).unwrap_or_default();
     let tenant_claim = t.opt("tenant_claim", text).unwrap_or_else(|| "tenant_id".to_owned());
@@ -44,7 +43,15 @@ fn issuer(t: Table<'_>) -> Option<JwtIssuer> {
     t.set("leeway", &mut leeway, |v| v.duration(Duration::ZERO..=Duration::from_secs(600)));
     let keys = keys(&t);
     t.finish();
-    Some(JwtIssuer { name: name?, issuer, audience, tenant_claim, user_claim, leeway, keys: keys? })
+    Some(JwtIssuer {
+        name: name?.to_owned(),
+        issuer,
+        audience,
+        tenant_claim,
+        user_claim,
+        leeway,
+        keys: keys?,
+    })
 }
 
 fn keys(t: &Table<'_>) -> Option<JwtKeys> {

@@ -27,8 +27,8 @@ impl ShardNames {
             return ShardName::new(name).ok();
         }
         match units::nearest(name, self.0.keys().map(String::as_str)) {
-            Some(near) => v.error(format!("there is no such shard; did you mean `{near}`?")),
-            None => v.error("there is no such shard"),
+            Some(near) => v.error(format!("there is no shard {name:?}; did you mean `{near}`?")),
+            None => v.error(format!("there is no shard {name:?}")),
         }
     }
 }
@@ -149,7 +149,7 @@ fn pool(t: Table<'_>, defaults: &PoolLimits) -> PoolLimits {
     t.set("backoff_max", &mut p.backoff_max, |v| v.duration(50 * MS..=HOUR));
     t.set("check_after", &mut p.check_after, |v| v.duration(Duration::ZERO..=YEAR));
     t.set("statements", &mut p.statements, |v| v.integer(1..=100_000));
-    if p.min > p.size {
+    if p.min > p.size && (t.has("min") || t.has("size")) {
         let message = format!("must not be more than `size`, which is {}", p.size);
         t.ctx.error(&t.at_key("min"), message);
     }
@@ -159,7 +159,7 @@ fn pool(t: Table<'_>, defaults: &PoolLimits) -> PoolLimits {
 
 /// The bucket map: the ranges given, or an even deal over the shards that are not cordoned.
 pub(super) fn read_buckets(root: &Table<'_>, shards: &[Shard], names: &ShardNames) -> Vec<ShardIndex> {
-    let tables = root.tables("buckets");
+    let tables = root.opt("buckets", Value::tables);
     if !root.has("buckets") {
         let open: Vec<ShardIndex> = (0..).zip(shards).filter(|(_, s)| !s.cordoned).map(|(i, _)| i).collect();
         if open.is_empty() && !shards.is_empty() && shards.len() == names.0.len() {
@@ -169,8 +169,9 @@ pub(super) fn read_buckets(root: &Table<'_>, shards: &[Shard], names: &ShardName
         return Topology::even_buckets(open.len()).into_iter().map(|i| open[usize::from(i)]).collect();
     }
     let mut map: Vec<Option<ShardIndex>> = vec![None; usize::from(BUCKETS)];
-    let mut whole = !tables.is_empty();
-    for table in tables {
+    // Gaps are looked for only where every range was understood.
+    let mut whole = tables.is_some();
+    for table in tables.unwrap_or_default() {
         let shard = table.need("shard", |v| names.read(v));
         let last = u64::from(BUCKETS) - 1;
         let from: Option<usize> = table.need("from", |v| v.integer(0..=last));
@@ -195,11 +196,10 @@ pub(super) fn read_buckets(root: &Table<'_>, shards: &[Shard], names: &ShardName
         table.finish();
     }
     if let Some(missing) = map.iter().position(Option::is_none)
-        && (whole || root.has("buckets") && map.iter().all(Option::is_none))
+        && whole
     {
         let end = map[missing..].iter().position(Option::is_some).map_or(map.len(), |n| missing + n) - 1;
-        let message =
-            format!("buckets {missing} to {end} belong to no shard; all of 0 to {} must", BUCKETS - 1);
+        let message = format!("{missing} to {end} belong to no shard; all of 0 to {} must", BUCKETS - 1);
         root.ctx.error(&root.at_key("buckets"), message);
     }
     map.into_iter().map(Option::unwrap_or_default).collect()

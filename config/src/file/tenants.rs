@@ -36,7 +36,7 @@ pub(super) fn read(root: &Table<'_>, shards: &ShardNames) -> HashMap<TenantId, A
             let at = table.at_key("id");
             let tenant = Tenant { id: id.clone(), state, placement, context, pool_mode, jwt, name };
             if tenants.insert(id.clone(), Arc::new(tenant)).is_some() {
-                table.ctx.error(&at, "there is another tenant of this id");
+                table.ctx.error(&at, format!("there is another tenant {id:?}"));
             }
         }
         table.finish();

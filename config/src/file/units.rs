@@ -33,7 +33,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 pub(super) fn show_duration(d: Duration) -> String {
     let millis = d.as_millis();
     for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
-        if millis >= unit && millis % unit == 0 {
+        if millis >= unit && millis.is_multiple_of(unit) {
             return format!("{}{name}", millis / unit);
         }
     }

@@ -1,6 +1,6 @@
 //! `users`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::reader::Table;
@@ -37,20 +37,20 @@ pub(super) fn read(root: &Table<'_>, known: &Known<'_>) -> HashMap<String, Arc<U
     if !root.has("users") && !known.catalog {
         root.ctx.warn(&root.at_key("users"), "there are none, so that nobody can log in");
     }
+    let mut names = HashSet::new();
     for table in root.tables("users") {
-        let at = table.at_key("name");
-        let ctx = table.ctx;
-        if let Some(user) = user(table, known)
-            && users.insert(user.name.clone(), Arc::new(user)).is_some()
-        {
-            ctx.error(&at, "there is another user of this name");
+        let name = table.need("name", |v| {
+            let name = v.name(MAX_USER_BYTES)?;
+            if names.insert(name) { Some(name) } else { v.error(format!("there is another user {name:?}")) }
+        });
+        if let Some(user) = user(table, name, known) {
+            users.insert(user.name.clone(), Arc::new(user));
         }
     }
     users
 }
 
-fn user(t: Table<'_>, known: &Known<'_>) -> Option<User> {
-    let name = t.need("name", |v| v.name(MAX_USER_BYTES)).map(str::to_owned);
+fn user(t: Table<'_>, name: Option<&str>, known: &Known<'_>) -> Option<User> {
     let verifier = verifier(&t, known);
     let methods = methods(&t, known);
     let any = methods.jwt || methods.cert || methods.trust || t.has_secret("verifier");
@@ -62,7 +62,7 @@ fn user(t: Table<'_>, known: &Known<'_>) -> Option<User> {
     let pool_mode = t.opt("pool_mode", |v| v.one_of(&POOL_MODES));
     let server_login = server_login(&t).map(Arc::new);
     t.finish();
-    Some(User { name: name?, verifier, methods, tenants: tenants?, pool_mode, server_login })
+    Some(User { name: name?.to_owned(), verifier, methods, tenants: tenants?, pool_mode, server_login })
 }
 
 fn verifier(t: &Table<'_>, known: &Known<'_>) -> Option<Verifier> {
@@ -118,6 +118,10 @@ fn grant(t: &Table<'_>, known: &Known<'_>) -> Option<TenantGrant> {
             })?;
             if v.value.as_array().is_some_and(|a| a.is_empty()) {
                 return v.error("must name at least one tenant");
+            }
+            let mut seen = HashSet::new();
+            if let Some(twice) = list.iter().find(|id| !seen.insert(*id)) {
+                return v.error(format!("names tenant {twice:?} twice"));
             }
             Some(TenantGrant::List(list))
         }
