@@ -1,6 +1,6 @@
 //! Typed configuration, ids, the topology snapshot and limits of Switchyard; no network.
 //!
-//! Strings come in, a typed tree goes out, and every mistake is reported at once: see [`file`].
+//! Strings come in, a typed tree goes out, and every mistake is reported at once: see [`mod@file`].
 //! What a router decides from is a [`topology::Topology`], whoever made it: the file alone, or
 //! the catalog.
 

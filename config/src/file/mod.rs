@@ -1,7 +1,7 @@
 //! The configuration file: TOML in, a typed tree out, and every mistake at once with its line.
 //!
 //! `docs/configuration.md` describes each key. The sections are read by the modules here in the
-//! order in which they depend on each other; [`reader`] is what they read with.
+//! order in which they depend on each other; `reader` is what they read with.
 
 mod context;
 mod error;

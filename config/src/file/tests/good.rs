@@ -187,3 +187,15 @@ fn warnings() {
     let same = "[[shards]]\nname = \"s2\"\nurl = \"postgres://other@db1:5432/crm\"\n";
     assert!(warnings(&(same.to_owned() + &base()))[0].contains("the same database as shard `s2`"));
 }
+
+#[test]
+fn many_tenants_load_soon() {
+    let mut text = base();
+    for i in 0..20_000 {
+        text.push_str(&format!("[[tenants]]\nid = \"t{i}\"\nshard = \"s1\"\n"));
+    }
+    let start = std::time::Instant::now();
+    assert_eq!(good(&text).topology.tenants.len(), 20_001);
+    // Generous: it is to find what is quadratic, which takes minutes.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
