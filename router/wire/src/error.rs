@@ -149,7 +149,10 @@ impl ErrorResponse {
 
 fn field(buf: &mut Vec<u8>, kind: u8, text: &str) {
     let text = text.split('\0').next().unwrap_or_default();
-    let end = text.floor_char_boundary(MAX_FIELD);
+    let mut end = text.len().min(MAX_FIELD);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     buf.push(kind);
     buf.extend_from_slice(&text.as_bytes()[..end]);
     buf.push(0);
@@ -159,5 +162,77 @@ impl From<Malformed> for ErrorResponse {
     /// 08P01 with PostgreSQL's text. An error, not fatal: the frame was whole, so the stream is still in step.
     fn from(malformed: Malformed) -> Self {
         Self::error(sqlstate::PROTOCOL_VIOLATION, malformed.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::{self, HEADER};
+    use crate::message::ErrorFields;
+
+    fn encoded(response: &ErrorResponse) -> Vec<u8> {
+        let mut buf = Vec::new();
+        response.encode(&mut buf);
+        assert_eq!(frame::header(&buf).unwrap().unwrap().len, buf.len());
+        buf
+    }
+
+    #[test]
+    fn bytes_of_a_fatal_error() {
+        let response = ErrorResponse::fatal(sqlstate::TOO_MANY_CONNECTIONS, "full").detail("d").hint("h");
+        let expected = b"E\0\0\0\x26SFATAL\0VFATAL\0C53300\0Mfull\0Dd\0Hh\0\0";
+        assert_eq!(encoded(&response), expected);
+    }
+
+    #[test]
+    fn severity_decides_the_tag() {
+        use Severity::{Error, Fatal, Notice, Panic, Warning};
+        for (severity, tag) in [(Error, b'E'), (Fatal, b'E'), (Panic, b'E'), (Warning, b'N'), (Notice, b'N')]
+        {
+            assert_eq!(encoded(&ErrorResponse::new(severity, sqlstate::INTERNAL, "m"))[0], tag);
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let text = format!("a{}", "\u{e9}".repeat(MAX_FIELD));
+        let buf = encoded(&ErrorResponse::error(sqlstate::INTERNAL, text));
+        let message = ErrorFields::parse(&buf[HEADER..]).unwrap().message().unwrap();
+        assert_eq!(message.len(), MAX_FIELD - 1);
+        assert!(std::str::from_utf8(message).is_ok());
+    }
+
+    #[test]
+    fn codes_are_distinct_and_well_formed() {
+        let codes: HashSet<_> = sqlstate::ALL.iter().map(SqlState::as_str).collect();
+        assert_eq!(codes.len(), sqlstate::ALL.len());
+        assert!(codes.iter().all(|code| code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())));
+    }
+
+    #[test]
+    fn malformed_messages_have_the_server_s_words() {
+        let response = ErrorResponse::from(Malformed::Short);
+        assert_eq!(response.code, sqlstate::PROTOCOL_VIOLATION);
+        assert_eq!(response.message, "insufficient data left in message");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_comes_back_up_to_its_nul(message in ".{0,80}", detail in "[^\0]{0,40}", hint in "[^\0]{0,40}") {
+            let response =
+                ErrorResponse::error(sqlstate::INTERNAL, &message).detail(&detail).hint(&hint);
+            let buf = encoded(&response);
+            let fields = ErrorFields::parse(&buf[HEADER..]).unwrap();
+            prop_assert_eq!(fields.severity(), Some(&b"ERROR"[..]));
+            prop_assert_eq!(fields.code(), Some(&b"XX000"[..]));
+            prop_assert_eq!(fields.message(), message.split('\0').next().map(str::as_bytes));
+            prop_assert_eq!(fields.detail(), Some(detail.as_bytes()));
+            prop_assert_eq!(fields.hint(), Some(hint.as_bytes()));
+        }
     }
 }

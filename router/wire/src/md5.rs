@@ -35,10 +35,10 @@ fn hashed(first: &[u8], second: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// From PostgreSQL 15: `SET password_encryption = md5; ALTER ROLE u PASSWORD 'secret'; SELECT rolpassword`.
+    /// From PostgreSQL 15: `SET password_encryption = md5; ALTER ROLE m PASSWORD 'secret'; SELECT rolpassword`.
     #[test]
     fn stored_form() {
-        assert_eq!(md5_password("postgres", "postgres"), "md53175bce1d3201d16594cebf9d7eb3f9d");
+        assert_eq!(md5_password("m", "secret"), "md5b52328d7451bfeace80c4b8c338106f9");
     }
 
     #[test]

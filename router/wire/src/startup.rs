@@ -140,7 +140,24 @@ impl StartupError {
     /// What to tell the client before closing, unless [`Self::is_silent`].
     #[must_use]
     pub fn response(&self) -> ErrorResponse {
-        ErrorResponse::fatal(self.sqlstate(), self.to_string())
+        let response = ErrorResponse::fatal(self.sqlstate(), self.to_string());
+        match self {
+            Self::Argument(_) => response.hint("Try \"postgres --help\" for more information."),
+            _ => response,
+        }
+    }
+
+    /// Appends what PostgreSQL sends here before it closes the connection: nothing if [`Self::is_silent`], and to
+    /// a client of protocol 1 or 2 the form that it can read, an `E` and the text (`send_message_to_frontend`
+    /// in `src/backend/utils/error/elog.c`).
+    pub fn encode(&self, buf: &mut Vec<u8>) {
+        match self {
+            _ if self.is_silent() => {}
+            Self::Version { major: 1 | 2, .. } => {
+                buf.extend_from_slice(format!("EFATAL:  {self}\n\0").as_bytes())
+            }
+            _ => self.response().encode(buf),
+        }
     }
 
     /// Whether PostgreSQL closes the connection without a word here: whatever is at the other end does not

@@ -54,3 +54,47 @@ fn plain_hash(oid: &str) -> Option<&'static Algorithm> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+        SignatureAlgorithm,
+    };
+
+    use super::*;
+
+    fn certificate(algorithm: &'static SignatureAlgorithm) -> Vec<u8> {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_hash_is_the_signature_s() {
+        let p256 = certificate(&PKCS_ECDSA_P256_SHA256);
+        let p384 = certificate(&PKCS_ECDSA_P384_SHA384);
+        // What rcgen does not make is from `openssl req -x509`.
+        let made: [(&[u8], &'static Algorithm); 9] = [
+            (&p256, &digest::SHA256),
+            (&p384, &digest::SHA384),
+            (include_bytes!("tls_endpoint/rsa_md5.der"), &digest::SHA256),
+            (include_bytes!("tls_endpoint/rsa_sha1.der"), &digest::SHA256),
+            (include_bytes!("tls_endpoint/rsa_sha224.der"), &digest::SHA224),
+            (include_bytes!("tls_endpoint/rsa_sha512.der"), &digest::SHA512),
+            (include_bytes!("tls_endpoint/pss_sha256.der"), &digest::SHA256),
+            (include_bytes!("tls_endpoint/pss_sha384.der"), &digest::SHA384),
+            (include_bytes!("tls_endpoint/ec_sha1.der"), &digest::SHA256),
+        ];
+        for (number, (der, algorithm)) in made.into_iter().enumerate() {
+            assert_eq!(server_end_point(der).unwrap(), digest::digest(algorithm, der).as_ref(), "{number}");
+        }
+    }
+
+    #[test]
+    fn none_without_a_hash_or_a_certificate() {
+        assert_eq!(server_end_point(&certificate(&PKCS_ED25519)), None);
+        assert_eq!(server_end_point(b""), None);
+        assert_eq!(server_end_point(b"no certificate"), None);
+    }
+}

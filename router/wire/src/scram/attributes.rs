@@ -53,11 +53,14 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Passes over optional extensions to the end.
+    /// Passes over optional extensions to the end. None of them is called `m`, which is mandatory, or `p`: a
+    /// proof ends its message.
     pub(super) fn skip_rest(&mut self) -> Result<(), ScramError> {
         while let Some((name, _)) = self.any()? {
-            if name == 'm' {
-                return Err(ScramError::Unsupported("mandatory extension"));
+            match name {
+                'm' => return Err(ScramError::Unsupported("mandatory extension")),
+                'p' => return Err(ScramError::Malformed("unexpected attribute")),
+                _ => {}
             }
         }
         Ok(())

@@ -25,6 +25,11 @@ const WITHOUT_ARGUMENT: &[(char, &str, &str)] = &[
     ('s', "log_statement_stats", "true"),
 ];
 
+/// Switches that only a command line may use, without and with an argument: from a client, PostgreSQL passes
+/// over them without a word, and so do we.
+const IGNORED: &[char] = &['b', 'E', 'j', 'n', 'T'];
+const IGNORED_WITH_ARGUMENT: &[char] = &['C', 'D', 'r', 'v'];
+
 /// Plan types that `-f` forbids (`set_plan_disabling_options`).
 const PLANS: &[(&str, &str)] = &[
     ("s", "enable_seqscan"),
@@ -50,8 +55,8 @@ const STATS: &[(&str, &str)] =
 /// old one-letter switches for particular settings.
 ///
 /// # Errors
-/// A switch that does not exist, that a session cannot use (`-d`, `-D`, `-C`, `-r`, `-v` ...), or an argument
-/// that is no switch; a setting without a value.
+/// A switch that does not exist, or an argument that is no switch; a setting without a value. `-d` is refused
+/// as well: it stands for settings that only a superuser may change.
 pub fn options(text: &str) -> Result<Vec<(String, String)>, StartupError> {
     let mut settings = Vec::new();
     let mut arguments = split(text).into_iter();
@@ -84,13 +89,20 @@ fn cluster(
             settings.push(((*name).to_owned(), (*value).to_owned()));
             continue;
         }
+        if IGNORED.contains(&switch) {
+            continue;
+        }
         // Every other switch takes the rest of this argument, or the next one, as its value.
         let rest = &switches[at + switch.len_utf8()..];
         let named = WITH_ARGUMENT.iter().find(|(known, _)| *known == switch);
-        if named.is_none() && !matches!(switch, 'c' | '-' | 'f' | 't') {
+        let ignored = IGNORED_WITH_ARGUMENT.contains(&switch);
+        if named.is_none() && !ignored && !matches!(switch, 'c' | '-' | 'f' | 't') {
             return Err(refuse());
         }
         let value = if rest.is_empty() { following.next().ok_or_else(refuse)? } else { rest.to_owned() };
+        if ignored {
+            return Ok(());
+        }
         let setting = match (switch, named) {
             (_, Some((_, name))) => ((*name).to_owned(), value),
             ('f', _) => (lookup(PLANS, &value).ok_or_else(refuse)?, "false".to_owned()),
