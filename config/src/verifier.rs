@@ -7,6 +7,10 @@ use zeroize::Zeroizing;
 
 use crate::topology::{SecretKey, ServerSecret, Verifier};
 
+/// Longest salt, in bytes; PostgreSQL makes 16 (`SCRAM_DEFAULT_SALT_LEN`). The same as the wire
+/// protocol's, so that what is accepted here can be used there.
+const MAX_SALT_BYTES: usize = 256;
+
 /// What the SCRAM keys of a role on a shard begin with.
 const SCRAM_KEYS_PREFIX: &str = "SCRAM-SHA-256-KEYS$";
 
@@ -62,7 +66,7 @@ fn scram_parts(rest: &str) -> Option<()> {
     let digits = !iterations.is_empty() && iterations.bytes().all(|b| b.is_ascii_digit());
     // PostgreSQL keeps the count in an int (parse_scram_secret, src/backend/libpq/auth-scram.c).
     let count = iterations.parse::<i32>().ok().filter(|n| digits && *n > 0);
-    let salt = STANDARD.decode(salt).ok().filter(|s| !s.is_empty());
+    let salt = STANDARD.decode(salt).ok().filter(|s| (1..=MAX_SALT_BYTES).contains(&s.len()));
     (count.is_some() && salt.is_some() && key(stored).is_some() && key(server).is_some()).then_some(())
 }
 
@@ -117,6 +121,7 @@ mod tests {
             ("4096", "99999999999"),
             ("W22ZaJ0SNY7soEsUEjb6gQ==", ""),
             ("W22ZaJ0SNY7soEsUEjb6gQ==", "*"),
+            ("W22ZaJ0SNY7soEsUEjb6gQ==", &"A".repeat(344)),
             ("$WG5d", "$"),
             (":wfPL", ":"),
             (":wfPL", ""),
