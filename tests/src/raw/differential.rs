@@ -1,0 +1,101 @@
+//! The same bytes to PostgreSQL and through the router: what comes back must be the same.
+
+use super::Raw;
+use super::messages::Message;
+
+/// What a script does next.
+#[derive(Clone)]
+pub enum Step {
+    /// Sends bytes and reads nothing.
+    Send(Vec<u8>),
+    /// Reads up to and with this many ReadyForQuery (or the end of the connection).
+    Ready(usize),
+    /// Reads up to and with a message of this type.
+    Tag(u8),
+}
+
+/// Sends bytes, then reads up to one ReadyForQuery.
+pub fn round(bytes: impl Into<Vec<u8>>) -> Vec<Step> {
+    vec![Step::Send(bytes.into()), Step::Ready(1)]
+}
+
+/// Runs a script on one connection: what came, with what may differ taken out.
+///
+/// # Panics
+/// If a message that the script waits for does not come.
+#[track_caller]
+pub fn play(raw: &mut Raw, script: &[Step]) -> Vec<String> {
+    let mut seen = Vec::new();
+    for step in script {
+        let mut keep = |messages: Vec<Message>| seen.extend(messages.iter().filter_map(normal));
+        match step {
+            // Aside, as whoever answers early must not wait for us to read.
+            Step::Send(bytes) if bytes.len() > 100_000 => raw.send_aside(bytes.clone()),
+            Step::Send(bytes) => raw.send(bytes),
+            Step::Ready(n) => (0..*n).for_each(|_| keep(raw.until_ready_or_end())),
+            Step::Tag(tag) => keep(raw.until_tag(*tag)),
+        }
+    }
+    seen
+}
+
+/// A message as it is compared: all of it, except what a server chooses for itself. Positions in
+/// source files, process ids and session parameters are none of a client's business.
+fn normal(message: &Message) -> Option<String> {
+    let tag = message.tag as char;
+    match message.tag {
+        b'S' | b'K' => None,
+        b'E' | b'N' => Some(format!(
+            "{tag} {} {} {} pos={}",
+            message.field(b'V'),
+            message.sqlstate(),
+            message.field(b'M'),
+            message.field(b'P')
+        )),
+        _ if message.body.len() > 256 => {
+            Some(format!("{tag} {} bytes #{:x}", message.body.len(), hash(&message.body)))
+        }
+        _ => Some(format!("{tag} {}", message.body.escape_ascii())),
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Runs a script on both connections: what differs, if anything.
+///
+/// # Panics
+/// If a message that the script waits for does not come.
+#[track_caller]
+pub fn difference(direct: &mut Raw, routed: &mut Raw, script: &[Step]) -> Option<String> {
+    let expected = play(direct, script);
+    let found = play(routed, script);
+    if expected == found {
+        return None;
+    }
+    let at = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
+    let from = at.saturating_sub(3);
+    let show = |seen: &[String]| seen.iter().skip(from).take(12).cloned().collect::<Vec<_>>().join("\n    ");
+    Some(format!(
+        "differs at message {at} (of {} and {})\n  PostgreSQL:\n    {}\n  router:\n    {}",
+        expected.len(),
+        found.len(),
+        show(&expected),
+        show(&found)
+    ))
+}
+
+/// Runs a script on both connections and compares.
+///
+/// # Panics
+/// If anything differs.
+#[track_caller]
+pub fn same(name: &str, direct: &mut Raw, routed: &mut Raw, script: &[Step]) {
+    if let Some(difference) = difference(direct, routed, script) {
+        panic!("{name}: {difference}");
+    }
+}
