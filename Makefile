@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+
+CARGO ?= cargo
+# A build of the program and a build of the tests must agree in features, or everything is
+# compiled twice: both are of the whole workspace.
+BUILD = $(CARGO) build --locked --workspace
+
+.PHONY: build test lint fuzz fuzz-brief postgres test-deps
+
+build:
+	$(BUILD)
+
+postgres:
+	@scripts/install-postgres.sh
+
+test-deps: postgres
+	@scripts/install-test-deps.sh
+
+# Documentation examples first: the summary of the tests is the last that is seen.
+test: test-deps
+	$(BUILD)
+	$(CARGO) test --locked --workspace --doc --quiet
+	$(CARGO) nextest run --locked --workspace
+
+lint:
+	@scripts/install-test-deps.sh lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) deny --log-level error check bans licenses sources
+
+# Property tests of everything that decodes what strangers send, with more cases than in a test
+# run: minutes, or most of an hour.
+FUZZED = -p switchyard-wire -p switchyard-config -p switchyard-router --lib
+
+fuzz-brief:
+	PROPTEST_CASES=20000 $(CARGO) test --locked --release $(FUZZED)
+
+fuzz:
+	PROPTEST_CASES=2000000 $(CARGO) test --locked --release $(FUZZED)
