@@ -1,0 +1,52 @@
+//! Extractors whose refusals are problems too.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A body of JSON. What serde says of a wrong one may quote it, so only the place is told.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = axum::body::Bytes::from_request(request, state)
+            .await
+            .map_err(|e| Problem::malformed(e.status(), e.body_text()))?;
+        serde_json::from_slice(&body).map(Self).map_err(|e| {
+            let text = e.to_string();
+            let names_only = ["missing field", "unknown field", "duplicate field"];
+            let what = if names_only.iter().any(|n| text.starts_with(n)) {
+                text
+            } else {
+                format!("the body is no JSON of the right form, near line {} column {}", e.line(), e.column())
+            };
+            Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, what)
+        })
+    }
+}
+
+/// Parameters of the query string.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|q| Self(q.0)).map_err(|e| Problem::malformed(StatusCode::BAD_REQUEST, e.body_text()))
+    }
+}
+
+/// A part of the path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|p| Self(p.0)).map_err(|e| Problem::malformed(StatusCode::BAD_REQUEST, e.body_text()))
+    }
+}

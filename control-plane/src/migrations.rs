@@ -1,0 +1,81 @@
+//! The catalog's schema, step by step.
+
+use aws_lc_rs::digest;
+use switchyard_catalog::SCHEMA;
+use tokio_postgres::Client;
+use tracing::info;
+
+/// The steps, in order. What is released is never edited: its checksum is in every catalog.
+const STEPS: &[(&str, &str)] = &[("catalog", include_str!("../migrations/0001_catalog.sql"))];
+
+/// Key of the advisory lock under which one control plane at a time migrates: `swyd-mig` in ASCII.
+const LOCK: i64 = 0x7377_7964_2d6d_6967;
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// PostgreSQL refused a step or could not be reached.
+    #[error("migration of the catalog: {0}")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// A step was applied in another form than the one we have.
+    #[error("migration {number} of the catalog was applied in another form than this version has")]
+    Checksum {
+        /// Its number, from 1.
+        number: i32,
+    },
+    /// The catalog knows more steps than we do.
+    #[error("the catalog was made by a newer version: it has {found} migrations, this version {known}")]
+    Newer {
+        /// Steps applied.
+        found: usize,
+        /// Steps we have.
+        known: usize,
+    },
+    /// Text would be kept in an encoding that cannot hold every tenant id.
+    #[error("the catalog's database must have encoding UTF8, not {0}")]
+    Encoding(String),
+}
+
+/// Applies the steps that are missing, all in one transaction. `client` has the catalog's schema
+/// as its search path. Returns how many there were.
+pub(crate) async fn migrate(client: &mut Client) -> Result<usize, MigrationError> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    let encoding: String = transaction.query_one("SHOW server_encoding", &[]).await?.get(0);
+    if encoding != "UTF8" {
+        return Err(MigrationError::Encoding(encoding));
+    }
+    // Both may exist already, which PostgreSQL would tell us each time.
+    transaction
+        .batch_execute(&format!(
+            "SET LOCAL client_min_messages = warning;
+             CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+             CREATE TABLE IF NOT EXISTS migrations (
+                 number     integer PRIMARY KEY,
+                 name       text NOT NULL,
+                 checksum   bytea NOT NULL,
+                 applied_at timestamptz NOT NULL DEFAULT now()
+             )"
+        ))
+        .await?;
+    let applied = transaction.query("SELECT checksum FROM migrations ORDER BY number", &[]).await?;
+    if applied.len() > STEPS.len() {
+        return Err(MigrationError::Newer { found: applied.len(), known: STEPS.len() });
+    }
+    for (i, (name, sql)) in STEPS.iter().enumerate() {
+        let number = i as i32 + 1;
+        let checksum = digest::digest(&digest::SHA256, sql.as_bytes());
+        match applied.get(i) {
+            Some(row) if row.get::<_, &[u8]>(0) == checksum.as_ref() => {}
+            Some(_) => return Err(MigrationError::Checksum { number }),
+            None => {
+                transaction.batch_execute(sql).await?;
+                let record = "INSERT INTO migrations (number, name, checksum) VALUES ($1, $2, $3)";
+                transaction.execute(record, &[&number, name, &checksum.as_ref()]).await?;
+                info!(number, name, "migrated the catalog");
+            }
+        }
+    }
+    transaction.commit().await?;
+    Ok(STEPS.len() - applied.len())
+}

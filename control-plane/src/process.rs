@@ -1,0 +1,116 @@
+//! The control plane as a process.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use switchyard_catalog::disk::write_private;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::api::{self, App};
+use crate::credentials::{NoRandomness, new_token};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+
+/// How long requests that are under way may take after we are told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Fewest characters of a token that somebody wrote into the bootstrap file.
+const MIN_TOKEN_CHARS: usize = 16;
+
+/// Why the control plane ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The catalog.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(std::net::SocketAddr, io::Error),
+    /// The file of the first token.
+    #[error("{0}: {1}")]
+    TokenFile(PathBuf, io::Error),
+    /// The file holds no good token.
+    #[error("{0}: a token must be at least {MIN_TOKEN_CHARS} characters without spaces")]
+    WeakToken(PathBuf),
+    /// The system gives no randomness to make a token of.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The listener failed.
+    #[error("the listener failed: {0}")]
+    Serve(io::Error),
+}
+
+/// Brings the catalog up to date and serves until `stop` is done, then ends requests in good order.
+///
+/// # Errors
+/// If the catalog cannot be opened, or the address not be listened on.
+pub async fn run(
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
+    // First of all, so that an address in use is told before anything is changed.
+    let listener =
+        TcpListener::bind(settings.listen).await.map_err(|e| StartError::Listen(settings.listen, e))?;
+    let address = listener.local_addr().map_err(StartError::Serve)?;
+    if !address.ip().is_loopback() {
+        warn!(%address, "serving without TLS beyond loopback: put something that adds it in front");
+    }
+    let store = Store::open(&settings.catalog_url).await?;
+    if let Some(path) = &settings.bootstrap_token_file {
+        store.set_bootstrap_token(&bootstrap_token(path)?).await?;
+    }
+    let app = App {
+        store,
+        metrics: Arc::new(Metrics::new()?),
+        client_url: Arc::new(settings.client_url),
+        open_metrics: settings.open_metrics,
+    };
+    info!(%address, "control plane ready");
+
+    let (told, mut stopping) = tokio::sync::watch::channel(());
+    let mut also_stopping = stopping.clone();
+    let serve = axum::serve(listener, api::router(app)).with_graceful_shutdown(async move {
+        let _ = also_stopping.changed().await;
+    });
+    tokio::spawn(async move {
+        stop.await;
+        info!("stopping");
+        let _ = told.send(());
+    });
+    tokio::select! {
+        served = serve => served.map_err(StartError::Serve),
+        // A request that does not end must not keep the process.
+        () = async { let _ = stopping.changed().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}
+
+/// The token in the file, or a new one, which is written there.
+fn bootstrap_token(path: &Path) -> Result<SecretString, StartError> {
+    let failed = |e| StartError::TokenFile(path.to_owned(), e);
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let token = text.trim();
+            if token.len() < MIN_TOKEN_CHARS || token.contains(char::is_whitespace) {
+                return Err(StartError::WeakToken(path.to_owned()));
+            }
+            Ok(SecretString::from(token))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let token = new_token()?;
+            write_private(path, format!("{}\n", token.expose_secret()).as_bytes()).map_err(failed)?;
+            info!(path = %path.display(), "wrote an administrator's token");
+            Ok(token)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}

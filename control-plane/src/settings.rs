@@ -1,0 +1,190 @@
+//! The control plane's own file.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// What the process is told:
+///
+/// ```toml
+/// listen = "127.0.0.1:6480"
+/// catalog_url_file = "/etc/switchyard/catalog.url"   # or catalog_url = "postgres://..."
+/// bootstrap_token_file = "/var/lib/switchyard/token" # made if it is not there
+/// client_url = "postgres://db.example.com:6432/app"  # where clients find the routers
+/// open_metrics = true
+/// ```
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen. Default `127.0.0.1:6480`. There is no TLS: elsewhere than on loopback,
+    /// something in front must add it.
+    pub listen: SocketAddr,
+    /// URL of the catalog's database; its role must own it, or be allowed to make a schema in it.
+    pub catalog_url: SecretString,
+    /// File of an administrator's token; made if it does not exist.
+    pub bootstrap_token_file: Option<PathBuf>,
+    /// Where clients find the routers.
+    pub client_url: ClientUrl,
+    /// Whether `/metrics` asks for no token. Default true: it holds counts, no ids.
+    pub open_metrics: bool,
+}
+
+/// `postgres://host:port/database?parameters`, into which user and password are put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientUrl {
+    rest: String,
+}
+
+impl ClientUrl {
+    fn parse(url: &str) -> Option<Self> {
+        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let plain = !authority.is_empty() && !authority.contains('@') && !rest.contains(char::is_control);
+        plain.then(|| Self { rest: rest.to_owned() })
+    }
+
+    /// The URL of one user.
+    pub(crate) fn of_user(&self, user: &str, password: &str) -> String {
+        format!("postgres://{}:{}@{}", escaped(user), escaped(password), self.rest)
+    }
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file that cannot be read.
+    #[error("{0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    /// No TOML, or not of the form above. Says the line and the key, and quotes no value.
+    #[error("{path}:{line}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value that makes no sense.
+    #[error("{0}: {1}")]
+    Value(PathBuf, &'static str),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    catalog_url: Option<SecretString>,
+    catalog_url_file: Option<PathBuf>,
+    bootstrap_token_file: Option<PathBuf>,
+    client_url: Option<String>,
+    #[serde(default = "default_open_metrics")]
+    open_metrics: bool,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 6480))
+}
+
+fn default_open_metrics() -> bool {
+    true
+}
+
+impl Settings {
+    /// Reads `path`. Paths in it are relative to it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or makes no sense.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|e| SettingsError::Read(path.to_owned(), e))?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+        let document: Document = toml::from_str(text).map_err(|e| SettingsError::Parse {
+            path: path.to_owned(),
+            line: e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1),
+            message: e.message().to_owned(),
+        })?;
+        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
+        let catalog_url = match (document.catalog_url, document.catalog_url_file) {
+            (Some(url), None) => url,
+            (None, Some(file)) => {
+                let file = beside(file);
+                let text = fs::read_to_string(&file).map_err(|e| SettingsError::Read(file, e))?;
+                SecretString::from(text.trim())
+            }
+            _ => {
+                let wrong = "give one of `catalog_url` and `catalog_url_file`";
+                return Err(SettingsError::Value(path.to_owned(), wrong));
+            }
+        };
+        let client_url = document.client_url.as_deref().unwrap_or("postgres://127.0.0.1:6432/postgres");
+        let wrong = "`client_url` must be postgres://host:port/database without a user";
+        let client_url =
+            ClientUrl::parse(client_url).ok_or_else(|| SettingsError::Value(path.to_owned(), wrong))?;
+        Ok(Self {
+            listen: document.listen,
+            catalog_url,
+            bootstrap_token_file: document.bootstrap_token_file.map(beside),
+            client_url,
+            open_metrics: document.open_metrics,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, SettingsError> {
+        Settings::parse(Path::new("/etc/switchyard/control.toml"), text)
+    }
+
+    #[test]
+    fn a_catalog_is_enough() {
+        let settings =
+            parse("catalog_url = 'postgres://me:hush@localhost/catalog'\nbootstrap_token_file = 't'")
+                .unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:6480");
+        assert_eq!(settings.bootstrap_token_file.as_deref(), Some(Path::new("/etc/switchyard/t")));
+        assert_eq!(settings.catalog_url.expose_secret(), "postgres://me:hush@localhost/catalog");
+        assert!(!format!("{settings:?}").contains("hush"));
+    }
+
+    #[test]
+    fn mistakes_have_a_line() {
+        let error = parse("catalog_url = 'x'\nlisten = 'here'\n").unwrap_err().to_string();
+        assert!(error.contains(":2:"), "{error}");
+        assert!(parse("listen = '127.0.0.1:1'").is_err());
+        assert!(parse("catalog_url = 'x'\nclient_url = 'postgres://u@h/d'").is_err());
+        assert!(parse("catalog_url = 'x'\nlistn = '127.0.0.1:1'").is_err());
+    }
+
+    #[test]
+    fn urls_of_users_are_escaped() {
+        let url = ClientUrl::parse("postgres://127.0.0.1:6432/crm?sslmode=disable").unwrap();
+        assert_eq!(
+            url.of_user("a/b@c ü", "x:y"),
+            "postgres://a%2Fb%40c%20%C3%BC:x%3Ay@127.0.0.1:6432/crm?sslmode=disable"
+        );
+    }
+}

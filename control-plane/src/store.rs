@@ -1,0 +1,72 @@
+//! The catalog as it is written: typed operations, each one transaction with its record in the audit.
+
+mod access;
+mod audit;
+mod error;
+mod layout;
+mod model;
+mod tenants;
+mod users;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use secrecy::SecretString;
+use std::time::Duration;
+use tokio_postgres::NoTls;
+
+pub use access::{Caller, NewToken, Role, Token};
+pub use audit::AuditEvent;
+pub use error::StoreError;
+pub use layout::{BucketRun, Counts, NewShard, SettingsPatch, Shard, ShardPatch};
+pub use model::{NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, given};
+
+use crate::migrations;
+
+/// Connections to the catalog. Requests are short; this many in flight keep a small server busy.
+const CONNECTIONS: usize = 8;
+
+/// How long a request may wait for a connection, and a connection for the catalog.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The catalog, for writers. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+}
+
+impl Store {
+    /// Connects, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// If the URL is not valid, the catalog cannot be reached, or its schema is not ours.
+    pub async fn open(url: &SecretString) -> Result<Self, StoreError> {
+        let config = switchyard_catalog::options(url, "switchyard-control-plane")?;
+        let manager =
+            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let timeouts = Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) };
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .timeouts(timeouts)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|_| StoreError::Unavailable)?;
+        let mut client = pool.get().await?;
+        migrations::migrate(&mut client).await?;
+        drop(client);
+        Ok(Self { pool })
+    }
+
+    /// Whether the catalog answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.client().await?.query_one("SELECT 1", &[]).await?;
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<deadpool_postgres::Client, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+}
+
+/// UTC in RFC 3339, to the second, as a column of SQL.
+fn timestamp(column: &str) -> String {
+    format!("to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")
+}

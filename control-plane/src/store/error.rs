@@ -1,0 +1,90 @@
+use deadpool_postgres::PoolError;
+use switchyard_catalog::CatalogError;
+use tokio_postgres::error::SqlState;
+
+use crate::credentials::NoRandomness;
+use crate::migrations::MigrationError;
+
+/// Why an operation on the catalog was not done. Nothing of it was, then.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is none by that name.
+    #[error("there is no {kind} `{name}`")]
+    NotFound {
+        /// `tenant`, `shard`, ...
+        kind: &'static str,
+        /// Its id.
+        name: String,
+    },
+    /// It contradicts what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// It makes no sense.
+    #[error("`{field}` {reason}")]
+    Invalid {
+        /// The field of the request.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The catalog does not answer.
+    #[error("the catalog is not available")]
+    Unavailable,
+    /// The catalog's URL or its settings.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Its schema.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// The system gives no randomness to make a secret of.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// PostgreSQL refused for a reason that we did not foresee.
+    #[error("the catalog: {0}")]
+    Postgres(tokio_postgres::Error),
+}
+
+impl StoreError {
+    pub(crate) fn not_found(kind: &'static str, name: &str) -> Self {
+        Self::NotFound { kind, name: name.to_owned() }
+    }
+
+    pub(crate) fn invalid(field: &'static str, reason: impl ToString) -> Self {
+        Self::Invalid { field, reason: reason.to_string() }
+    }
+
+    pub(crate) fn exists(kind: &'static str, name: &str) -> Self {
+        Self::Conflict(format!("there is a {kind} `{name}` already"))
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            return if error.is_closed() { Self::Unavailable } else { Self::Postgres(error) };
+        };
+        match db.code() {
+            // What two requests at once can come to, although each looked first.
+            &SqlState::UNIQUE_VIOLATION => Self::Conflict("somebody made it at the same time".to_owned()),
+            &SqlState::FOREIGN_KEY_VIOLATION => {
+                Self::Conflict("something still refers to it, or what it refers to is gone".to_owned())
+            }
+            &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::CANNOT_CONNECT_NOW => {
+                Self::Unavailable
+            }
+            _ => Self::Postgres(error),
+        }
+    }
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) if error.as_db_error().is_some() => error.into(),
+            error => {
+                tracing::warn!(%error, "the catalog is not available");
+                Self::Unavailable
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Users whom clients may log in as.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use switchyard_config::TenantId;
+use switchyard_config::verifier::{check_verifier, parse_scram_keys};
+use switchyard_wire::scram::Verifier;
+use tokio_postgres::Row;
+
+use super::audit::{Deed, NONE, record};
+use super::layout::lock_version;
+use super::tenants::{from_json, pool_mode_name, to_json};
+use super::{Caller, NewUser, Secrets, Store, StoreError, User, timestamp};
+use crate::credentials::new_password;
+
+/// Iterations of verifiers that we make: PostgreSQL's `SCRAM_SHA_256_DEFAULT_ITERATIONS`
+/// (src/include/common/scram-common.h).
+const ITERATIONS: u32 = 4096;
+
+/// Longest name of a user, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
+impl Store {
+    /// Users by name behind `after`, of one tenant if given; at most `limit`.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn users(
+        &self,
+        after: &str,
+        tenant: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<User>, StoreError> {
+        let sql = format!(
+            "{} WHERE name > $1 AND ($2::text IS NULL OR tenants @> ARRAY[$2::text]) ORDER BY name LIMIT $3",
+            select()
+        );
+        self.client().await?.query(&sql, &[&after, &tenant, &limit]).await?.iter().map(user).collect()
+    }
+
+    /// One user.
+    ///
+    /// # Errors
+    /// If there is none, or the catalog fails.
+    pub async fn user(&self, name: &str) -> Result<User, StoreError> {
+        read(&self.client().await?, name).await
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// If there is one by that name, a part of it makes no sense, or the catalog fails.
+    pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<(User, Secrets), StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let made = insert_user(&t, caller, new).await?;
+        t.commit().await?;
+        Ok(made)
+    }
+
+    /// Gives a user a new password, which is returned this once.
+    ///
+    /// # Errors
+    /// If there is no such user, or the catalog fails.
+    pub async fn reset_password(&self, caller: &Caller, name: &str) -> Result<(User, Secrets), StoreError> {
+        let password = new_password()?;
+        let verifier = verifier_of(&password);
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, name).await?;
+        t.execute("UPDATE users SET verifier = $2 WHERE name = $1", &[&name, &verifier]).await?;
+        let after = read(&t, name).await?;
+        let deed = Deed { action: "reset-password", kind: "user", target: name };
+        record(&t, caller, deed, Some(&before), Some(&after)).await?;
+        t.commit().await?;
+        Ok((after, Secrets { password: Some(password) }))
+    }
+
+    /// Takes a user away. Its open sessions are not ended.
+    ///
+    /// # Errors
+    /// If there is none, or the catalog fails.
+    pub async fn delete_user(&self, caller: &Caller, name: &str) -> Result<(), StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, name).await?;
+        t.execute("DELETE FROM users WHERE name = $1", &[&name]).await?;
+        record(&t, caller, Deed { action: "delete", kind: "user", target: name }, Some(&before), NONE)
+            .await?;
+        Ok(t.commit().await?)
+    }
+}
+
+pub(super) async fn insert_user(
+    t: &Transaction<'_>,
+    caller: &Caller,
+    new: NewUser,
+) -> Result<(User, Secrets), StoreError> {
+    check(&new)?;
+    // All that are named must exist; an unknown one would never be let in, or, worse, be made.
+    let sql = "SELECT id FROM unnest($1::text[]) AS asked(id) WHERE id NOT IN (SELECT id FROM tenants)";
+    if let Some(missing) = t.query(sql, &[&new.tenants]).await?.first() {
+        return Err(StoreError::not_found("tenant", missing.get(0)));
+    }
+    let (verifier, secrets) = proof(&new)?;
+    let sql = "INSERT INTO users (name, verifier, methods, any_tenant, tenants, pool_mode, server_user, server_password)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING";
+    let made = t
+        .execute(
+            sql,
+            &[
+                &new.name,
+                &verifier,
+                &to_json(&new.methods)?,
+                &new.any_tenant,
+                &new.tenants,
+                &new.pool_mode.map(pool_mode_name),
+                &new.server_user,
+                &new.server_password.as_ref().map(ExposeSecret::expose_secret),
+            ],
+        )
+        .await?;
+    if made == 0 {
+        return Err(StoreError::exists("user", &new.name));
+    }
+    let user = read(t, &new.name).await?;
+    let deed = Deed { action: "create", kind: "user", target: &user.name };
+    record(t, caller, deed, NONE, Some(&user)).await?;
+    Ok((user, secrets))
+}
+
+fn check(new: &NewUser) -> Result<(), StoreError> {
+    if new.name.is_empty() || new.name.len() > MAX_NAME_BYTES || new.name.chars().any(char::is_control) {
+        return Err(StoreError::invalid("name", "must be 1 to 256 bytes on one line"));
+    }
+    let named = !new.tenants.is_empty();
+    if new.any_tenant == named {
+        return Err(StoreError::invalid("tenants", "must name tenants, unless `any_tenant` is true"));
+    }
+    for tenant in &new.tenants {
+        TenantId::new(tenant).map_err(|e| StoreError::invalid("tenants", e))?;
+    }
+    if new.password.is_some() && new.verifier.is_some() {
+        return Err(StoreError::invalid("password", "and `verifier` exclude each other"));
+    }
+    if new.server_password.is_some() && new.server_user.is_none() {
+        return Err(StoreError::invalid("server_password", "needs a `server_user`"));
+    }
+    match new.server_password.as_ref().map(ExposeSecret::expose_secret) {
+        Some(keys) if keys.starts_with("SCRAM-SHA-256") => {
+            parse_scram_keys(keys).map(|_| ()).map_err(|e| StoreError::invalid("server_password", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is kept to check the user's password by, and what is told of it.
+fn proof(new: &NewUser) -> Result<(Option<String>, Secrets), StoreError> {
+    let nothing = Secrets { password: None };
+    if let Some(verifier) = &new.verifier {
+        let text = verifier.expose_secret();
+        check_verifier(text).map_err(|e| StoreError::invalid("verifier", e))?;
+        return Ok((Some(text.to_owned()), nothing));
+    }
+    if let Some(password) = &new.password {
+        if password.expose_secret().is_empty() {
+            return Err(StoreError::invalid("password", "must not be empty"));
+        }
+        return Ok((Some(verifier_of(password)), nothing));
+    }
+    if new.methods.jwt || new.methods.cert || new.methods.trust {
+        return Ok((None, nothing));
+    }
+    let password = new_password()?;
+    Ok((Some(verifier_of(&password)), Secrets { password: Some(password) }))
+}
+
+fn verifier_of(password: &SecretString) -> String {
+    Verifier::from_password(password.expose_secret().as_bytes(), ITERATIONS).to_string()
+}
+
+fn select() -> String {
+    format!(
+        "SELECT name, verifier IS NOT NULL AS password, methods, any_tenant, tenants, pool_mode, server_user,
+                {} AS created_at FROM users",
+        timestamp("created_at")
+    )
+}
+
+async fn read(client: &impl GenericClient, name: &str) -> Result<User, StoreError> {
+    let row = client.query_opt(&format!("{} WHERE name = $1", select()), &[&name]).await?;
+    user(&row.ok_or_else(|| StoreError::not_found("user", name))?)
+}
+
+fn user(row: &Row) -> Result<User, StoreError> {
+    let mode = row.get::<_, Option<String>>("pool_mode").map(Value::String);
+    Ok(User {
+        name: row.get("name"),
+        password: row.get("password"),
+        methods: from_json("methods", row.get("methods"))?,
+        any_tenant: row.get("any_tenant"),
+        tenants: row.get("tenants"),
+        pool_mode: mode.map(|m| from_json("pool_mode", m)).transpose()?,
+        server_user: row.get("server_user"),
+        created_at: row.get("created_at"),
+    })
+}
