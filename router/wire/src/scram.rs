@@ -6,6 +6,8 @@
 
 use thiserror::Error;
 
+use crate::error::{SqlState, sqlstate};
+
 mod attributes;
 mod client;
 mod keys;
@@ -63,4 +65,20 @@ pub enum ScramError {
     /// The system gave no randomness.
     #[error("no random bytes for a SCRAM nonce")]
     Random,
+}
+
+impl ScramError {
+    /// The code that PostgreSQL answers a client with. The text of 28P01 names the user, so it is the caller's;
+    /// towards a shard these are our own failures to connect.
+    #[must_use]
+    pub fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::Malformed(_) | Self::State => sqlstate::PROTOCOL_VIOLATION,
+            Self::Unsupported(_) => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::ChannelBinding => sqlstate::INVALID_AUTHORIZATION,
+            Self::WrongProof => sqlstate::INVALID_PASSWORD,
+            Self::WrongServerSignature | Self::Refused | Self::Iterations(_) => sqlstate::SQLCLIENT_UNABLE,
+            Self::Random => sqlstate::INTERNAL,
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! startup of a session (`ProcessStartupPacket` in `src/backend/tcop/postmaster.c` of PostgreSQL 15).
 
 use std::collections::HashMap;
+use std::fmt;
 
 use thiserror::Error;
 
@@ -28,7 +29,7 @@ pub const VERSION_3_0: u32 = 3 << 16;
 pub const MAX_PACKET: usize = 10_004;
 
 /// A decoded first packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum First {
     /// `SSLRequest`: answer `S` or `N`. Anything that came with it unencrypted is to be refused.
     Ssl,
@@ -43,6 +44,18 @@ pub enum First {
     },
     /// The startup of a session.
     Startup(Startup),
+}
+
+/// Without the cancel key, which is as good as a password for one purpose.
+impl fmt::Debug for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ssl => f.write_str("Ssl"),
+            Self::Gss => f.write_str("Gss"),
+            Self::Cancel { pid, .. } => f.debug_struct("Cancel").field("pid", pid).finish_non_exhaustive(),
+            Self::Startup(startup) => f.debug_tuple("Startup").field(startup).finish(),
+        }
+    }
 }
 
 /// A startup packet of protocol 3.

@@ -123,6 +123,24 @@ pub fn function_call_text(buf: &mut Vec<u8>, oid: u32, args: &[&[u8]]) -> Result
     })
 }
 
+/// The same, where an argument may be NULL.
+///
+/// # Errors
+/// As [`function_call_text`].
+pub fn function_call_nullable(buf: &mut Vec<u8>, oid: u32, args: &[Option<&[u8]>]) -> Result<(), BuildError> {
+    frame(buf, Some(frontend::FUNCTION_CALL), |body| {
+        body.u32(oid)?;
+        // One format for all arguments: text.
+        body.u16(1)?;
+        body.u16(0)?;
+        body.count(args.len())?;
+        for arg in args {
+            body.value(*arg)?;
+        }
+        body.u16(0)
+    })
+}
+
 /// A PasswordMessage.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! Authentication: what a server asks (`R`) and what a client answers (`p`).
 
+use std::fmt;
+
 use super::Malformed;
 use super::cursor::Cursor;
 
@@ -64,12 +66,20 @@ fn mechanisms<'a>(mut cursor: Cursor<'a>) -> Result<Mechanisms<'a>, Malformed> {
 }
 
 /// A `SASLInitialResponse`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SaslInitial<'a> {
     /// The mechanism the client chose.
     pub mechanism: &'a [u8],
     /// Its first message, if it sent one along; without one the server answers with an empty challenge.
     pub data: Option<&'a [u8]>,
+}
+
+/// Without the data, which is a bearer token in some mechanisms.
+impl fmt::Debug for SaslInitial<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mechanism = String::from_utf8_lossy(self.mechanism);
+        f.debug_struct("SaslInitial").field("mechanism", &mechanism).finish_non_exhaustive()
+    }
 }
 
 /// Reads a `SASLInitialResponse`; only -1 stands for "no data".

@@ -128,6 +128,10 @@ fn nothing_secret_in_debug() {
     let verifier = verifier("secret");
     assert_eq!(format!("{verifier:?}"), "Verifier { iterations: 2, .. }");
     assert!(!format!("{:?}", password("secret")).contains("secret"));
+    let cancel = crate::startup::First::Cancel { pid: 1, key: vec![7; 4] };
+    assert_eq!(format!("{cancel:?}"), "Cancel { pid: 1, .. }");
+    let initial = crate::message::sasl_initial(b"OAUTHBEARER\0\0\0\0\x05token").unwrap();
+    assert_eq!(format!("{initial:?}"), "SaslInitial { mechanism: \"OAUTHBEARER\", .. }");
     assert!(!format!("{:?}", ClientSecret::Keys { client_key: [7; 32], server_key: [7; 32] }).contains("7,"));
 }
 
