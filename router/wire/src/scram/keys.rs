@@ -1,11 +1,12 @@
 //! The key schedule: salted password, client key, stored key, server key.
 
+use std::borrow::Cow;
+use std::num::NonZeroU32;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::{hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::borrow::Cow;
-use std::num::NonZeroU32;
 use zeroize::Zeroizing;
 
 pub(super) const KEY: usize = 32;
