@@ -16,7 +16,7 @@ mod watcher;
 pub use connect::options;
 pub use error::CatalogError;
 pub use read::Catalog;
-pub use watcher::{Status, Watcher};
+pub use watcher::{Registrar, Status, Watcher};
 
 /// The schema that holds the catalog's tables; the search path of every connection to it.
 pub const SCHEMA: &str = "switchyard";

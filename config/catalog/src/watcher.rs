@@ -128,8 +128,21 @@ impl Watcher {
         self.status.clone()
     }
 
-    /// Has a tenant that logged in for the first time written to the catalog, soon. While the
-    /// catalog is away it may be forgotten: the tenant's next login asks again.
+    /// What has first logins written to the catalog.
+    pub fn registrar(&self) -> Registrar {
+        Registrar { registrations: self.registrations.clone() }
+    }
+}
+
+/// Has tenants that log in for the first time written to the catalog. Cheap to clone.
+#[derive(Clone)]
+pub struct Registrar {
+    registrations: mpsc::Sender<TenantId>,
+}
+
+impl Registrar {
+    /// Has `id` written soon. While the catalog is away it may be forgotten: the tenant's next
+    /// login asks again.
     pub fn register_tenant(&self, id: TenantId) {
         if let Err(error) = self.registrations.try_send(id) {
             let (mpsc::error::TrySendError::Full(id) | mpsc::error::TrySendError::Closed(id)) = error;
