@@ -1,5 +1,31 @@
 //! The data plane of Switchyard: listener, login, session, forwarding, pool, observation.
+//!
+//! The path of a query: [`worker`] accepts, [`login`] finds out who and which tenant,
+//! [`session`] forwards, [`pool`] lends a server connection, [`context`] makes it the tenant's.
 
 pub mod auth;
+mod buffer;
+mod cancel;
+mod classify;
+mod clock;
+mod context;
+mod exchange;
+mod http;
 pub mod identity;
+mod listen;
+mod login;
+mod logins;
+mod pool;
+mod prime;
+mod run;
+mod server;
+mod session;
+mod shared;
+mod statements;
+mod stats;
+mod stream;
 pub mod tls;
+mod worker;
+
+pub use run::{Router, run};
+pub use shared::StartError;

@@ -70,6 +70,14 @@ impl Verifier {
         Self::with_salt(password, salt.to_vec(), iterations)
     }
 
+    /// Whether this is the verifier of `password`, given as it is. Runs PBKDF2.
+    #[must_use]
+    pub fn matches(&self, password: &[u8]) -> bool {
+        use subtle::ConstantTimeEq;
+        let other = Self::with_salt(password, self.salt.clone(), self.iterations);
+        self.stored_key.ct_eq(&other.stored_key).into()
+    }
+
     pub(super) fn with_salt(password: &[u8], salt: Vec<u8>, iterations: u32) -> Self {
         let iterations = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
         let derived = keys::derive(password, &salt, iterations);

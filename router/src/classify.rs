@@ -1,0 +1,479 @@
+//! What a statement's text says of the state it will leave behind.
+//!
+//! This decides what is convenient (carry a `SET`, keep a connection for a temporary table, clean
+//! one before another session of the same tenant uses it), never what is safe: between tenants
+//! every connection is cleaned whatever its statements looked like.
+
+use std::sync::LazyLock;
+
+use memchr::memchr;
+
+/// Why a session keeps its server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// A setting that is not carried: several at once, within a transaction, of a role.
+    Setting,
+    /// A temporary table, view, sequence or function.
+    Temporary,
+    /// A prepared statement made by SQL.
+    Prepare,
+    /// A cursor that outlives its transaction.
+    HoldCursor,
+    /// A session-level advisory lock.
+    AdvisoryLock,
+    /// LISTEN.
+    Listen,
+    /// LOAD.
+    Load,
+}
+
+impl Pin {
+    /// All reasons, in the order of their numbers.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Setting,
+        Self::Temporary,
+        Self::Prepare,
+        Self::HoldCursor,
+        Self::AdvisoryLock,
+        Self::Listen,
+        Self::Load,
+    ];
+
+    /// As it stands in metrics and in the console.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Setting => "setting",
+            Self::Temporary => "temporary",
+            Self::Prepare => "prepare",
+            Self::HoldCursor => "hold_cursor",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Listen => "listen",
+            Self::Load => "load",
+        }
+    }
+}
+
+/// What a text will leave behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing that can be seen.
+    Nothing,
+    /// Possibly something that cannot be seen: a function or a block is run that may do anything.
+    Unknown,
+    /// One plain `SET name = value`, by the name in lower case.
+    Set(String),
+    /// `RESET name`.
+    Reset(String),
+    /// `RESET ALL`: every setting is back to what the connection began with, the tenant's too.
+    ResetAll,
+    /// `DISCARD ALL`: everything is gone afterwards.
+    DiscardAll,
+    /// `DEALLOCATE` of everything, or of this name.
+    Deallocate(Option<String>),
+    /// State that cannot be carried.
+    Pin(Pin),
+}
+
+static SUSPECTS: LazyLock<aho_corasick::AhoCorasick> = LazyLock::new(|| {
+    aho_corasick::AhoCorasick::builder()
+        .ascii_case_insensitive(true)
+        .build(["set_config", "advisory_lock", "advisory_unlock", "temp", "currval", "lastval", "setseed"])
+        .unwrap_or_else(|_| unreachable!("the patterns are constants"))
+});
+
+/// Reads as much of `sql` as is needed. For the usual statement that is its first word and one
+/// search for a handful of names.
+pub(crate) fn classify(sql: &[u8]) -> Effect {
+    let text = skip_blank(sql);
+    let end = text.iter().position(|b| !b.is_ascii_alphabetic()).unwrap_or(text.len());
+    let usual = matches!(
+        text.first().map(u8::to_ascii_lowercase),
+        Some(b'i' | b'u' | b's' | b'w' | b'b' | b'c' | b'r' | b'd' | b'e' | b'v' | b'(' | b'm' | b't')
+    ) || text.is_empty();
+    if usual && is_plain_word(&text[..end]) && single(text) {
+        return suspects(text);
+    }
+    let mut worst = Effect::Nothing;
+    let mut rest = sql;
+    let mut count = 0;
+    loop {
+        let (statement, after) = split(rest);
+        if !skip_blank(statement).is_empty() {
+            count += 1;
+            let effect = one(skip_blank(statement));
+            worst = join(worst, effect, count);
+        }
+        match after {
+            Some(after) => rest = after,
+            None => return worst,
+        }
+    }
+}
+
+/// Words that begin statements without lasting effect beyond what their functions do.
+fn is_plain_word(word: &[u8]) -> bool {
+    const WORDS: &[&[u8]] = &[
+        b"select",
+        b"insert",
+        b"update",
+        b"delete",
+        b"begin",
+        b"commit",
+        b"rollback",
+        b"with",
+        b"start",
+        b"end",
+        b"values",
+        b"merge",
+        b"savepoint",
+        b"release",
+        b"truncate",
+        b"show",
+        b"explain",
+        b"copy",
+        b"vacuum",
+        b"analyze",
+        b"",
+    ];
+    WORDS.iter().any(|w| word.eq_ignore_ascii_case(w))
+}
+
+/// Whether there is no second statement.
+fn single(text: &[u8]) -> bool {
+    match memchr(b';', text) {
+        None => true,
+        Some(at) => text[at + 1..].iter().all(|b| b.is_ascii_whitespace() || *b == b';'),
+    }
+}
+
+fn suspects(text: &[u8]) -> Effect {
+    let mut effect = Effect::Nothing;
+    for found in SUSPECTS.find_iter(text) {
+        let after = &text[found.end()..];
+        match found.pattern().as_usize() {
+            0 => {
+                // Local to the transaction unless its third argument is false; whatever cannot be
+                // told apart is taken for lasting.
+                if !set_config_is_local(after) {
+                    return Effect::Pin(Pin::Setting);
+                }
+            }
+            1 => {
+                let before = &text[..found.start()];
+                if !before.ends_with(b"xact_") && !ends_with_xact(before) {
+                    return Effect::Pin(Pin::AdvisoryLock);
+                }
+            }
+            3 => {
+                // SELECT .. INTO TEMP, CREATE TEMP inside EXPLAIN; also any column named so.
+                if word_before(&text[..found.start()], b"into")
+                    || word_before(&text[..found.start()], b"create")
+                {
+                    return Effect::Pin(Pin::Temporary);
+                }
+            }
+            _ => effect = Effect::Unknown,
+        }
+    }
+    effect
+}
+
+/// `pg_advisory_xact_lock`, whose name has `xact_` in front of `lock`, never matches
+/// `advisory_lock`; `pg_try_advisory_xact_lock` neither. Kept for names of one's own.
+fn ends_with_xact(before: &[u8]) -> bool {
+    before.len() >= 5 && before[before.len() - 5..].eq_ignore_ascii_case(b"xact_")
+}
+
+fn word_before(before: &[u8], word: &[u8]) -> bool {
+    let before = before.trim_ascii_end();
+    before.len() >= word.len() && before[before.len() - word.len()..].eq_ignore_ascii_case(word)
+}
+
+/// Whether the call that follows ends in `, true)`.
+fn set_config_is_local(after: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut quoted = false;
+    for (i, b) in after.iter().enumerate() {
+        match b {
+            b'\'' => quoted = !quoted,
+            _ if quoted => {}
+            b'(' => depth += 1,
+            b')' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    let inside = after[..i].trim_ascii_end();
+                    let last = inside.rsplit(|b| *b == b',').next().unwrap_or(inside).trim_ascii();
+                    return last.eq_ignore_ascii_case(b"true") || last.eq_ignore_ascii_case(b"'t'");
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+fn join(worst: Effect, effect: Effect, count: usize) -> Effect {
+    match (worst, effect) {
+        (worst, Effect::Nothing) => match worst {
+            // A SET beside something else is not carried by itself.
+            Effect::Set(_) | Effect::Reset(_) => Effect::Pin(Pin::Setting),
+            other => other,
+        },
+        (_, Effect::Pin(pin)) | (Effect::Pin(pin), _) => Effect::Pin(pin),
+        (_, effect) if count == 1 => effect,
+        (_, Effect::ResetAll) | (Effect::ResetAll, _) => Effect::ResetAll,
+        (_, Effect::Set(_) | Effect::Reset(_)) | (Effect::Set(_) | Effect::Reset(_), _) => {
+            Effect::Pin(Pin::Setting)
+        }
+        (_, _) => Effect::Unknown,
+    }
+}
+
+/// One statement that is out of the ordinary.
+fn one(text: &[u8]) -> Effect {
+    let mut words = Words { rest: text };
+    let Some(first) = words.next() else { return Effect::Nothing };
+    match first.as_str() {
+        "set" => set(&mut words),
+        "reset" => match words.next().as_deref() {
+            Some("all") => Effect::ResetAll,
+            Some("session" | "role") | None => Effect::Pin(Pin::Setting),
+            Some("time") => Effect::Reset("timezone".to_owned()),
+            Some(name) => Effect::Reset(name.to_owned()),
+        },
+        "listen" => Effect::Pin(Pin::Listen),
+        "unlisten" | "notify" | "close" | "fetch" | "move" | "lock" | "comment" | "grant" | "revoke"
+        | "alter" | "drop" | "cluster" | "reindex" | "checkpoint" | "abort" | "refresh" | "security"
+        | "import" | "reassign" => Effect::Nothing,
+        "prepare" => match words.next().as_deref() {
+            Some("transaction") => Effect::Nothing,
+            _ => Effect::Pin(Pin::Prepare),
+        },
+        "deallocate" => {
+            let mut name = words.next();
+            if name.as_deref() == Some("prepare") {
+                name = words.next();
+            }
+            Effect::Deallocate(name.filter(|n| n != "all"))
+        }
+        "declare" => {
+            let lower = text.to_ascii_lowercase();
+            let hold = memchr::memmem::find(&lower, b"with hold").is_some();
+            if hold || memchr::memmem::find(&lower, b"hold").is_some() {
+                Effect::Pin(Pin::HoldCursor)
+            } else {
+                Effect::Nothing
+            }
+        }
+        "load" => Effect::Pin(Pin::Load),
+        "discard" => match words.next().as_deref() {
+            Some("all") => Effect::DiscardAll,
+            _ => Effect::Unknown,
+        },
+        "create" => {
+            let temporary = (0..4).map_while(|_| words.next()).any(|w| w == "temp" || w == "temporary");
+            let lower = text.to_ascii_lowercase();
+            if temporary || memchr::memmem::find(&lower, b"pg_temp").is_some() {
+                Effect::Pin(Pin::Temporary)
+            } else {
+                Effect::Nothing
+            }
+        }
+        word if is_plain_word(word.as_bytes()) => suspects(text),
+        // DO, CALL, EXECUTE, and what we do not know.
+        _ => Effect::Unknown,
+    }
+}
+
+fn set(words: &mut Words<'_>) -> Effect {
+    let mut word = words.next();
+    match word.as_deref() {
+        Some("local" | "constraints" | "transaction") => return Effect::Nothing,
+        Some("session") => {
+            word = words.next();
+            if matches!(word.as_deref(), Some("authorization" | "characteristics")) {
+                return Effect::Pin(Pin::Setting);
+            }
+        }
+        _ => {}
+    }
+    match word.as_deref() {
+        Some("role") | None => Effect::Pin(Pin::Setting),
+        Some("time") => Effect::Set("timezone".to_owned()),
+        Some("names") => Effect::Set("client_encoding".to_owned()),
+        Some("schema") => Effect::Set("search_path".to_owned()),
+        Some("seed" | "xml") => Effect::Pin(Pin::Setting),
+        Some(name) => Effect::Set(name.to_owned()),
+    }
+}
+
+/// Words of a statement in lower case; dots belong to words, quoted identifiers lose their quotes.
+struct Words<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Words<'_> {
+    type Item = String;
+    fn next(&mut self) -> Option<String> {
+        self.rest = skip_blank(self.rest);
+        if let Some(quoted) = self.rest.strip_prefix(b"\"") {
+            let end = memchr(b'"', quoted)?;
+            let word = String::from_utf8_lossy(&quoted[..end]).to_ascii_lowercase();
+            self.rest = &quoted[end + 1..];
+            return Some(word);
+        }
+        let is_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'$') || *b >= 0x80;
+        let end = self.rest.iter().position(|b| !is_word(b)).unwrap_or(self.rest.len());
+        if end == 0 {
+            return None;
+        }
+        let word = String::from_utf8_lossy(&self.rest[..end]).to_ascii_lowercase();
+        self.rest = &self.rest[end..];
+        Some(word)
+    }
+}
+
+/// Skips white space and comments.
+pub(crate) fn skip_blank(mut sql: &[u8]) -> &[u8] {
+    loop {
+        sql = sql.trim_ascii_start();
+        if sql.starts_with(b"--") {
+            sql = memchr(b'\n', sql).map_or(&[][..], |at| &sql[at + 1..]);
+        } else if sql.starts_with(b"/*") {
+            sql = &sql[comment_len(sql)..];
+        } else {
+            return sql;
+        }
+    }
+}
+
+/// Length of the block comment that `sql` begins with; comments nest.
+fn comment_len(sql: &[u8]) -> usize {
+    let mut depth = 0;
+    let mut i = 0;
+    while i + 1 < sql.len() {
+        match &sql[i..i + 2] {
+            b"/*" => {
+                depth += 1;
+                i += 2;
+            }
+            b"*/" => {
+                depth -= 1;
+                i += 2;
+                if depth == 0 {
+                    return i;
+                }
+            }
+            _ => i += 1,
+        }
+    }
+    sql.len()
+}
+
+/// The first statement of `sql`, and what follows its semicolon.
+fn split(sql: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let mut i = 0;
+    while i < sql.len() {
+        match sql[i] {
+            b';' => return (&sql[..i], Some(&sql[i + 1..])),
+            quote @ (b'\'' | b'"') => {
+                let escapes = quote == b'\'' && i > 0 && sql[i - 1].eq_ignore_ascii_case(&b'e');
+                i += 1;
+                while i < sql.len() && sql[i] != quote {
+                    i += if escapes && sql[i] == b'\\' { 2 } else { 1 };
+                }
+                i += 1;
+            }
+            b'-' if sql[i..].starts_with(b"--") => {
+                i = memchr(b'\n', &sql[i..]).map_or(sql.len(), |at| i + at + 1);
+            }
+            b'/' if sql[i..].starts_with(b"/*") => i += comment_len(&sql[i..]),
+            b'$' => i += dollar_len(&sql[i..]),
+            _ => i += 1,
+        }
+    }
+    (sql, None)
+}
+
+/// Length of the dollar-quoted string that `sql` begins with, or 1 if it is none.
+fn dollar_len(sql: &[u8]) -> usize {
+    let Some(end) = sql[1..].iter().position(|b| !(b.is_ascii_alphanumeric() || *b == b'_')) else {
+        return 1;
+    };
+    if sql[1 + end] != b'$' {
+        return 1;
+    }
+    let tag = &sql[..end + 2];
+    memchr::memmem::find(&sql[tag.len()..], tag).map_or(sql.len(), |at| tag.len() + at + tag.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_texts_leave_behind() {
+        let set = |n: &str| Effect::Set(n.to_owned());
+        let pin = Effect::Pin;
+        for (sql, effect) in [
+            ("SELECT 1", Effect::Nothing),
+            ("select abalance from pgbench_accounts where aid = 7;", Effect::Nothing),
+            ("", Effect::Nothing),
+            (";;", Effect::Nothing),
+            ("/* a */ -- b\n select 1", Effect::Nothing),
+            ("BEGIN; SET LOCAL app.tenant_id = 'x'; SELECT 1; COMMIT", Effect::Nothing),
+            ("SET LOCAL x TO 1", Effect::Nothing),
+            ("SET search_path TO a, b", set("search_path")),
+            ("set SESSION statement_timeout=5", set("statement_timeout")),
+            ("SET TIME ZONE 'UTC'", set("timezone")),
+            ("SET NAMES 'utf8'", set("client_encoding")),
+            ("SET \"App\".x = 1", set("app")),
+            ("SET ROLE bob", pin(Pin::Setting)),
+            ("SET SESSION AUTHORIZATION bob", pin(Pin::Setting)),
+            ("SET a=1; SET b=2", pin(Pin::Setting)),
+            ("SET a=1; SELECT 1", pin(Pin::Setting)),
+            ("SELECT 1; SET a=1", pin(Pin::Setting)),
+            ("RESET a", Effect::Reset("a".to_owned())),
+            ("RESET ALL", Effect::ResetAll),
+            ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", Effect::ResetAll),
+            ("DISCARD ALL", Effect::DiscardAll),
+            ("DEALLOCATE ALL", Effect::Deallocate(None)),
+            ("DEALLOCATE PREPARE foo", Effect::Deallocate(Some("foo".to_owned()))),
+            ("LISTEN x", pin(Pin::Listen)),
+            ("PREPARE a AS SELECT 1", pin(Pin::Prepare)),
+            ("PREPARE TRANSACTION 'x'", Effect::Nothing),
+            ("DECLARE c CURSOR FOR SELECT 1", Effect::Nothing),
+            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", pin(Pin::HoldCursor)),
+            ("CREATE TEMP TABLE x(a int)", pin(Pin::Temporary)),
+            ("create local temporary table x(a int)", pin(Pin::Temporary)),
+            ("CREATE TABLE pg_temp.x(a int)", pin(Pin::Temporary)),
+            ("CREATE TABLE temperature(a int)", Effect::Nothing),
+            ("SELECT 1 AS template", Effect::Nothing),
+            ("SELECT 1 INTO TEMP x", pin(Pin::Temporary)),
+            ("SELECT pg_advisory_lock(1)", pin(Pin::AdvisoryLock)),
+            ("SELECT pg_advisory_xact_lock(1)", Effect::Nothing),
+            ("SELECT set_config('a.b', $1, true)", Effect::Nothing),
+            ("SELECT set_config('a.b', 'x', false)", pin(Pin::Setting)),
+            ("SELECT SET_CONFIG('a.b', 'x,(', $1)", pin(Pin::Setting)),
+            ("DO $$ begin perform 1; end $$", Effect::Unknown),
+            ("CALL f()", Effect::Unknown),
+            ("SELECT ';'; SELECT $a$;$a$, E'\\';', \";\"", Effect::Nothing),
+            ("SELECT nextval('s')", Effect::Nothing),
+            ("SELECT currval('s')", Effect::Unknown),
+        ] {
+            assert_eq!(classify(sql.as_bytes()), effect, "{sql}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_classified(sql in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            classify(&sql);
+        }
+
+        #[test]
+        fn odd_texts_are_classified(sql in "[ ;'\"$a/*E\\\\-]{0,40}") {
+            classify(sql.as_bytes());
+        }
+    }
+}

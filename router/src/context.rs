@@ -1,0 +1,385 @@
+//! What a server connection must carry before a client's statement may run on it, and the bytes
+//! that bring it there.
+//!
+//! Invariant: no server connection serves a tenant whose context it does not carry. It is kept by
+//! construction: the bytes of [`handover`] stand in front of the client's first bytes, in the same
+//! write, and either succeed, or keep the client's statement from running:
+//!
+//! * Where the connection last served somebody else, `DISCARD ALL` goes first, by the extended
+//!   protocol and without a Sync. It commits at once (`XACT_FLAGS_NEEDIMMEDIATECOMMIT`,
+//!   src/backend/tcop/postgres.c), so what follows is not part of its transaction; if it fails,
+//!   PostgreSQL skips everything up to a Sync, the client's statement included.
+//! * A context that is only variables follows as fast-path calls of `set_config`. If one of them
+//!   fails, the statement runs on a cleaned connection, which belongs to no tenant.
+//! * A context with a role or a search path follows as `BEGIN`, `set_config`.., `COMMIT` by the
+//!   extended protocol, again without a Sync: if any part fails, the client's statement is skipped.
+//!
+//! `docs/decisions/0002-context-handover.md` has the experiment.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+use switchyard_config::TenantId;
+use switchyard_config::topology::ContextTemplate;
+use switchyard_wire::build::{self, BuildError};
+
+use crate::server::{Carried, Route};
+
+/// OID of `set_config(text, text, bool)`. // src/include/catalog/pg_proc.dat
+const SET_CONFIG_OID: u32 = 2078;
+
+/// A tenant's context, rendered for one user.
+#[derive(Debug)]
+pub(crate) struct TenantContext {
+    /// Never used twice in the life of the process, so that an id left on a connection can only
+    /// ever mean this very context. 0 is no context: a clean connection.
+    pub(crate) id: u64,
+    /// Database and login that connections for it must have.
+    pub(crate) route: Route,
+    /// Variables and values.
+    variables: Vec<(String, String)>,
+    /// The value of `search_path`.
+    search_path: Option<String>,
+    /// The role to run as.
+    role: Option<String>,
+}
+
+impl TenantContext {
+    /// Whether setting `name` is the router's business and not the session's.
+    pub(crate) fn owns(&self, name: &str) -> bool {
+        self.variables.iter().any(|(variable, _)| variable.eq_ignore_ascii_case(name))
+            || (name == "role" && self.role.is_some())
+            || name == "session_authorization"
+    }
+}
+
+/// What a session asked for by startup parameters and plain `SET`, the same for all sessions that
+/// asked for the same. Its id, like a context's, is never used twice; 0 asks for nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) id: u64,
+    /// By name in lower case.
+    pub(crate) values: BTreeMap<String, Wish>,
+    /// The parameters that the server reports, once they have been seen with these wishes.
+    pub(crate) reported: std::sync::OnceLock<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
+/// One wish of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Wish {
+    /// A value from the startup packet.
+    Value(String),
+    /// The session's own `SET` statement, which PostgreSQL has accepted once.
+    Statement(String),
+}
+
+/// Makes contexts and wishes, so that equal ones share one id.
+#[derive(Default)]
+pub(crate) struct Interner {
+    contexts: DashMap<ContextKey, Weak<TenantContext>>,
+    wishes: DashMap<BTreeMap<String, Wish>, Weak<Wishes>>,
+    last_id: AtomicU64,
+}
+
+/// Two contexts are the same only if the tenant is the same, whatever they set.
+type ContextKey = (TenantId, Route, Vec<(String, String)>, Option<String>, Option<String>);
+
+impl Interner {
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The context of `tenant` for `user`. `route` has the database and the login that apply where
+    /// the template has no database.
+    pub(crate) fn context(
+        &self,
+        template: &ContextTemplate,
+        tenant: &TenantId,
+        user: &str,
+        mut route: Route,
+    ) -> Arc<TenantContext> {
+        let render = |t: &str| switchyard_config::template::render(t, tenant.as_str(), user);
+        let variables: Vec<_> = template.variables.iter().map(|(k, v)| (k.clone(), render(v))).collect();
+        let search_path = template.search_path.as_ref().map(|path| {
+            let schemas: Vec<_> = path.iter().map(|s| quote_identifier(&render(s))).collect();
+            schemas.join(", ")
+        });
+        let role = template.role.as_deref().map(render);
+        if let Some(database) = &template.database {
+            route.database = render(database).into();
+        }
+        let key = (tenant.clone(), route, variables, search_path, role);
+        intern(&self.contexts, key, |(_, route, variables, search_path, role)| TenantContext {
+            id: self.next_id(),
+            route: route.clone(),
+            variables: variables.clone(),
+            search_path: search_path.clone(),
+            role: role.clone(),
+        })
+    }
+
+    /// The wishes of a session.
+    pub(crate) fn wishes(&self, values: BTreeMap<String, Wish>) -> Arc<Wishes> {
+        intern(&self.wishes, values, |values| Wishes {
+            id: if values.is_empty() { 0 } else { self.next_id() },
+            values: values.clone(),
+            reported: std::sync::OnceLock::new(),
+        })
+    }
+}
+
+fn intern<K, V>(map: &DashMap<K, Weak<V>>, key: K, make: impl FnOnce(&K) -> V) -> Arc<V>
+where
+    K: std::hash::Hash + Eq,
+{
+    if let Some(found) = map.get(&key).and_then(|weak| weak.upgrade()) {
+        return found;
+    }
+    // Forget what nobody holds any more, now and then: each time the map has doubled.
+    if map.len().is_power_of_two() && map.len() >= 64 {
+        map.retain(|_, weak| weak.strong_count() > 0);
+    }
+    match map.entry(key) {
+        dashmap::Entry::Occupied(mut entry) => match entry.get().upgrade() {
+            Some(found) => found,
+            None => {
+                let made = Arc::new(make(entry.key()));
+                entry.insert(Arc::downgrade(&made));
+                made
+            }
+        },
+        dashmap::Entry::Vacant(entry) => {
+            let made = Arc::new(make(entry.key()));
+            entry.insert(Arc::downgrade(&made));
+            made
+        }
+    }
+}
+
+/// `name` as a quoted identifier; `$user` stays what it means in `search_path`.
+fn quote_identifier(name: &str) -> String {
+    if name == "$user" {
+        return "\"$user\"".to_owned();
+    }
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Replies that the router has asked for itself, and the client must not see.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    /// CommandComplete messages to come.
+    pub(crate) commands: u16,
+    /// ReadyForQuery messages to come.
+    pub(crate) readies: u16,
+}
+
+impl Prefix {
+    /// Whether replies are still to come.
+    #[inline]
+    pub(crate) fn is_pending(self) -> bool {
+        self.commands != 0 || self.readies != 0
+    }
+}
+
+/// How a connection is made ready for its next session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handover {
+    /// It carries everything already.
+    Nothing,
+    /// The same tenant, other wishes.
+    Wishes,
+    /// A clean connection.
+    Context,
+    /// It served another tenant, or was left in a state that the wire showed to be changed.
+    Clean,
+}
+
+/// Appends to `out` what makes a connection that carries `carried` ready for a session, and says
+/// which replies are to be swallowed. The caller writes `out` ahead of the client's bytes, and
+/// sends nothing behind the client's first Sync, Query or FunctionCall until the replies are in.
+pub(crate) fn handover(
+    out: &mut Vec<u8>,
+    carried: &Carried,
+    session: u64,
+    context: &TenantContext,
+    wishes: &Wishes,
+) -> Result<(Handover, Prefix), BuildError> {
+    let own = carried.session == session;
+    let mut prefix = Prefix::default();
+    let foreign = carried.context != 0 && carried.context != context.id;
+    if foreign || (carried.dirty && !own) {
+        // First and by itself: a short statement_timeout left behind would stop DISCARD ALL.
+        set_config(out, "statement_timeout", Some("0"))?;
+        prefix.readies += 1;
+        extended(out, b"DISCARD ALL", &[])?;
+        prefix.commands += 1;
+        set_context(out, &mut prefix, context, wishes)?;
+        return Ok((Handover::Clean, prefix));
+    }
+    if carried.context == 0 || carried.lost {
+        set_context(out, &mut prefix, context, wishes)?;
+        return Ok((Handover::Context, prefix));
+    }
+    if carried.wishes.id == wishes.id {
+        return Ok((Handover::Nothing, prefix));
+    }
+    for name in carried.wishes.values.keys() {
+        if !wishes.values.contains_key(name) {
+            // NULL asks set_config for what RESET does.
+            set_config(out, name, None)?;
+            prefix.readies += 1;
+        }
+    }
+    for (name, wish) in &wishes.values {
+        if carried.wishes.values.get(name) != Some(wish) {
+            set_wish(out, &mut prefix, name, wish)?;
+        }
+    }
+    Ok((Handover::Wishes, prefix))
+}
+
+fn set_context(
+    out: &mut Vec<u8>,
+    prefix: &mut Prefix,
+    context: &TenantContext,
+    wishes: &Wishes,
+) -> Result<(), BuildError> {
+    let strict = context.role.is_some() || context.search_path.is_some();
+    if !strict {
+        for (name, wish) in &wishes.values {
+            set_wish(out, prefix, name, wish)?;
+        }
+        // Last, so that no wish can override the tenant.
+        for (name, value) in &context.variables {
+            set_config(out, name, Some(value))?;
+            prefix.readies += 1;
+        }
+        return Ok(());
+    }
+    extended(out, b"BEGIN", &[])?;
+    for (name, wish) in &wishes.values {
+        match wish {
+            Wish::Value(value) => extended_set(out, name, value)?,
+            Wish::Statement(sql) => extended(out, sql.as_bytes(), &[])?,
+        }
+    }
+    for (name, value) in &context.variables {
+        extended_set(out, name, value)?;
+    }
+    if let Some(path) = context.search_path.as_ref().filter(|_| !wishes.values.contains_key("search_path")) {
+        extended_set(out, "search_path", path)?;
+        prefix.commands += 1;
+    }
+    if let Some(role) = &context.role {
+        extended_set(out, "role", role)?;
+        prefix.commands += 1;
+    }
+    extended(out, b"COMMIT", &[])?;
+    prefix.commands += (wishes.values.len() + context.variables.len() + 2) as u16;
+    Ok(())
+}
+
+fn set_wish(out: &mut Vec<u8>, prefix: &mut Prefix, name: &str, wish: &Wish) -> Result<(), BuildError> {
+    match wish {
+        Wish::Value(value) => set_config(out, name, Some(value))?,
+        Wish::Statement(sql) => {
+            build::query(out, sql.as_bytes())?;
+            prefix.commands += 1;
+        }
+    }
+    prefix.readies += 1;
+    Ok(())
+}
+
+fn extended(out: &mut Vec<u8>, sql: &[u8], params: &[&[u8]]) -> Result<(), BuildError> {
+    build::parse(out, b"", sql, &[0, 0])?;
+    build::bind_text(out, b"", b"", params)?;
+    build::execute(out, b"", 0)
+}
+
+fn extended_set(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), BuildError> {
+    let sql = b"SELECT pg_catalog.set_config($1, $2, false)";
+    extended(out, sql, &[name.as_bytes(), value.as_bytes()])
+}
+
+/// A fast-path call of `set_config(name, value, false)`: a transaction of its own, without
+/// parsing, which leaves the unnamed statement alone and is not seen in `pg_stat_activity`.
+/// No value asks for what RESET does.
+fn set_config(out: &mut Vec<u8>, name: &str, value: Option<&str>) -> Result<(), BuildError> {
+    build::function_call_nullable(
+        out,
+        SET_CONFIG_OID,
+        &[Some(name.as_bytes()), value.map(str::as_bytes), Some(b"f")],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route() -> Route {
+        Route { database: "db".into(), login: 0 }
+    }
+
+    fn template(role: Option<&str>) -> ContextTemplate {
+        ContextTemplate {
+            variables: [("app.tenant_id".to_owned(), "{tenant}".to_owned())].into(),
+            role: role.map(str::to_owned),
+            ..ContextTemplate::default()
+        }
+    }
+
+    fn carried(context: u64, dirty: bool, session: u64) -> Carried {
+        Carried { context, dirty, lost: false, session, wishes: Arc::default() }
+    }
+
+    #[test]
+    fn equal_contexts_of_two_tenants_differ() {
+        let interner = Interner::default();
+        let fixed = ContextTemplate {
+            variables: [("app.x".to_owned(), "same".to_owned())].into(),
+            ..ContextTemplate::default()
+        };
+        let a = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
+        let b = interner.context(&fixed, &TenantId::new("b").unwrap(), "u", route());
+        let again = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
+        assert_ne!(a.id, b.id);
+        assert_eq!(a.id, again.id);
+        let before = a.id;
+        drop((a, again));
+        let anew = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
+        assert_ne!(anew.id, before, "an id left on a connection must not come to life again");
+    }
+
+    #[test]
+    fn what_is_written_ahead() {
+        let interner = Interner::default();
+        let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route());
+        let none = interner.wishes(BTreeMap::new());
+        let mut go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
+            let mut out = Vec::new();
+            let (kind, prefix) = handover(&mut out, c, session, context, wishes).unwrap();
+            assert_eq!(out.is_empty(), kind == Handover::Nothing);
+            (kind, prefix.commands, prefix.readies)
+        };
+        assert_eq!(go(&carried(a.id, false, 1), 2, &a, &none), (Handover::Nothing, 0, 0));
+        assert_eq!(go(&carried(a.id, true, 2), 2, &a, &none), (Handover::Nothing, 0, 0));
+        assert_eq!(go(&carried(a.id, true, 1), 2, &a, &none), (Handover::Clean, 1, 2));
+        assert_eq!(go(&carried(0, false, 0), 2, &a, &none), (Handover::Context, 0, 1));
+        assert_eq!(go(&carried(a.id + 7, false, 2), 2, &a, &none), (Handover::Clean, 1, 2));
+        let wish = |v: &str| Wish::Value(v.to_owned());
+        let wishes = interner.wishes([("work_mem".to_owned(), wish("1MB"))].into());
+        assert_eq!(go(&carried(a.id, false, 1), 2, &a, &wishes), (Handover::Wishes, 0, 1));
+        let strict =
+            interner.context(&template(Some("t_{tenant}")), &TenantId::new("a").unwrap(), "u", route());
+        assert_eq!(go(&carried(a.id, false, 1), 2, &strict, &wishes), (Handover::Clean, 1 + 5, 1));
+    }
+
+    #[test]
+    fn schemas_are_quoted() {
+        assert_eq!(quote_identifier("a\"; DROP"), "\"a\"\"; DROP\"");
+        assert_eq!(quote_identifier("$user"), "\"$user\"");
+    }
+}

@@ -1,0 +1,453 @@
+//! What a server still owes for what it was sent.
+//!
+//! Sans-IO: the relay tells it each frame of either side that matters, and it answers when the
+//! exchange is over, which replies are the router's own, and what is to be undone after an error.
+//! The rules are those of `PostgresMain` (src/backend/tcop/postgres.c): Query, FunctionCall and
+//! Sync each bring one ReadyForQuery; after an error in the extended protocol everything is
+//! skipped up to the next Sync; during COPY IN, Sync and Flush are not even looked at.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::context::Prefix;
+use crate::statements::Statement;
+
+/// A reply, or group of replies, that is owed.
+#[derive(Debug)]
+pub(crate) enum Owed {
+    /// ReadyForQuery for a Query.
+    Query,
+    /// ReadyForQuery for a FunctionCall.
+    Call,
+    /// ReadyForQuery for a Sync.
+    Sync,
+    /// No reply: the client has ended a COPY here.
+    CopyEnd,
+    /// ParseComplete for a statement without a name.
+    ParseUnnamed,
+    /// ParseComplete for a named statement that was sent on.
+    Parse(Box<[u8]>, Arc<Statement>),
+    /// CloseComplete, to be shown as ParseComplete: the server had the statement already.
+    ParseAsClose(Box<[u8]>),
+    /// The error for a name that the client has in use; the name is the client's.
+    ParseDuplicate(Box<[u8]>),
+    /// ParseComplete, not to be shown: the router prepared a statement that the server lacked.
+    Inject(Option<Arc<Statement>>),
+    /// CloseComplete, not to be shown: the router made room.
+    Evict,
+    /// CloseComplete for a statement or a portal of the client; if an error comes first, the
+    /// statement is still there.
+    Close(Option<(Box<[u8]>, Arc<Statement>)>),
+}
+
+impl Owed {
+    fn brings_ready(&self) -> bool {
+        matches!(self, Self::Query | Self::Call | Self::Sync)
+    }
+}
+
+/// What is to be undone, because the server skipped it.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    /// The client's statement of this name was not made, nor this one on the server.
+    Parsed(Box<[u8]>, Arc<Statement>),
+    /// The client's statement of this name was not made.
+    Named(Box<[u8]>),
+    /// The server does not have this statement.
+    Injected(Arc<Statement>),
+    /// The client still has this statement.
+    Closed(Box<[u8]>, Arc<Statement>),
+    /// The server has no unnamed statement of this session.
+    Unnamed,
+}
+
+/// The server said something that it cannot say at this point. It must not be used any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Desync;
+
+/// How an error is to be passed on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ErrorIs {
+    /// As it is.
+    Plain,
+    /// As a duplicate of this statement name of the client.
+    Duplicate(Box<[u8]>),
+}
+
+/// See the module.
+pub(crate) struct Exchange {
+    owed: VecDeque<Owed>,
+    /// Replies to the router's own messages, ahead of all others.
+    pub(crate) prefix: Prefix,
+    /// Last transaction status: `I`, `T` or `E`.
+    pub(crate) status: u8,
+    /// Extended messages were sent that no Sync has followed.
+    open: bool,
+    /// The server skips everything up to a Sync that has not been sent yet.
+    skipping: bool,
+    copy_in: bool,
+    copy_both: bool,
+    /// Something was sent that brings ReadyForQuery while the prefix was pending.
+    boundary: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new() -> Self {
+        Self {
+            owed: VecDeque::new(),
+            prefix: Prefix::default(),
+            status: b'I',
+            open: false,
+            skipping: false,
+            copy_in: false,
+            copy_both: false,
+            boundary: false,
+        }
+    }
+
+    /// Begins anew on a server connection that is idle and outside a transaction.
+    pub(crate) fn begin(&mut self, prefix: Prefix) {
+        debug_assert!(self.is_over());
+        self.prefix = prefix;
+        self.status = b'I';
+        self.boundary = false;
+        self.copy_both = false;
+    }
+
+    /// Forgets everything, for reuse with another server.
+    pub(crate) fn reset(&mut self) {
+        self.owed.clear();
+        *self = Self { owed: std::mem::take(&mut self.owed), ..Self::new() };
+    }
+
+    /// Nothing is owed, nothing is half sent, and no transaction is open.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_quiet() && self.status == b'I'
+    }
+
+    /// Nothing is owed and nothing is half sent; a transaction may be open.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.owed.is_empty() && !self.open && !self.copy_both && !self.prefix.is_pending()
+    }
+
+    /// Whether frames of the client must wait until the prefix has succeeded: one pipelined group
+    /// is skipped by the server if it fails, a second one would not be.
+    #[inline]
+    pub(crate) fn must_wait(&self) -> bool {
+        self.boundary && self.prefix.is_pending()
+    }
+
+    /// Whether the server skips what it is sent now, up to a Sync.
+    #[inline]
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether extended messages were sent that no Sync has followed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// ReadyForQuery messages owed.
+    pub(crate) fn readies_owed(&self) -> usize {
+        self.owed.iter().filter(|o| o.brings_ready()).count()
+    }
+
+    /// Whether the transaction that is open, or would be, spans more than one message.
+    pub(crate) fn in_transaction(&self) -> bool {
+        self.status != b'I'
+    }
+
+    // --- the client's side ---
+
+    /// A Query was sent.
+    #[inline]
+    pub(crate) fn sent_query(&mut self) {
+        // In an aborted extended group the server skips a Query too.
+        if !self.skipping {
+            self.owed.push_back(Owed::Query);
+            self.boundary = true;
+        }
+    }
+
+    /// A FunctionCall was sent.
+    pub(crate) fn sent_call(&mut self) {
+        if !self.skipping {
+            self.owed.push_back(Owed::Call);
+            self.boundary = true;
+        }
+    }
+
+    /// A Sync was sent.
+    #[inline]
+    pub(crate) fn sent_sync(&mut self) {
+        if self.copy_in {
+            return;
+        }
+        self.owed.push_back(Owed::Sync);
+        self.open = false;
+        self.skipping = false;
+        self.boundary = true;
+    }
+
+    /// Bind, Describe, Execute or Flush was sent.
+    #[inline]
+    pub(crate) fn sent_extended(&mut self) {
+        if !self.copy_in {
+            self.open = true;
+        }
+    }
+
+    /// Parse or Close was sent, whose reply is `owed`.
+    pub(crate) fn sent_tracked(&mut self, owed: Owed) {
+        self.open = true;
+        if !self.skipping {
+            self.owed.push_back(owed);
+        }
+    }
+
+    /// CopyDone or CopyFail was sent.
+    pub(crate) fn sent_copy_end(&mut self) {
+        if self.copy_in {
+            self.copy_in = false;
+        } else if !self.owed.is_empty() || self.open {
+            // The server may not have said yet that it wants the data.
+            self.owed.push_back(Owed::CopyEnd);
+        }
+        self.copy_both = false;
+    }
+
+    // --- the server's side ---
+
+    /// ReadyForQuery arrived.
+    #[inline]
+    pub(crate) fn got_ready(&mut self, status: u8) -> Result<(), Desync> {
+        self.status = status;
+        self.copy_in = false;
+        loop {
+            match self.owed.pop_front() {
+                Some(Owed::Query | Owed::Call | Owed::Sync) => break,
+                Some(Owed::CopyEnd) => {}
+                // Everything in front must have been answered.
+                Some(_) | None => return Err(Desync),
+            }
+        }
+        while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
+            self.owed.pop_front();
+        }
+        Ok(())
+    }
+
+    /// ParseComplete arrived. Whether the client sees it.
+    pub(crate) fn got_parse_complete(&mut self) -> Result<bool, Desync> {
+        self.skip_copy_ends();
+        match self.owed.pop_front() {
+            Some(Owed::ParseUnnamed | Owed::Parse(..) | Owed::ParseDuplicate(_)) => Ok(true),
+            Some(Owed::Inject(_)) => Ok(false),
+            _ => Err(Desync),
+        }
+    }
+
+    /// CloseComplete arrived. The tag that the client sees, if it sees it.
+    pub(crate) fn got_close_complete(&mut self) -> Result<Option<u8>, Desync> {
+        self.skip_copy_ends();
+        match self.owed.pop_front() {
+            Some(Owed::Close(_)) => Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE)),
+            Some(Owed::ParseAsClose(_)) => Ok(Some(switchyard_wire::frame::backend::PARSE_COMPLETE)),
+            Some(Owed::Evict) => Ok(None),
+            _ => Err(Desync),
+        }
+    }
+
+    fn skip_copy_ends(&mut self) {
+        while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
+            self.owed.pop_front();
+        }
+    }
+
+    /// ErrorResponse arrived. `undo` gets what the server skips because of it.
+    pub(crate) fn got_error(&mut self, undo: &mut Vec<Undo>) -> ErrorIs {
+        self.copy_in = false;
+        self.skip_copy_ends();
+        if matches!(self.owed.front(), Some(Owed::Query | Owed::Call)) {
+            return ErrorIs::Plain;
+        }
+        let mut is = ErrorIs::Plain;
+        let mut first = true;
+        loop {
+            match self.owed.front() {
+                // A Query in a group that is skipped is skipped as well.
+                Some(Owed::Sync) => return is,
+                Some(_) => {}
+                None => {
+                    // No Sync yet: it is still to come, if anything extended was sent at all.
+                    self.skipping = self.open;
+                    return is;
+                }
+            }
+            match self.owed.pop_front() {
+                Some(Owed::Parse(name, statement)) => undo.push(Undo::Parsed(name, statement)),
+                Some(Owed::ParseAsClose(name)) => undo.push(Undo::Named(name)),
+                Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
+                Some(Owed::Inject(Some(statement))) => undo.push(Undo::Injected(statement)),
+                Some(Owed::Inject(None) | Owed::ParseUnnamed) => undo.push(Undo::Unnamed),
+                Some(Owed::Close(Some((name, statement)))) => undo.push(Undo::Closed(name, statement)),
+                _ => {}
+            }
+            first = false;
+        }
+    }
+
+    /// CopyInResponse arrived: Syncs that the client has sent in front of its end are not read.
+    pub(crate) fn got_copy_in(&mut self) {
+        if matches!(self.owed.front(), Some(Owed::Query)) {
+            let mut rest = self.owed.split_off(1);
+            self.copy_in = !drop_to_copy_end(&mut rest);
+            self.owed.append(&mut rest);
+        } else {
+            self.copy_in = !drop_to_copy_end(&mut self.owed);
+            self.open = self.owed.is_empty() || self.open;
+        }
+    }
+
+    /// CopyBothResponse arrived: replication; the connection is the client's from here on.
+    pub(crate) fn got_copy_both(&mut self) {
+        self.copy_both = true;
+    }
+}
+
+/// Drops Syncs up to the end of the COPY. Whether that end has been sent.
+fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> bool {
+    while let Some(front) = owed.front() {
+        match front {
+            Owed::CopyEnd => {
+                owed.pop_front();
+                return true;
+            }
+            Owed::Sync => {
+                owed.pop_front();
+            }
+            // Anything else makes the server fail the COPY; the error sorts it out.
+            _ => return true,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange() -> Exchange {
+        let mut x = Exchange::new();
+        x.begin(Prefix::default());
+        x
+    }
+
+    #[test]
+    fn a_query_is_over_at_its_ready() {
+        let mut x = exchange();
+        x.sent_query();
+        assert!(!x.is_over());
+        x.got_ready(b'T').unwrap();
+        assert!(x.is_quiet() && !x.is_over());
+        x.sent_query();
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+        assert_eq!(x.got_ready(b'I'), Err(Desync));
+    }
+
+    #[test]
+    fn extended_messages_without_sync_keep_it_open() {
+        let mut x = exchange();
+        x.sent_tracked(Owed::ParseUnnamed);
+        x.sent_extended();
+        assert!(x.got_parse_complete().unwrap());
+        assert!(!x.is_over());
+        x.sent_sync();
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn an_error_undoes_up_to_the_next_sync_only() {
+        let statements = crate::statements::StatementInterner::default();
+        let s = statements.get(b"x", &[0, 0]);
+        let mut x = exchange();
+        x.sent_tracked(Owed::Parse((*b"a").into(), s.clone()));
+        x.sent_sync();
+        x.sent_tracked(Owed::Parse((*b"b").into(), s));
+        x.sent_sync();
+        let mut undo = Vec::new();
+        assert_eq!(x.got_error(&mut undo), ErrorIs::Plain);
+        assert_eq!(undo.len(), 1);
+        x.got_ready(b'I').unwrap();
+        assert!(x.got_parse_complete().unwrap());
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn after_an_error_without_sync_everything_is_skipped() {
+        let mut x = exchange();
+        x.sent_extended();
+        let mut undo = Vec::new();
+        x.got_error(&mut undo);
+        assert!(x.is_skipping());
+        x.sent_tracked(Owed::ParseUnnamed);
+        x.sent_query();
+        assert_eq!(x.readies_owed(), 0);
+        x.sent_sync();
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn copy_in_by_the_extended_protocol_swallows_syncs() {
+        // Sync sent together with Execute, then data, CopyDone and a second Sync.
+        for copy_response_late in [false, true] {
+            let mut x = exchange();
+            x.sent_tracked(Owed::ParseUnnamed);
+            x.sent_extended();
+            x.sent_sync();
+            x.got_parse_complete().unwrap();
+            if !copy_response_late {
+                x.got_copy_in();
+                assert!(!x.is_over());
+            }
+            x.sent_copy_end();
+            x.sent_sync();
+            if copy_response_late {
+                x.got_copy_in();
+            }
+            x.got_ready(b'I').unwrap();
+            assert!(x.is_over(), "late: {copy_response_late}");
+        }
+    }
+
+    #[test]
+    fn copy_in_by_query() {
+        let mut x = exchange();
+        x.sent_query();
+        x.got_copy_in();
+        x.sent_sync();
+        x.sent_copy_end();
+        assert!(!x.is_over());
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn nothing_passes_a_pending_prefix_but_one_group() {
+        let mut x = Exchange::new();
+        x.begin(Prefix { commands: 1, readies: 1 });
+        x.sent_extended();
+        assert!(!x.must_wait());
+        x.sent_sync();
+        assert!(x.must_wait());
+        x.prefix = Prefix::default();
+        assert!(!x.must_wait());
+    }
+}

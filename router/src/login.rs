@@ -1,0 +1,274 @@
+//! From accept to ready: the first packets, TLS, proof, tenant.
+//!
+//! Nothing is allocated from a length that a stranger declared, all of it happens within
+//! `login_timeout`, and whoever fails learns nothing: an unknown user, an unknown tenant and a
+//! wrong password look the same. The log has the cause.
+
+mod proof;
+mod startup;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use switchyard_config::TenantId;
+use switchyard_config::topology::{Tenant, Topology, User};
+use switchyard_wire::build;
+use switchyard_wire::error::{ErrorResponse, sqlstate};
+
+use crate::context::{Wish, Wishes};
+use crate::identity::{self, IdentityError, Resolved};
+use crate::session::handle::SessionHandle;
+use crate::session::{Core, Session, Who, suspended};
+use crate::shared::Shared;
+use crate::stats::{Method, Rejected};
+use crate::stream::ClientStream;
+use startup::{Opened, Opening};
+
+/// Why a login ended without a session.
+pub(crate) enum Ended {
+    /// It was a cancel request, a probe, or somebody who left.
+    Quietly,
+    /// The client is told, the log has it already.
+    Refused(ErrorResponse),
+}
+
+impl From<std::io::Error> for Ended {
+    fn from(_: std::io::Error) -> Self {
+        Self::Quietly
+    }
+}
+
+/// Speaks with a new client until it is a session.
+pub(crate) async fn login(shared: Arc<Shared>, stream: ClientStream, worker: usize) -> Option<Session> {
+    let address = stream.address();
+    let local = stream.is_local();
+    let place = match shared.take_login_place(address) {
+        Ok(place) => place,
+        Err(why) => {
+            shared.stats.reject(why);
+            tracing::debug!(
+                address = address.map(tracing::field::display),
+                "too many unauthenticated connections"
+            );
+            return None;
+        }
+    };
+    let limit = shared.settings().limits.login_timeout;
+    let mut opening = Opening::new(shared.clone(), stream, local);
+    let done = tokio::time::timeout(limit, run(&shared, &mut opening, worker)).await;
+    drop(place);
+    match done {
+        Ok(Ok(core)) => {
+            let (core, client_place, early) = core;
+            return Some(Session::new(core, &early, client_place));
+        }
+        Ok(Err(Ended::Quietly)) => {}
+        Ok(Err(Ended::Refused(error))) => opening.refuse(&error).await,
+        Err(_) => {
+            shared.stats.reject(Rejected::Timeout);
+            tracing::info!(address = address.map(tracing::field::display), "login not finished in time");
+        }
+    }
+    None
+}
+
+type Begun = (Core, crate::shared::ClientPlace, Vec<u8>);
+
+async fn run(shared: &Arc<Shared>, opening: &mut Opening, worker: usize) -> Result<Begun, Ended> {
+    let opened = opening.open().await?;
+    let topology = shared.topology();
+    let (user, tenant) = prove(shared, &topology, opening, &opened).await?;
+    begin(shared, opening, opened, &user, &tenant, worker).await
+}
+
+/// Who the client is, by its own word and by its proof.
+async fn prove(
+    shared: &Arc<Shared>,
+    topology: &Arc<Topology>,
+    opening: &mut Opening,
+    opened: &Opened,
+) -> Result<(Arc<User>, Arc<Tenant>), Ended> {
+    let settings = shared.settings();
+    let sources = identity::Sources {
+        user: opened.startup.user(),
+        database: opened.startup.database(),
+        startup: &opened.startup.params,
+        options: &opened.options,
+        sni: opened.sni.as_deref(),
+    };
+    let resolved = identity::resolve(topology, &settings.identity, &sources);
+    drop(settings);
+    let proven = match &resolved {
+        Ok(resolved) => proof::prove(opening, topology, opened, Some(resolved)).await,
+        Err(error) => {
+            // Go through the motions with somebody who does not exist.
+            let done = proof::prove(opening, topology, opened, None).await;
+            match done {
+                Err(proof::Failed::Wrong(_)) | Ok(_) => {
+                    return Err(refuse(shared, opened, &error.to_string(), Method::None));
+                }
+                Err(other) => Err(other),
+            }
+        }
+    };
+    let (resolved, proven) = match (resolved, proven) {
+        (Ok(resolved), Ok(proven)) => (resolved, proven),
+        (_, Err(proof::Failed::Gone)) => return Err(Ended::Quietly),
+        (_, Err(proof::Failed::Protocol(text))) => {
+            return Err(Ended::Refused(ErrorResponse::fatal(sqlstate::PROTOCOL_VIOLATION, text)));
+        }
+        (_, Err(proof::Failed::Wrong(wrong))) => {
+            return Err(refuse(shared, opened, &wrong.cause, wrong.method));
+        }
+        (Err(error), _) => return Err(refuse(shared, opened, &error.to_string(), Method::None)),
+    };
+    match identity::decide(topology, &resolved, proven.as_proof(resolved.claimed.as_ref())) {
+        Ok(tenant) => {
+            shared.stats.login(proven.method, true);
+            Ok((resolved.user.clone(), tenant))
+        }
+        Err(IdentityError::Suspended { tenant }) => {
+            shared.stats.login(proven.method, false);
+            tracing::info!(user = resolved.user.name, tenant = %tenant.id, "login of a suspended tenant");
+            Err(Ended::Refused(suspended(&tenant.id)))
+        }
+        Err(error) => Err(refuse(shared, opened, &error.to_string(), proven.method)),
+    }
+}
+
+/// The one answer to everybody who is not let in. // src/backend/libpq/auth.c auth_failed
+fn refuse(shared: &Shared, opened: &Opened, cause: &str, method: Method) -> Ended {
+    shared.stats.login(method, false);
+    let user = opened.startup.user();
+    tracing::warn!(
+        user = user.escape_debug().to_string(),
+        address = opened.address.map(tracing::field::display),
+        cause,
+        "login refused"
+    );
+    Ended::Refused(ErrorResponse::fatal(
+        sqlstate::INVALID_PASSWORD,
+        format!("password authentication failed for user \"{user}\""),
+    ))
+}
+
+/// Makes the session of a client that is let in, and tells it so.
+async fn begin(
+    shared: &Arc<Shared>,
+    opening: &mut Opening,
+    opened: Opened,
+    user: &User,
+    tenant: &Tenant,
+    worker: usize,
+) -> Result<Begun, Ended> {
+    if let Some(register) = shared.register_tenant.get()
+        && !shared.topology().tenants.contains_key(&tenant.id)
+    {
+        register(tenant.id.clone());
+    }
+    let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
+    let who = Arc::new(Who {
+        user: user.name.clone(),
+        tenant: tenant.id.clone(),
+        login,
+        database: opened.startup.database().to_owned(),
+    });
+    let seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
+    let wishes = wishes(shared, &opened, &seat.context)?;
+    let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
+    let stats = shared.stats.tenant(&tenant.id);
+    let mut secret = [0; 4];
+    aws_lc_rs::rand::fill(&mut secret)
+        .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
+    let handle = Arc::new(SessionHandle::new(shared.next_pid(), u32::from_be_bytes(secret), who.clone()));
+    let place = shared.take_client_place(handle.clone(), stats.clone()).map_err(|why| {
+        shared.stats.reject(why);
+        Ended::Refused(
+            ErrorResponse::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+                .hint("The router's limit on clients is reached; try again later."),
+        )
+    })?;
+    let mut out = std::mem::take(&mut opening.parting);
+    welcome(&mut out, &reported, &handle)
+        .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
+    opening.send(&out).await?;
+    let id = shared.next_session();
+    tracing::debug!(session = id, user = who.user, tenant = %who.tenant, shard = %seat.pool.shard.name,
+        address = opened.address.map(tracing::field::display), tls = opened.tls, "session begins");
+    let (stream, early) = opening.finish()?;
+    let core = Core {
+        client: stream,
+        shared: shared.clone(),
+        worker,
+        id,
+        who,
+        handle,
+        seat,
+        startup_wishes: wishes.clone(),
+        wishes,
+        statements: None,
+        pin: None,
+        account: stats.accounts[worker].clone(),
+    };
+    Ok((core, place, early))
+}
+
+fn welcome(
+    out: &mut Vec<u8>,
+    reported: &[(Vec<u8>, Vec<u8>)],
+    handle: &SessionHandle,
+) -> Result<(), build::BuildError> {
+    build::auth_ok(out);
+    for (name, value) in reported {
+        build::parameter_status(out, name, value)?;
+    }
+    build::backend_key_data(out, handle.pid, &handle.secret.to_be_bytes())?;
+    build::ready_for_query(out, b'I');
+    Ok(())
+}
+
+/// What the client asked for at startup that is neither who it is nor the router's business.
+fn wishes(
+    shared: &Shared,
+    opened: &Opened,
+    context: &crate::context::TenantContext,
+) -> Result<Arc<Wishes>, Ended> {
+    let mut values = BTreeMap::new();
+    let given = opened.options.iter().chain(&opened.startup.params);
+    for (name, value) in given {
+        let lower = name.to_ascii_lowercase();
+        let reserved = matches!(lower.as_str(), "user" | "database" | "options" | "replication");
+        let own = shared
+            .settings()
+            .identity
+            .startup_parameter
+            .as_deref()
+            .is_some_and(|p| p.eq_ignore_ascii_case(name));
+        if reserved || own || context.owns(&lower) || lower.starts_with("switchyard.") {
+            continue;
+        }
+        values.insert(lower, Wish::Value(value.clone()));
+    }
+    if opened.startup.get("replication").is_some_and(|v| !matches!(v, "false" | "off" | "no" | "0")) {
+        return Err(Ended::Refused(
+            ErrorResponse::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "replication connections are not routed")
+                .hint("Connect to the shard itself."),
+        ));
+    }
+    Ok(shared.contexts.wishes(values))
+}
+
+/// What a failed login may say of itself in the log.
+pub(crate) struct Wrong {
+    pub(crate) method: Method,
+    pub(crate) cause: String,
+}
+
+/// Addresses of clients, for the log and for the limits.
+pub(crate) type Address = Option<IpAddr>;
+
+/// The tenant that a session claims, for its own issuers.
+fn issuers_of<'a>(topology: &'a Topology, resolved: &Resolved) -> Option<(&'a TenantId, &'a Arc<Tenant>)> {
+    topology.tenants.get_key_value(resolved.claimed.as_ref()?)
+}

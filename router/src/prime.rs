@@ -1,0 +1,242 @@
+//! What the shard reports to a session at login: ParameterStatus for its own startup parameters.
+//!
+//! What the shard says without any is remembered from the pool's last login. A session that asks
+//! for more has its wishes tried once on a connection; who asks for the same later is told the same.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
+use switchyard_wire::frame::{self, backend};
+use switchyard_wire::message;
+
+use crate::context::{self, Wish, Wishes};
+use crate::pool::{Lend, PoolError, Want};
+use crate::server::Server;
+use crate::session::Seat;
+
+/// Names and values, as they stand in ParameterStatus.
+type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Longest `application_name`, in bytes. // NAMEDATALEN - 1, src/include/pg_config_manual.h
+const NAME_BYTES: usize = 63;
+
+/// The parameters to report to a session with these wishes.
+///
+/// # Errors
+/// The shard's own error for a wish that it does not grant, or that the shard is not available.
+pub(crate) async fn parameters(
+    seat: &Seat,
+    wishes: &Arc<Wishes>,
+    worker: usize,
+) -> Result<Parameters, ErrorResponse> {
+    let mut base = match seat.pool.parameters(&seat.context.route) {
+        Some(base) => base.as_ref().clone(),
+        None => {
+            let server = borrow(seat, wishes, worker).await?;
+            seat.pool.give_back(server);
+            let base = seat.pool.parameters(&seat.context.route);
+            base.map(|b| b.as_ref().clone()).unwrap_or_default()
+        }
+    };
+    // The one that nearly everybody sends, and that is never refused.
+    let plain = wishes.values.iter().all(|(name, wish)| is_plain(&base, name, wish));
+    if plain {
+        if let Some(Wish::Value(name)) = wishes.values.get("application_name") {
+            overlay(&mut base, b"application_name", clean_name(name).as_bytes());
+        }
+        return Ok(base);
+    }
+    if wishes.reported.get().is_none() {
+        let mut server = borrow(seat, wishes, worker).await?;
+        if wishes.reported.get().is_none() {
+            let tried =
+                tokio::time::timeout(Duration::from_secs(10), try_out(&mut server, seat, wishes)).await;
+            match tried {
+                Ok(Ok(reported)) => {
+                    let _ = wishes.reported.set(reported);
+                }
+                Ok(Err(error)) => {
+                    server.broken = true;
+                    seat.pool.give_back(server);
+                    return Err(error);
+                }
+                Err(_) => {
+                    server.broken = true;
+                    seat.pool.give_back(server);
+                    return Err(unavailable());
+                }
+            }
+        }
+        seat.pool.give_back(server);
+    }
+    for (name, value) in wishes.reported.get().into_iter().flatten() {
+        overlay(&mut base, name, value);
+    }
+    Ok(base)
+}
+
+fn is_plain(base: &Parameters, name: &str, wish: &Wish) -> bool {
+    let Wish::Value(value) = wish else { return false };
+    match name {
+        "application_name" => true,
+        "client_encoding" => {
+            base.iter().any(|(n, v)| n == b"client_encoding" && same_encoding(v, value.as_bytes()))
+        }
+        _ => false,
+    }
+}
+
+/// Encoding names are compared without case and punctuation. // src/common/encnames.c clean_encoding_name
+fn same_encoding(a: &[u8], b: &[u8]) -> bool {
+    let clean = |name: &[u8]| -> Vec<u8> {
+        let name: Vec<u8> =
+            name.iter().filter(|b| b.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
+        if name == b"unicode" { b"utf8".to_vec() } else { name }
+    };
+    clean(a) == clean(b)
+}
+
+/// As PostgreSQL 15 shows it: cut, and without what is not printable ASCII.
+fn clean_name(name: &str) -> String {
+    let mut end = name.len().min(NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].bytes().map(|b| if (32..=126).contains(&b) { char::from(b) } else { '?' }).collect()
+}
+
+fn overlay(parameters: &mut Parameters, name: &[u8], value: &[u8]) {
+    match parameters.iter_mut().find(|(n, _)| n == name) {
+        Some((_, v)) => *v = value.to_vec(),
+        None => parameters.push((name.to_vec(), value.to_vec())),
+    }
+}
+
+fn unavailable() -> ErrorResponse {
+    ErrorResponse::fatal(sqlstate::SQLCLIENT_UNABLE, "the tenant's shard is not available")
+        .hint("Try again in a moment; the router's log has the cause.")
+}
+
+async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Server>, ErrorResponse> {
+    let shard = seat.pool.shard.name.as_str();
+    let want =
+        Want { route: &seat.context.route, context: seat.context.id, wishes: wishes.id, session: 0, worker };
+    let lent = match seat.pool.lend(&want) {
+        Lend::Now(server) => Ok(server),
+        Lend::Never(error) => Err(error),
+        Lend::Later(answer) => match tokio::time::timeout(seat.pool.shard.pool.queue_timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(PoolError::Closed),
+            Err(_) => {
+                return Err(ErrorResponse::fatal(
+                    sqlstate::TOO_MANY_CONNECTIONS,
+                    "no server connection became free in time",
+                ));
+            }
+        },
+    };
+    let mut server = lent.map_err(|error| match error {
+        PoolError::Connect(error) => error.for_client(shard),
+        PoolError::Closed => unavailable(),
+    })?;
+    if server.home != worker {
+        match server.stream.adopt() {
+            Ok(stream) => {
+                server.stream = stream;
+                server.home = worker;
+            }
+            Err(_) => return Err(unavailable()),
+        }
+    }
+    Ok(server)
+}
+
+/// Sets the wishes on a clean connection and listens to what the shard reports.
+async fn try_out(
+    server: &mut Server,
+    seat: &Seat,
+    wishes: &Arc<Wishes>,
+) -> Result<Parameters, ErrorResponse> {
+    // Parameters are reported when they change: begin from where nothing is set.
+    server.carried.dirty |= server.carried.context != 0;
+    server.carried.session = 0;
+    let mut out = Vec::new();
+    let (kind, mut prefix) = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes)
+        .map_err(|_| ErrorResponse::fatal(sqlstate::INVALID_PARAMETER_VALUE, "invalid startup parameter"))?;
+    if kind == context::Handover::Clean {
+        server.was_cleaned();
+    }
+    server.carried.context = seat.context.id;
+    server.carried.wishes = wishes.clone();
+    server.carried.lost = false;
+    server.carried.dirty = false;
+    server.stream.write_all(&out).await.map_err(|_| unavailable())?;
+    let mut reported = Parameters::new();
+    let mut held = Vec::new();
+    while prefix.is_pending() {
+        let mut chunk = [0; 4096];
+        let n = std::future::poll_fn(|cx| match server.stream.poll_read(cx, &mut chunk) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into())),
+            other => other,
+        })
+        .await
+        .map_err(|_| unavailable())?;
+        held.extend_from_slice(&chunk[..n]);
+        if held.len() > 1 << 20 {
+            return Err(unavailable());
+        }
+        let mut at = 0;
+        while let Some(header) = frame::header(&held[at..]).map_err(|_| unavailable())? {
+            if at + header.len > held.len() {
+                break;
+            }
+            let body = &held[at + frame::HEADER..at + header.len];
+            match header.tag {
+                backend::COMMAND_COMPLETE => prefix.commands = prefix.commands.saturating_sub(1),
+                backend::READY_FOR_QUERY => prefix.readies = prefix.readies.saturating_sub(1),
+                backend::PARAMETER_STATUS => {
+                    if let Ok((name, value)) = message::parameter_status(body) {
+                        overlay(&mut reported, name, value);
+                    }
+                }
+                backend::ERROR => return Err(refusal(body)),
+                _ => {}
+            }
+            at += header.len;
+        }
+        held.drain(..at);
+    }
+    if held.is_empty() { Ok(reported) } else { Err(unavailable()) }
+}
+
+/// The shard's error as it would stand at the end of a login.
+fn refusal(body: &[u8]) -> ErrorResponse {
+    let Ok(fields) = message::ErrorFields::parse(body) else { return unavailable() };
+    let text = |f: Option<&[u8]>| f.map(|t| String::from_utf8_lossy(t).into_owned());
+    let code = fields.code().and_then(|c| <[u8; 5]>::try_from(c).ok()).unwrap_or(*b"XX000");
+    let mut error = ErrorResponse::fatal(SqlState(code), text(fields.message()).unwrap_or_default());
+    error.detail = text(fields.detail());
+    error.hint = text(fields.hint());
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_as_postgresql_shows_them() {
+        assert_eq!(clean_name("psql"), "psql");
+        assert_eq!(clean_name("a\tü"), "a???");
+        assert_eq!(clean_name(&"x".repeat(100)).len(), 63);
+    }
+
+    #[test]
+    fn encodings() {
+        assert!(same_encoding(b"UTF8", b"utf-8"));
+        assert!(same_encoding(b"UTF8", b"Unicode"));
+        assert!(!same_encoding(b"UTF8", b"LATIN1"));
+    }
+}

@@ -1,0 +1,264 @@
+//! A router process: start, signals, changes of topology, upkeep, the end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use switchyard_catalog::Watcher;
+use switchyard_config::file::{self, Loaded};
+use switchyard_config::topology::Topology;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::listen;
+use crate::session::handle::{Activity, Order};
+use crate::shared::{Shared, StartError};
+use crate::worker;
+
+/// How often idle connections and sessions are looked at.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How long sessions get to say goodbye after the drain's deadline.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// A router that serves.
+pub struct Router {
+    shared: Arc<Shared>,
+    accepting: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+    unix: Vec<PathBuf>,
+    http: Option<SocketAddr>,
+    tasks: JoinSet<()>,
+    config: Option<PathBuf>,
+    watcher: Option<Watcher>,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
+///
+/// # Errors
+/// If the router cannot start.
+pub async fn run(loaded: Loaded, config: Option<PathBuf>) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Worker)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Worker)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Worker)?;
+    let mut router = Router::start(loaded, config).await?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => router.reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tokio::select! {
+        () = router.drain() => {}
+        // Asked twice: now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    router.stop().await;
+    Ok(())
+}
+
+impl Router {
+    /// Starts workers and everything around them. `config` is the file to read again on
+    /// [`Self::reload`].
+    ///
+    /// # Errors
+    /// If an address is taken, a certificate unusable, or there is no topology to be had.
+    pub async fn start(loaded: Loaded, config: Option<PathBuf>) -> Result<Self, StartError> {
+        let Loaded { settings, topology, warnings } = loaded;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        clock_begins();
+        let workers = match settings.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let bound = listen::bind(&settings.listen, workers)?;
+        let shared = Arc::new(Shared::new(settings, workers)?);
+        let mut tasks = JoinSet::new();
+        let catalog = shared.settings().catalog.clone();
+        let watcher = match catalog {
+            Some(catalog) => Some(follow(&shared, &topology, Watcher::start(catalog).await?, &mut tasks)?),
+            None => {
+                shared.replace_topology(Arc::new(topology))?;
+                None
+            }
+        };
+        let http_listen = shared.settings().http_listen;
+        let http = match http_listen {
+            Some(address) => Some(crate::http::serve(&shared, address, &mut tasks).await?),
+            None => None,
+        };
+        tasks.spawn(upkeep(shared.clone()));
+        let (accepting, receiver) = watch::channel(true);
+        let threads = worker::start(&shared, bound.listeners, &receiver)?;
+        for address in &bound.tcp {
+            tracing::info!(%address, workers, "listening");
+        }
+        for path in &bound.unix {
+            tracing::info!(path = %path.display(), workers, "listening");
+        }
+        if let Some(address) = http {
+            tracing::info!(%address, "listening for http");
+        }
+        Ok(Self {
+            shared,
+            accepting,
+            threads,
+            addresses: bound.tcp,
+            unix: bound.unix,
+            http,
+            tasks,
+            config,
+            watcher,
+        })
+    }
+
+    /// The addresses that clients can connect to.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The address of `/metrics`.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Reads the configuration file again. If anything is wrong with it, everything stays as it is.
+    pub fn reload(&mut self) {
+        let Some(path) = &self.config else { return };
+        match self.reload_from(path) {
+            Ok(()) => {
+                self.shared.stats.reloads_succeeded.add(1);
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => {
+                self.shared.stats.reloads_failed.add(1);
+                tracing::error!(%error, "configuration not reloaded");
+            }
+        }
+    }
+
+    fn reload_from(&self, path: &Path) -> Result<(), StartError> {
+        let loaded = file::load(path).map_err(|e| StartError::Configuration(e.to_string()))?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        if self.watcher.is_none() {
+            let mut topology = loaded.topology;
+            topology.version = self.shared.topology().version + 1;
+            self.shared.replace_topology(Arc::new(topology))?;
+        }
+        self.shared.replace_settings(loaded.settings)
+    }
+
+    /// Stops accepting, lets transactions end and closes idle sessions, until all are gone or
+    /// `drain_timeout` is over.
+    pub async fn drain(&mut self) {
+        let limit = self.shared.settings().limits.drain_timeout;
+        tracing::info!(timeout_s = limit.as_secs(), "draining");
+        let _ = self.accepting.send(false);
+        self.shared.drain();
+        let gone = async {
+            while !self.shared.sessions.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(limit, gone).await.is_err() {
+            tracing::warn!(sessions = self.shared.sessions.len(), "drain timeout: ending open sessions");
+        }
+    }
+
+    /// Ends what is left.
+    pub async fn stop(mut self) {
+        let _ = self.accepting.send(false);
+        self.shared.command_all(Order::Terminate);
+        let gone = async {
+            while !self.shared.sessions.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, gone).await;
+        for pool in self.shared.pools() {
+            pool.close();
+        }
+        self.tasks.abort_all();
+        drop(self.accepting);
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
+        let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
+        for path in &self.unix {
+            let _ = std::fs::remove_file(path);
+        }
+        tracing::info!("stopped");
+    }
+}
+
+fn clock_begins() {
+    crate::clock::tick();
+}
+
+/// Takes over each topology that the catalog's watcher publishes.
+fn follow(
+    shared: &Arc<Shared>,
+    from_file: &Topology,
+    watcher: Watcher,
+    tasks: &mut JoinSet<()>,
+) -> Result<Watcher, StartError> {
+    if !from_file.shards.is_empty() || !from_file.users.is_empty() {
+        tracing::warn!("shards, tenants and users of the file are not used: they come from the catalog");
+    }
+    let mut topologies = watcher.subscribe();
+    let first = topologies.borrow_and_update().clone();
+    shared.replace_topology(first)?;
+    let _ = shared.catalog_status.set(watcher.status());
+    let registrar = watcher.registrar();
+    let _ = shared.register_tenant.set(Box::new(move |tenant| registrar.register_tenant(tenant)));
+    let shared = shared.clone();
+    tasks.spawn(async move {
+        while topologies.changed().await.is_ok() {
+            let topology = topologies.borrow_and_update().clone();
+            let version = topology.version;
+            match shared.replace_topology(topology) {
+                Ok(()) => tracing::info!(version, "topology changed"),
+                Err(error) => tracing::error!(version, %error, "topology not taken over"),
+            }
+        }
+    });
+    Ok(watcher)
+}
+
+/// What must happen now and then, whoever is connected.
+async fn upkeep(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        crate::clock::tick();
+        for pool in shared.pools() {
+            pool.upkeep();
+        }
+        let limits = shared.settings().limits.clone();
+        let (idle, in_transaction) = (limits.client_idle_timeout, limits.idle_in_transaction_timeout);
+        if idle.is_zero() && in_transaction.is_zero() {
+            continue;
+        }
+        for session in &shared.sessions {
+            let (activity, seconds) = session.activity();
+            let over = |limit: Duration| !limit.is_zero() && Duration::from_secs(seconds.into()) >= limit;
+            match activity {
+                Activity::Idle if over(idle) => session.command(Order::IdleTimeout),
+                Activity::IdleInTransaction if over(in_transaction) => {
+                    session.command(Order::IdleInTransactionTimeout);
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A connection to a shard, and what it carries.
+
+pub(crate) mod connect;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use switchyard_config::topology::Shard;
+
+use crate::context::Wishes;
+use crate::statements::ServerStatements;
+use crate::stream::ServerStream;
+
+/// Which connections of a shard can serve a session at all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Route {
+    /// The database.
+    pub(crate) database: Arc<str>,
+    /// The login: 0 is the shard's own, others are known to [`crate::logins::Logins`].
+    pub(crate) login: u64,
+}
+
+/// What was left on a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Carried {
+    /// Id of the tenant context; 0 is a clean connection.
+    pub(crate) context: u64,
+    /// What the last session asked for.
+    pub(crate) wishes: Arc<Wishes>,
+    /// The last session changed something that is neither context nor wish.
+    pub(crate) dirty: bool,
+    /// The tenant's own context may have been changed by the tenant; it must be set again.
+    pub(crate) lost: bool,
+    /// The last session.
+    pub(crate) session: u64,
+}
+
+/// What is needed to reach a connection from elsewhere, to cancel its query.
+#[derive(Debug)]
+pub(crate) struct ServerIdentity {
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) pid: u32,
+    pub(crate) key: Box<[u8]>,
+    /// Cancel requests under way. Until they have arrived, the connection must not serve anybody
+    /// else: a late one would hit a stranger's query.
+    cancels: AtomicU32,
+}
+
+impl ServerIdentity {
+    pub(crate) fn cancel_begins(&self) {
+        self.cancels.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn cancel_ends(&self) {
+        self.cancels.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_being_canceled(&self) -> bool {
+        self.cancels.load(Ordering::Acquire) != 0
+    }
+}
+
+/// A connection to a shard. It is lent to one session at a time, and comes back to the pool only
+/// through [`crate::pool::Pool::give_back`], which decides whether it may be used again.
+pub(crate) struct Server {
+    pub(crate) stream: ServerStream,
+    pub(crate) identity: Arc<ServerIdentity>,
+    pub(crate) route: Route,
+    pub(crate) carried: Carried,
+    pub(crate) statements: ServerStatements,
+    /// Session whose unnamed statement it has; 0 if nobody's.
+    pub(crate) unnamed_of: u64,
+    /// Worker thread whose runtime watches the socket.
+    pub(crate) home: usize,
+    /// Since when nobody has used it, where it was only probed since.
+    pub(crate) idle_since: Option<Instant>,
+    /// When it is to be closed for its age.
+    pub(crate) expires: Instant,
+    /// Something was read that nobody asked for, or it ended, or it is in the middle of something.
+    pub(crate) broken: bool,
+}
+
+impl Server {
+    /// What it is left with after a reset: a clean connection, its statements gone.
+    pub(crate) fn was_cleaned(&mut self) {
+        self.statements.clear();
+        self.unnamed_of = 0;
+        self.carried.dirty = false;
+    }
+
+    /// Reads what has arrived while nobody used it. True if it is still good: nothing came, or
+    /// only what a server may say at any time (a notice, a parameter, a notification).
+    pub(crate) fn is_alive(&mut self) -> bool {
+        use switchyard_wire::frame::{self, backend};
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut buf = [0_u8; 4096];
+        let mut held = 0;
+        loop {
+            match self.stream.poll_read(&mut cx, &mut buf[held..]) {
+                std::task::Poll::Pending => return held == 0,
+                std::task::Poll::Ready(Err(_) | Ok(0)) => return false,
+                std::task::Poll::Ready(Ok(n)) => held += n,
+            }
+            let mut at = 0;
+            while let Ok(Some(header)) = frame::header(&buf[at..held]) {
+                let harmless =
+                    matches!(header.tag, backend::NOTICE | backend::PARAMETER_STATUS | backend::NOTIFICATION);
+                if !harmless || header.len > buf.len() {
+                    return false;
+                }
+                if header.tag == backend::PARAMETER_STATUS {
+                    // A setting was changed under it (a reload of the server's configuration).
+                    tracing::debug!(shard = %self.identity.shard.name, "shard changed a parameter");
+                }
+                if at + header.len > held {
+                    break;
+                }
+                at += header.len;
+            }
+            buf.copy_within(at..held, 0);
+            held -= at;
+            if held == buf.len() {
+                return false;
+            }
+        }
+    }
+}
+
+/// Ends the transaction that a session has left open, so that the connection can be used again.
+/// What does not go by the book marks it broken.
+pub(crate) async fn roll_back(server: &mut Server) {
+    let done = tokio::time::timeout(std::time::Duration::from_secs(5), async {
+        let mut out = Vec::new();
+        switchyard_wire::build::query(&mut out, b"ROLLBACK").ok()?;
+        server.stream.write_all(&out).await.ok()?;
+        let mut buf = Vec::new();
+        loop {
+            let mut chunk = [0; 1024];
+            let n = server.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
+            buf.extend_from_slice(&chunk[..n]);
+            // ReadyForQuery is six bytes long, and the last thing that is said.
+            if buf.ends_with(&[b'Z', 0, 0, 0, 5, b'I']) {
+                return Some(());
+            }
+            if buf.len() > 64 * 1024 {
+                return None;
+            }
+        }
+    })
+    .await;
+    // Whatever the transaction has set beside its rows is unknown.
+    server.carried.dirty = true;
+    server.broken = !matches!(done, Ok(Some(())));
+}

@@ -1,0 +1,299 @@
+//! A client's session after login: one task that owns the client's socket and, during a
+//! transaction, the server connection it has borrowed.
+//!
+//! The path of a query: [`Session::poll`] reads from the client, [`relay`] forwards, and when the
+//! server has said ReadyForQuery outside a transaction the connection goes back to the pool.
+//! An idle session owns no buffer and no server connection, only what is in [`Core`].
+
+mod client_half;
+mod half;
+pub(crate) mod handle;
+mod relay;
+mod server_half;
+
+use std::future::Future;
+use std::pin::Pin as StdPin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use switchyard_config::TenantId;
+use switchyard_config::topology::{PoolMode, TenantState};
+use switchyard_wire::error::{ErrorResponse, sqlstate};
+
+use crate::buffer::Buffer;
+use crate::classify::Pin;
+use crate::context::{TenantContext, Wishes};
+use crate::pool::Pool;
+use crate::shared::Shared;
+use crate::statements::ClientStatements;
+use crate::stats::{ShardAccount, TenantAccount};
+use crate::stream::ClientStream;
+use handle::{Order, SessionHandle};
+use relay::Relay;
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The client said goodbye.
+    Terminated,
+    /// The client's socket closed or failed.
+    ClientGone,
+    /// The client is told why.
+    Fatal(ErrorResponse),
+}
+
+/// Who the session is: what login found out.
+#[derive(Debug)]
+pub(crate) struct Who {
+    /// The user, without any tenant suffix.
+    pub(crate) user: String,
+    /// The tenant.
+    pub(crate) tenant: TenantId,
+    /// The login number of the user's own role on the shards; 0 is the shard's.
+    pub(crate) login: u64,
+    /// The database that the client asked for.
+    pub(crate) database: String,
+}
+
+/// Where the tenant lives, as of one topology.
+pub(crate) struct Seat {
+    /// The generation of the topology that this was read from.
+    pub(crate) generation: u64,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) context: Arc<TenantContext>,
+    pub(crate) mode: PoolMode,
+    pub(crate) shard_account: Arc<ShardAccount>,
+}
+
+/// All that an idle session keeps.
+pub(crate) struct Core {
+    pub(crate) client: ClientStream,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) worker: usize,
+    pub(crate) id: u64,
+    pub(crate) who: Arc<Who>,
+    pub(crate) handle: Arc<SessionHandle>,
+    pub(crate) seat: Seat,
+    /// What the session asked for at startup.
+    pub(crate) startup_wishes: Arc<Wishes>,
+    /// What it asks for now.
+    pub(crate) wishes: Arc<Wishes>,
+    pub(crate) statements: Option<Box<ClientStatements>>,
+    /// Why the server connection is kept between transactions, if it is.
+    pub(crate) pin: Option<Pin>,
+    pub(crate) account: Arc<TenantAccount>,
+}
+
+impl Core {
+    pub(crate) fn statements(&mut self) -> &mut ClientStatements {
+        self.statements.get_or_insert_default()
+    }
+
+    /// Whether the server connection goes back after each transaction.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.pin.is_none() && self.seat.mode == PoolMode::Transaction
+    }
+
+    /// Looks where the tenant lives now, if the topology has changed. Costs one comparison if not.
+    #[inline]
+    pub(crate) fn refresh_seat(&mut self) -> Result<(), End> {
+        if self.seat.generation == self.shared.generation() {
+            return Ok(());
+        }
+        self.seat = self.shared.seat(&self.who, self.worker).map_err(End::Fatal)?;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Where the tenant of `who` lives by the current topology.
+    pub(crate) fn seat(&self, who: &Who, worker: usize) -> Result<Seat, ErrorResponse> {
+        // The generation first: if the topology changes in between, the seat is only looked up once more.
+        let generation = self.generation();
+        let topology = self.topology();
+        let gone = || {
+            ErrorResponse::fatal(
+                sqlstate::ADMIN_SHUTDOWN,
+                "the tenant of this session is no longer served here",
+            )
+            .hint("Connect again.")
+        };
+        let tenant = topology.tenant(&who.tenant).ok_or_else(gone)?;
+        if tenant.state == TenantState::Suspended {
+            return Err(suspended(&who.tenant));
+        }
+        let user = topology.users.get(&who.user).ok_or_else(gone)?;
+        let placed = topology.place(&tenant).ok_or_else(|| {
+            ErrorResponse::fatal(sqlstate::SQLCLIENT_UNABLE, "no shard is configured for this tenant")
+        })?;
+        let shard = &topology.shards[usize::from(placed.shard)];
+        let pool = self.pool(&shard.name).ok_or_else(gone)?;
+        let template = tenant.context.as_ref().unwrap_or(&topology.context);
+        let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
+        let context = self.contexts.context(template, &who.tenant, &who.user, route);
+        let settings = self.settings();
+        let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
+        let shard_account = self.stats.shard(&shard.name, worker);
+        Ok(Seat { generation, pool, context, mode, shard_account })
+    }
+}
+
+/// What who has proven to be a suspended tenant is told.
+pub(crate) fn suspended(tenant: &TenantId) -> ErrorResponse {
+    ErrorResponse::fatal(sqlstate::CANNOT_CONNECT_NOW, format!("tenant \"{tenant}\" is suspended"))
+        .hint("Ask whoever operates this service to resume it.")
+}
+
+/// A session: a future that ends with the connection.
+pub(crate) struct Session {
+    core: Core,
+    relay: Option<Box<Relay>>,
+    /// Holds the client's place among the clients, and its row in the registry.
+    _seat_taken: crate::shared::ClientPlace,
+}
+
+impl Session {
+    /// A session that begins idle. `early` is what the client sent behind its login.
+    pub(crate) fn new(core: Core, early: &[u8], place: crate::shared::ClientPlace) -> Self {
+        let relay = (!early.is_empty()).then(|| Relay::begin(Buffer::holding(early)));
+        Self { core, relay, _seat_taken: place }
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Some(order) = self.core.handle.order() {
+                if let Some(end) = self.obey(order) {
+                    return Poll::Ready(end);
+                }
+            }
+            if let Some(relay) = &mut self.relay {
+                match relay.poll(&mut self.core, cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {
+                        if let Some(relay) = self.relay.take() {
+                            relay.recycle();
+                        }
+                        self.core.handle.now_idle();
+                    }
+                    Poll::Ready(Err(end)) => return Poll::Ready(end),
+                }
+                continue;
+            }
+            let mut buffer = Buffer::default();
+            match self.core.client.poll_read(cx, buffer.room()) {
+                Poll::Pending => {
+                    buffer.rest();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
+                Poll::Ready(Ok(n)) => {
+                    buffer.filled(n);
+                    self.core.account.bytes_in.add(n as u64);
+                    self.relay = Some(Relay::begin(buffer));
+                    self.core.handle.now_active();
+                }
+            }
+        }
+    }
+
+    /// Whether an order from outside ends the session now; if not, it stands until it can.
+    fn obey(&mut self, order: Order) -> Option<End> {
+        let between = self.relay.as_ref().is_none_or(|relay| relay.is_between_transactions());
+        match order {
+            Order::Terminate => Some(End::Fatal(ErrorResponse::fatal(
+                sqlstate::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            ))),
+            Order::Drain if between => Some(End::Fatal(
+                ErrorResponse::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command",
+                )
+                .hint("The router is shutting down; connect again."),
+            )),
+            Order::Drain => None,
+            Order::Refresh => {
+                self.core.handle.withdraw(Order::Refresh);
+                if between { self.core.refresh_seat().err() } else { None }
+            }
+            Order::IdleTimeout => {
+                self.core.handle.withdraw(Order::IdleTimeout);
+                self.relay.is_none().then(|| {
+                    End::Fatal(ErrorResponse::fatal(
+                        sqlstate::IDLE_SESSION_TIMEOUT,
+                        "terminating connection due to idle-session timeout",
+                    ))
+                })
+            }
+            Order::IdleInTransactionTimeout => {
+                self.core.handle.withdraw(Order::IdleInTransactionTimeout);
+                self.relay.as_ref().is_some_and(|relay| relay.is_idle_in_transaction()).then(|| {
+                    End::Fatal(ErrorResponse::fatal(
+                        sqlstate::IDLE_IN_TRANSACTION,
+                        "terminating connection due to idle-in-transaction timeout",
+                    ))
+                })
+            }
+        }
+    }
+
+    /// Leaves nothing behind: the server connection goes back or is closed, the client is told.
+    fn finish(&mut self, end: End, cx: &mut Context<'_>) {
+        let mut last_words = Vec::new();
+        if let Some(mut relay) = self.relay.take() {
+            relay.abandon(&mut self.core);
+            last_words = relay.unsent_to_client();
+        }
+        match &end {
+            End::Fatal(error) => {
+                tracing::info!(
+                    session = self.core.id,
+                    tenant = %self.core.who.tenant,
+                    user = self.core.who.user,
+                    sqlstate = %error.code,
+                    error = error.message,
+                    "session ended by the router"
+                );
+                error.encode(&mut last_words);
+                // One attempt: who does not read cannot hold up the end of the session.
+                let mut sent = 0;
+                while sent < last_words.len() {
+                    match self.core.client.poll_write(cx, &last_words[sent..]) {
+                        Poll::Ready(Ok(n)) if n > 0 => sent += n,
+                        _ => break,
+                    }
+                }
+                let _ = self.core.client.poll_flush(cx);
+            }
+            End::Terminated | End::ClientGone => {
+                tracing::debug!(session = self.core.id, tenant = %self.core.who.tenant, "session ended");
+            }
+        }
+        let _ = self.core.client.poll_shutdown(cx);
+    }
+}
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(self: StdPin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.core.handle.register(cx.waker());
+        match this.run(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(end) => {
+                this.finish(end, cx);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The runtime is shutting down in the middle of it: the connection must not look reusable.
+        if let Some(mut relay) = self.relay.take() {
+            relay.abandon(&mut self.core);
+        }
+    }
+}

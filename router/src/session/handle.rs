@@ -1,0 +1,156 @@
+//! How a session is reached from outside: to cancel its query, to end it, to look at it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use super::Who;
+use crate::server::ServerIdentity;
+
+/// What a session can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Order {
+    /// End now.
+    Terminate = 1,
+    /// End when no transaction is open.
+    Drain = 2,
+    /// End if idle.
+    IdleTimeout = 4,
+    /// Look at the topology even if idle: the tenant may not be served any more.
+    Refresh = 16,
+    /// End if idle inside a transaction.
+    IdleInTransactionTimeout = 8,
+}
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Activity {
+    /// Between transactions, without a server connection.
+    Idle = 0,
+    /// In a transaction, or waiting for a server connection.
+    Active = 1,
+    /// In a transaction, and it is the client's turn.
+    IdleInTransaction = 2,
+}
+
+/// A session as the registry has it.
+pub(crate) struct SessionHandle {
+    /// What the client has as the backend's process id.
+    pub(crate) pid: u32,
+    /// What the client has as the backend's secret.
+    pub(crate) secret: u32,
+    pub(crate) who: Arc<Who>,
+    orders: AtomicU8,
+    activity: AtomicU8,
+    /// Seconds since the router began, of the last change of activity.
+    since: AtomicU32,
+    waker: AtomicWaker,
+    registered: AtomicBool,
+    target: Mutex<Option<Arc<ServerIdentity>>>,
+}
+
+impl SessionHandle {
+    pub(crate) fn new(pid: u32, secret: u32, who: Arc<Who>) -> Self {
+        Self {
+            pid,
+            secret,
+            who,
+            orders: AtomicU8::new(0),
+            activity: AtomicU8::new(Activity::Idle as u8),
+            since: AtomicU32::new(crate::clock::seconds()),
+            waker: AtomicWaker::new(),
+            registered: AtomicBool::new(false),
+            target: Mutex::new(None),
+        }
+    }
+
+    /// Remembers how to wake the session. A task's waker never changes, so once is enough.
+    #[inline]
+    pub(crate) fn register(&self, waker: &Waker) {
+        if !self.registered.load(Ordering::Relaxed) {
+            self.waker.register(waker);
+            self.registered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives an order and wakes the session.
+    pub(crate) fn command(&self, order: Order) {
+        self.orders.fetch_or(order as u8, Ordering::AcqRel);
+        // `wake` would take the waker out; there may be further orders.
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.register(&waker);
+        }
+    }
+
+    /// The most pressing order.
+    #[inline]
+    pub(crate) fn order(&self) -> Option<Order> {
+        let orders = self.orders.load(Ordering::Acquire);
+        if orders == 0 {
+            return None;
+        }
+        [Order::Terminate, Order::Refresh, Order::IdleTimeout, Order::IdleInTransactionTimeout, Order::Drain]
+            .into_iter()
+            .find(|o| orders & *o as u8 != 0)
+    }
+
+    /// Takes an order back.
+    pub(crate) fn withdraw(&self, order: Order) {
+        self.orders.fetch_and(!(order as u8), Ordering::AcqRel);
+    }
+
+    #[inline]
+    pub(crate) fn now_idle(&self) {
+        self.set_activity(Activity::Idle);
+    }
+
+    #[inline]
+    pub(crate) fn now_active(&self) {
+        self.set_activity(Activity::Active);
+    }
+
+    #[inline]
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        if self.activity.load(Ordering::Relaxed) != activity as u8 {
+            self.activity.store(activity as u8, Ordering::Relaxed);
+            self.since.store(crate::clock::seconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// What it is doing, and for how many seconds.
+    pub(crate) fn activity(&self) -> (Activity, u32) {
+        let activity = match self.activity.load(Ordering::Relaxed) {
+            0 => Activity::Idle,
+            1 => Activity::Active,
+            _ => Activity::IdleInTransaction,
+        };
+        (activity, crate::clock::seconds().saturating_sub(self.since.load(Ordering::Relaxed)))
+    }
+
+    /// The session has borrowed this server connection.
+    #[inline]
+    pub(crate) fn attached(&self, server: &Arc<ServerIdentity>) {
+        *self.target.lock() = Some(server.clone());
+    }
+
+    /// It gives it back. After this, no cancel request for the session can begin on it; one that
+    /// has begun is counted in the server's identity.
+    #[inline]
+    pub(crate) fn detached(&self) {
+        *self.target.lock() = None;
+    }
+
+    /// The server connection to cancel on, if there is one, with the cancel request counted in.
+    pub(crate) fn begin_cancel(&self) -> Option<Arc<ServerIdentity>> {
+        let target = self.target.lock();
+        let server = target.as_ref()?;
+        server.cancel_begins();
+        Some(server.clone())
+    }
+}

@@ -1,0 +1,282 @@
+//! What the server says: nearly everything passes as it is.
+
+use std::task::{Context, Poll};
+
+use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
+use switchyard_wire::frame::{self, backend};
+use switchyard_wire::message;
+
+use super::relay::Relay;
+use super::{Core, End};
+use crate::exchange::{Desync, ErrorIs, Undo};
+
+/// Largest message of the server that is held whole, in bytes: errors, and what the router has
+/// asked for itself. Larger ones pass by count.
+const WHOLE_BYTES: usize = crate::buffer::BUFFER_BYTES;
+
+impl Relay {
+    /// Moves what the server has sent. Whether anything moved.
+    pub(super) fn poll_server_half(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        loop {
+            if self.s.has_output() {
+                let client = &mut core.client;
+                match self.s.poll_write(cx, |cx, bytes| client.poll_write(cx, bytes)) {
+                    Poll::Ready(Ok(n)) => moved |= n > 0,
+                    Poll::Ready(Err(_)) => return Err(End::ClientGone),
+                    Poll::Pending => return Ok(moved),
+                }
+                if core.client.poll_flush(cx).map_err(|_| End::ClientGone)?.is_pending() {
+                    return Ok(moved);
+                }
+            }
+            let Some(server) = &mut self.server else { return Ok(moved) };
+            match server.stream.poll_read(cx, self.s.buffer.room()) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Ok(0)) => self.server_lost(core, None)?,
+                Poll::Ready(Err(e)) => self.server_lost(core, Some(&e))?,
+                Poll::Ready(Ok(n)) => {
+                    self.s.buffer.filled(n);
+                    core.account.bytes_out.add(n as u64);
+                    if let Err(Desync) = self.server_frames(core)? {
+                        return Err(self.desync(core));
+                    }
+                    // Before the client's socket is written to: somebody may be waiting for it.
+                    self.give_back_if_over(core);
+                }
+            }
+            moved = true;
+        }
+    }
+
+    fn desync(&mut self, core: &Core) -> End {
+        if let Some(server) = &mut self.server {
+            tracing::error!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+                pid = server.identity.pid, "shard sent a message that does not belong here");
+            server.broken = true;
+        }
+        End::Fatal(ErrorResponse::fatal(sqlstate::PROTOCOL_VIOLATION, "the shard broke the protocol"))
+    }
+
+    #[inline]
+    fn server_frames(&mut self, core: &mut Core) -> Result<Result<(), Desync>, End> {
+        loop {
+            if !self.s.continue_message() {
+                return Ok(Ok(()));
+            }
+            let fresh = self.s.buffer.fresh();
+            let header = match frame::header(fresh) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(Ok(())),
+                Err(_) => return Ok(Err(Desync)),
+            };
+            if self.exchange.prefix.is_pending() {
+                match self.prefix_frame(core, &header)? {
+                    Ok(true) => continue,
+                    Ok(false) => return Ok(Ok(())),
+                    Err(desync) => return Ok(Err(desync)),
+                }
+            }
+            match header.tag {
+                // By far the most common, and nothing depends on it.
+                backend::DATA_ROW | backend::COPY_DATA => self.s.forward(header.len),
+                backend::READY_FOR_QUERY => {
+                    if header.len != frame::HEADER + 1 {
+                        return Ok(Err(Desync));
+                    }
+                    if fresh.len() < header.len {
+                        return Ok(Ok(()));
+                    }
+                    let status = fresh[frame::HEADER];
+                    if !matches!(status, b'I' | b'T' | b'E') || self.exchange.got_ready(status).is_err() {
+                        return Ok(Err(Desync));
+                    }
+                    self.s.forward(header.len);
+                }
+                _ => match self.server_frame(core, &header)? {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Ok(())),
+                    Err(desync) => return Ok(Err(desync)),
+                },
+            }
+        }
+    }
+
+    /// A message that is not a row. False if more of it is needed.
+    fn server_frame(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
+        match header.tag {
+            backend::COMMAND_COMPLETE
+            | backend::ROW_DESCRIPTION
+            | backend::BIND_COMPLETE
+            | backend::PARAMETER_DESCRIPTION
+            | backend::NO_DATA
+            | backend::PORTAL_SUSPENDED
+            | backend::EMPTY_QUERY
+            | backend::FUNCTION_RESULT
+            | backend::COPY_OUT
+            | backend::COPY_DONE => {
+                if self.exchange.is_quiet() {
+                    return Ok(Err(Desync));
+                }
+                self.s.forward(header.len);
+            }
+            backend::NOTICE | backend::PARAMETER_STATUS => self.s.forward(header.len),
+            backend::PARSE_COMPLETE => match self.exchange.got_parse_complete() {
+                Ok(true) => self.s.forward(header.len),
+                Ok(false) => self.s.discard(header.len),
+                Err(desync) => return Ok(Err(desync)),
+            },
+            backend::CLOSE_COMPLETE => match self.exchange.got_close_complete() {
+                Ok(Some(tag)) => {
+                    self.s.buffer.fresh_mut()[0] = tag;
+                    self.s.forward(header.len);
+                }
+                Ok(None) => self.s.discard(header.len),
+                Err(desync) => return Ok(Err(desync)),
+            },
+            backend::ERROR => return self.server_error(core, header),
+            backend::NOTIFICATION => {
+                // Only a session that listens, and therefore keeps its connection, is told.
+                if core.pin.is_some() || !core.is_pooled() {
+                    self.s.forward(header.len);
+                } else {
+                    self.s.discard(header.len);
+                }
+            }
+            backend::COPY_IN => {
+                self.exchange.got_copy_in();
+                self.s.forward(header.len);
+            }
+            backend::COPY_BOTH => {
+                self.exchange.got_copy_both();
+                self.s.forward(header.len);
+            }
+            _ => return Ok(Err(Desync)),
+        }
+        Ok(Ok(true))
+    }
+
+    fn server_error(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
+        let fresh = self.s.buffer.fresh();
+        if header.len <= WHOLE_BYTES && fresh.len() < header.len {
+            return Ok(Ok(false));
+        }
+        core.account.errors.add(1);
+        self.failed = true;
+        let quiet = self.exchange.is_quiet();
+        let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();
+        let code = fields.as_ref().and_then(|f| f.code()).and_then(|c| <[u8; 5]>::try_from(c).ok());
+        let ends = fields.as_ref().and_then(|f| f.severity()).is_some_and(|s| s == b"FATAL" || s == b"PANIC");
+        if ends && !quiet && header.len <= WHOLE_BYTES {
+            // The backend is about to close. Whether the session survives is decided then.
+            let text = fields.and_then(|f| f.message().map(|m| String::from_utf8_lossy(m).into_owned()));
+            self.last_words = Some(ErrorResponse::error(
+                SqlState(code.unwrap_or(*b"XX000")),
+                text.unwrap_or_else(|| "the shard ended the connection".to_owned()),
+            ));
+            self.s.discard(header.len);
+            return Ok(Ok(true));
+        }
+        let mut undo = std::mem::take(&mut self.undo);
+        let is = self.exchange.got_error(&mut undo);
+        for what in undo.drain(..) {
+            self.undo_one(core, what);
+        }
+        self.undo = undo;
+        match is {
+            ErrorIs::Duplicate(name) if code == Some(sqlstate::DUPLICATE_PREPARED_STATEMENT.0) => {
+                self.s.discard(header.len);
+                let name = String::from_utf8_lossy(&name).into_owned();
+                ErrorResponse::error(
+                    sqlstate::DUPLICATE_PREPARED_STATEMENT,
+                    format!("prepared statement \"{name}\" already exists"),
+                )
+                .encode(self.s.own());
+            }
+            _ => self.s.forward(header.len),
+        }
+        Ok(Ok(true))
+    }
+
+    fn undo_one(&mut self, core: &mut Core, undo: Undo) {
+        let server = self.server.as_mut();
+        match undo {
+            Undo::Parsed(name, statement) => {
+                core.statements().remove(&name);
+                if let Some(server) = server {
+                    server.statements.remove(statement.id);
+                }
+            }
+            Undo::Named(name) => {
+                core.statements().remove(&name);
+            }
+            Undo::Injected(statement) => {
+                if let Some(server) = server {
+                    server.statements.remove(statement.id);
+                }
+            }
+            Undo::Closed(name, statement) => {
+                if !core.statements().contains(&name) {
+                    core.statements().insert(&name, statement);
+                }
+            }
+            Undo::Unnamed => {
+                if let Some(server) = server {
+                    server.unnamed_of = 0;
+                }
+            }
+        }
+    }
+
+    /// A reply to what the router has put in front. The client never sees it.
+    fn prefix_frame(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
+        if header.len > WHOLE_BYTES {
+            return Ok(Err(Desync));
+        }
+        let fresh = self.s.buffer.fresh();
+        if fresh.len() < header.len {
+            return Ok(Ok(false));
+        }
+        let prefix = &mut self.exchange.prefix;
+        match header.tag {
+            backend::COMMAND_COMPLETE if prefix.commands > 0 => prefix.commands -= 1,
+            backend::READY_FOR_QUERY if prefix.readies > 0 && fresh.get(frame::HEADER) == Some(&b'I') => {
+                prefix.readies -= 1;
+            }
+            backend::FUNCTION_RESULT
+            | backend::PARSE_COMPLETE
+            | backend::BIND_COMPLETE
+            | backend::DATA_ROW
+            | backend::NOTICE
+            | backend::NOTIFICATION
+            | backend::PARAMETER_STATUS => {}
+            backend::ERROR => {
+                let cause = message::ErrorFields::parse(&fresh[frame::HEADER..header.len])
+                    .ok()
+                    .and_then(|f| f.message().map(|m| String::from_utf8_lossy(m).into_owned()));
+                return Err(self.handover_failed(core, cause));
+            }
+            _ => return Ok(Err(Desync)),
+        }
+        self.s.discard(header.len);
+        Ok(Ok(true))
+    }
+
+    /// The context could not be set. The client's statement was skipped, or ran on a clean
+    /// connection as nobody; either way its reply is not shown.
+    fn handover_failed(&mut self, core: &Core, cause: Option<String>) -> End {
+        if let Some(server) = &mut self.server {
+            tracing::error!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+                pid = server.identity.pid, cause, "cannot set the tenant's context");
+            server.broken = true;
+        }
+        core.shared.stats.handover_failures.add(1);
+        End::Fatal(
+            ErrorResponse::fatal(
+                sqlstate::SYSTEM_ERROR,
+                "the context of this tenant could not be set on its shard",
+            )
+            .hint("The router's log has the cause."),
+        )
+    }
+}

@@ -1,0 +1,342 @@
+//! What all workers of a process share.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use switchyard_config::settings::RouterSettings;
+use switchyard_config::topology::{Shard, Topology};
+use switchyard_config::{ShardName, TenantId};
+
+use crate::auth::jwt::JwtVerifier;
+use crate::context::Interner;
+use crate::logins::Logins;
+use crate::pool::Pool;
+use crate::session::handle::{Order, SessionHandle};
+use crate::statements::StatementInterner;
+use crate::stats::{Rejected, Stats, TenantStats};
+use crate::tls::{ClientTlsContext, ShardTlsContext, TlsError};
+
+/// See the module.
+pub(crate) struct Shared {
+    settings: ArcSwap<RouterSettings>,
+    topology: ArcSwap<Topology>,
+    /// Rises whenever topology or settings are replaced.
+    generation: AtomicU64,
+    pools: DashMap<ShardName, Arc<Pool>>,
+    client_tls: ArcSwapOption<ClientTlsContext>,
+    pub(crate) contexts: Interner,
+    pub(crate) statements: StatementInterner,
+    pub(crate) logins: Arc<Logins>,
+    pub(crate) jwt: JwtVerifier,
+    pub(crate) stats: Stats,
+    /// Sessions by what the client has as the backend's process id.
+    pub(crate) sessions: DashMap<u32, Arc<SessionHandle>>,
+    clients: AtomicUsize,
+    unauthenticated: AtomicUsize,
+    unauthenticated_by_address: DashMap<IpAddr, usize>,
+    last_session: AtomicU64,
+    last_pid: AtomicU32,
+    draining: AtomicBool,
+    /// Makes up salts for users that do not exist, so that they look like others.
+    pub(crate) mock_secret: [u8; 32],
+    pub(crate) workers: usize,
+    /// Who is told of a tenant's first login, where there is a catalog.
+    pub(crate) register_tenant: std::sync::OnceLock<Box<dyn Fn(TenantId) + Send + Sync>>,
+    /// How the catalog's watcher fares, where there is a catalog.
+    pub(crate) catalog_status: std::sync::OnceLock<Arc<switchyard_catalog::Status>>,
+}
+
+impl Shared {
+    /// # Errors
+    /// If certificates cannot be loaded, or the system gives no random numbers.
+    pub(crate) fn new(settings: RouterSettings, workers: usize) -> Result<Self, StartError> {
+        let mut mock_secret = [0; 32];
+        let mut pid = [0; 4];
+        aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
+        aws_lc_rs::rand::fill(&mut pid).map_err(|_| StartError::Random)?;
+        let tls = load_client_tls(&settings)?;
+        Ok(Self {
+            settings: ArcSwap::from_pointee(settings),
+            topology: ArcSwap::from_pointee(Topology::empty()),
+            generation: AtomicU64::new(1),
+            pools: DashMap::new(),
+            client_tls: ArcSwapOption::from(tls),
+            contexts: Interner::default(),
+            statements: StatementInterner::default(),
+            logins: Arc::default(),
+            jwt: JwtVerifier::new(),
+            stats: Stats::new(workers),
+            sessions: DashMap::new(),
+            clients: AtomicUsize::new(0),
+            unauthenticated: AtomicUsize::new(0),
+            unauthenticated_by_address: DashMap::new(),
+            last_session: AtomicU64::new(0),
+            last_pid: AtomicU32::new(u32::from_le_bytes(pid)),
+            draining: AtomicBool::new(false),
+            mock_secret,
+            workers,
+            register_tenant: std::sync::OnceLock::new(),
+            catalog_status: std::sync::OnceLock::new(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.topology.load_full()
+    }
+
+    pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<RouterSettings>> {
+        self.settings.load()
+    }
+
+    pub(crate) fn client_tls(&self) -> Option<Arc<ClientTlsContext>> {
+        self.client_tls.load_full()
+    }
+
+    /// The pool of a shard, if the topology has that shard.
+    pub(crate) fn pool(&self, shard: &ShardName) -> Option<Arc<Pool>> {
+        self.pools.get(shard).map(|p| p.clone())
+    }
+
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.iter().map(|p| p.clone()).collect()
+    }
+
+    /// Takes over new settings. Those that are read at start only (addresses, workers) stay.
+    ///
+    /// # Errors
+    /// If certificates cannot be loaded; then nothing has changed.
+    pub(crate) fn replace_settings(&self, settings: RouterSettings) -> Result<(), StartError> {
+        let tls = load_client_tls(&settings)?;
+        self.client_tls.store(tls);
+        self.settings.store(Arc::new(settings));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes over a new topology: pools of new shards are made, those of shards that went or moved
+    /// are closed. Sessions look at it when their next transaction begins.
+    ///
+    /// # Errors
+    /// If the TLS files of a shard cannot be loaded; then nothing has changed.
+    pub(crate) fn replace_topology(&self, topology: Arc<Topology>) -> Result<(), StartError> {
+        let mut made = Vec::new();
+        for shard in &topology.shards {
+            let same = self.pools.get(&shard.name).is_some_and(|pool| is_same(&pool.shard, shard));
+            if !same {
+                let tls = ShardTlsContext::load(&shard.tls)
+                    .map_err(|error| StartError::ShardTls { shard: shard.name.clone(), error })?;
+                made.push(Arc::new(Pool::new(shard.clone(), Arc::new(tls), self.logins.clone())));
+            }
+        }
+        let mut closing = Vec::new();
+        for pool in made {
+            closing.extend(self.pools.insert(pool.shard.name.clone(), pool));
+        }
+        self.topology.store(topology.clone());
+        self.pools.retain(|name, pool| {
+            let stays = topology.shards.iter().any(|s| s.name == *name);
+            if !stays {
+                closing.push(pool.clone());
+            }
+            stays
+        });
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        for pool in closing {
+            pool.close();
+        }
+        // Sessions of tenants that are not served any more end even if they are idle.
+        for session in &self.sessions {
+            let tenant = topology.tenant(&session.who.tenant);
+            let served = tenant.is_some_and(|t| t.state == switchyard_config::topology::TenantState::Active);
+            if !served || !topology.users.contains_key(&session.who.user) {
+                session.command(Order::Refresh);
+            }
+        }
+        Ok(())
+    }
+
+    // --- places ---
+
+    /// A place for a connection that has not logged in yet.
+    pub(crate) fn take_login_place(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+    ) -> Result<LoginPlace, Rejected> {
+        let limits = &self.settings().limits;
+        let (all, each) = (limits.unauthenticated, limits.unauthenticated_per_address);
+        if self.unauthenticated.fetch_add(1, Ordering::AcqRel) >= all {
+            self.unauthenticated.fetch_sub(1, Ordering::AcqRel);
+            return Err(Rejected::Unauthenticated);
+        }
+        // From here on dropping the place gives it back.
+        let mut place = LoginPlace { shared: self.clone(), address: None };
+        if let Some(address) = address.filter(|a| !a.is_loopback()) {
+            let mut count = self.unauthenticated_by_address.entry(address).or_default();
+            if *count >= each {
+                return Err(Rejected::Address);
+            }
+            *count += 1;
+            place.address = Some(address);
+        }
+        Ok(place)
+    }
+
+    /// A place for a client that has logged in, and its row in the registry.
+    pub(crate) fn take_client_place(
+        self: &Arc<Self>,
+        handle: Arc<SessionHandle>,
+        tenant: Arc<TenantStats>,
+    ) -> Result<ClientPlace, Rejected> {
+        if self.clients.fetch_add(1, Ordering::AcqRel) >= self.settings().limits.clients {
+            self.clients.fetch_sub(1, Ordering::AcqRel);
+            return Err(Rejected::Clients);
+        }
+        tenant.sessions.fetch_add(1, Ordering::Relaxed);
+        self.sessions.insert(handle.pid, handle.clone());
+        if self.is_draining() {
+            handle.command(Order::Drain);
+        }
+        Ok(ClientPlace { shared: self.clone(), pid: handle.pid, tenant })
+    }
+
+    /// Clients, and connections that have not logged in.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        (self.clients.load(Ordering::Relaxed), self.unauthenticated.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A process id that no session has.
+    pub(crate) fn next_pid(&self) -> u32 {
+        loop {
+            // Positive as a signed number: drivers take it for one.
+            let pid = self.last_pid.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
+            if pid != 0 && !self.sessions.contains_key(&pid) {
+                return pid;
+            }
+        }
+    }
+
+    // --- the end ---
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks all sessions to end when their transaction ends.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.command_all(Order::Drain);
+    }
+
+    pub(crate) fn command_all(&self, order: Order) {
+        for session in &self.sessions {
+            session.command(order);
+        }
+    }
+}
+
+/// Whether a pool of `a` can serve `b` as it is.
+fn is_same(a: &Shard, b: &Shard) -> bool {
+    use secrecy::ExposeSecret;
+    use switchyard_config::topology::ServerSecret;
+    let secret = match (&a.login.secret, &b.login.secret) {
+        (ServerSecret::None, ServerSecret::None) => true,
+        (ServerSecret::Password(a), ServerSecret::Password(b)) => a.expose_secret() == b.expose_secret(),
+        (
+            ServerSecret::ScramKeys { client_key: a, server_key: c },
+            ServerSecret::ScramKeys { client_key: b, server_key: d },
+        ) => a.0 == b.0 && c.0 == d.0,
+        _ => false,
+    };
+    secret
+        && a.login.user == b.login.user
+        && (&a.host, a.port, &a.database, &a.tls, &a.pool) == (&b.host, b.port, &b.database, &b.tls, &b.pool)
+}
+
+fn load_client_tls(settings: &RouterSettings) -> Result<Option<Arc<ClientTlsContext>>, StartError> {
+    use switchyard_config::settings::ClientTlsMode;
+    if settings.tls.mode == ClientTlsMode::Disable {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(ClientTlsContext::load(&settings.tls)?)))
+}
+
+/// Why a router could not start, or could not take over what it was given.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The system's word.
+        error: std::io::Error,
+    },
+    /// TLS toward clients.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS toward a shard.
+    #[error("tls of shard {shard}: {error}")]
+    ShardTls {
+        /// The shard.
+        shard: ShardName,
+        /// What is wrong.
+        error: TlsError,
+    },
+    /// The catalog could not be read and there is no last topology.
+    #[error("catalog: {0}")]
+    Catalog(#[from] switchyard_catalog::CatalogError),
+    /// A thread or a runtime could not be made.
+    #[error("cannot start a worker: {0}")]
+    Worker(std::io::Error),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// The configuration file cannot be read again.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// A place among the connections that have not logged in; given back when dropped.
+pub(crate) struct LoginPlace {
+    shared: Arc<Shared>,
+    address: Option<IpAddr>,
+}
+
+impl Drop for LoginPlace {
+    fn drop(&mut self) {
+        self.shared.unauthenticated.fetch_sub(1, Ordering::AcqRel);
+        if let Some(address) = self.address {
+            if let Some(mut count) = self.shared.unauthenticated_by_address.get_mut(&address) {
+                *count = count.saturating_sub(1);
+            }
+            self.shared.unauthenticated_by_address.remove_if(&address, |_, count| *count == 0);
+        }
+    }
+}
+
+/// A place among the clients; given back when dropped.
+pub(crate) struct ClientPlace {
+    shared: Arc<Shared>,
+    pid: u32,
+    tenant: Arc<TenantStats>,
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.shared.clients.fetch_sub(1, Ordering::AcqRel);
+        self.shared.sessions.remove(&self.pid);
+        self.tenant.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,209 @@
+//! Prepared statements across server connections.
+//!
+//! A client's named statement gets one name on all server connections, made from an id that the
+//! same text with the same types shares. A connection that does not have it yet is given it in
+//! front of the Bind or Describe that needs it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+
+/// Begins the names of our statements on server connections.
+pub(crate) const NAME_PREFIX: &[u8] = b"_switchyard_";
+
+/// A name that no statement has, to be closed in place of something that needs no work: PostgreSQL
+/// answers the Close of an unknown name like any other.
+pub(crate) const NO_STATEMENT: &[u8] = b"_switchyard_none";
+
+/// The text and the parameter types of a prepared statement.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// Never used twice in the life of the process.
+    pub(crate) id: u64,
+    /// Its name on server connections.
+    pub(crate) name: Box<[u8]>,
+    /// The text, a zero byte, then the types as they stand in Parse.
+    text_and_types: Box<[u8]>,
+    text_len: usize,
+}
+
+impl Statement {
+    /// The SQL text.
+    pub(crate) fn sql(&self) -> &[u8] {
+        &self.text_and_types[..self.text_len]
+    }
+
+    /// Count and OIDs of the parameters, as in Parse.
+    pub(crate) fn types(&self) -> &[u8] {
+        &self.text_and_types[self.text_len + 1..]
+    }
+}
+
+/// Makes statements, so that equal ones share one id.
+#[derive(Default)]
+pub(crate) struct StatementInterner {
+    known: DashMap<Box<[u8]>, Weak<Statement>>,
+    last_id: AtomicU64,
+}
+
+impl StatementInterner {
+    /// The statement of this text and these types.
+    pub(crate) fn get(&self, sql: &[u8], types: &[u8]) -> Arc<Statement> {
+        let mut key = Vec::with_capacity(sql.len() + 1 + types.len());
+        key.extend_from_slice(sql);
+        key.push(0);
+        key.extend_from_slice(types);
+        if let Some(found) = self.known.get(key.as_slice()).and_then(|weak| weak.upgrade()) {
+            return found;
+        }
+        if self.known.len().is_power_of_two() && self.known.len() >= 256 {
+            self.known.retain(|_, weak| weak.strong_count() > 0);
+        }
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut name = NAME_PREFIX.to_vec();
+        name.extend_from_slice(format!("{id:x}").as_bytes());
+        let key = key.into_boxed_slice();
+        let made =
+            Arc::new(Statement { id, name: name.into(), text_and_types: key.clone(), text_len: sql.len() });
+        self.known.insert(key, Arc::downgrade(&made));
+        made
+    }
+}
+
+/// The statements of one client, by the client's names.
+#[derive(Default)]
+pub(crate) struct ClientStatements {
+    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    /// The unnamed statement: valid until the next Parse without a name or the next Query.
+    unnamed: Vec<u8>,
+    unnamed_sql_len: usize,
+    has_unnamed: bool,
+}
+
+impl ClientStatements {
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.named.get(name)
+    }
+
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
+        self.named.contains_key(name)
+    }
+
+    pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
+        self.named.insert(name.into(), statement);
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        self.named.remove(name)
+    }
+
+    pub(crate) fn clear_named(&mut self) {
+        self.named.clear();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Keeps the unnamed statement, so that it can be prepared again elsewhere.
+    pub(crate) fn keep_unnamed(&mut self, sql: &[u8], types: &[u8]) {
+        self.unnamed.clear();
+        self.unnamed.extend_from_slice(sql);
+        self.unnamed.extend_from_slice(types);
+        self.unnamed_sql_len = sql.len();
+        self.has_unnamed = true;
+    }
+
+    pub(crate) fn forget_unnamed(&mut self) {
+        self.has_unnamed = false;
+        self.unnamed.clear();
+        self.unnamed.shrink_to(1024);
+    }
+
+    /// Text and types of the unnamed statement.
+    pub(crate) fn unnamed(&self) -> Option<(&[u8], &[u8])> {
+        self.has_unnamed.then(|| self.unnamed.split_at(self.unnamed_sql_len))
+    }
+}
+
+/// The statements that one server connection has, oldest use first out.
+pub(crate) struct ServerStatements {
+    used: HashMap<u64, (u64, Arc<Statement>)>,
+    clock: u64,
+    limit: usize,
+}
+
+impl ServerStatements {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { used: HashMap::new(), clock: 0, limit: limit.max(1) as usize }
+    }
+
+    /// Whether the connection has it; if so, that counts as a use.
+    pub(crate) fn touch(&mut self, id: u64) -> bool {
+        self.clock += 1;
+        match self.used.get_mut(&id) {
+            Some(entry) => {
+                entry.0 = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Notes that the connection gets it. Returns the statement that must be closed to make room.
+    pub(crate) fn insert(&mut self, statement: &Arc<Statement>) -> Option<Arc<Statement>> {
+        self.clock += 1;
+        let evicted = if self.used.len() >= self.limit {
+            let oldest = self.used.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id);
+            oldest.and_then(|id| self.used.remove(&id)).map(|(_, statement)| statement)
+        } else {
+            None
+        };
+        self.used.insert(statement.id, (self.clock, statement.clone()));
+        evicted
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.used.remove(&id);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_part_of_what_a_statement_is() {
+        let interner = StatementInterner::default();
+        let a = interner.get(b"select $1", &[0, 0]);
+        let b = interner.get(b"select $1", &[0, 1, 0, 0, 0, 23]);
+        assert_ne!(a.id, b.id);
+        assert_eq!(interner.get(b"select $1", &[0, 0]).id, a.id);
+        assert_eq!((a.sql(), a.types()), (&b"select $1"[..], &[0, 0][..]));
+        let id = a.id;
+        drop(a);
+        assert_ne!(interner.get(b"select $1", &[0, 0]).id, id);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes() {
+        let interner = StatementInterner::default();
+        let mut server = ServerStatements::new(2);
+        let [a, b, c] = [b"a", b"b", b"c"].map(|sql| interner.get(sql, &[0, 0]));
+        assert!(server.insert(&a).is_none());
+        assert!(server.insert(&b).is_none());
+        assert!(server.touch(a.id));
+        assert_eq!(server.insert(&c).map(|s| s.id), Some(b.id));
+        assert!(!server.touch(b.id));
+    }
+}

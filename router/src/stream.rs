@@ -1,0 +1,124 @@
+//! The sockets of the data path: one enum for clients, one for shards.
+//!
+//! Reads and writes go straight to the socket. Tokio clears a socket's readiness when a read or
+//! write comes back short, so the next attempt costs no system call.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A client's socket.
+pub(crate) enum ClientStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+/// A socket to a shard.
+pub(crate) enum ServerStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+macro_rules! poll_io {
+    ($stream:ty) => {
+        impl $stream {
+            /// Reads what there is; 0 is the end.
+            #[inline]
+            pub(crate) fn poll_read(
+                &mut self,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                let mut buf = ReadBuf::new(buf);
+                let polled = match self {
+                    Self::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
+                    Self::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
+                    Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, &mut buf),
+                };
+                polled.map_ok(|()| buf.filled().len())
+            }
+
+            /// Writes what fits.
+            #[inline]
+            pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match self {
+                    Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+                    Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+                    Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+                }
+            }
+
+            /// Brings out what TLS still holds; nothing to do for the others.
+            #[inline]
+            pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self {
+                    Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+                    Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+                }
+            }
+
+            /// Ends the sending direction.
+            pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self {
+                    Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+                    Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+                    Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+                }
+            }
+
+            /// Reads what there is, waiting for something; 0 is the end.
+            pub(crate) async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                std::future::poll_fn(|cx| self.poll_read(cx, buf)).await
+            }
+
+            /// Writes all of `buf` and brings it out.
+            pub(crate) async fn write_all(&mut self, mut buf: &[u8]) -> io::Result<()> {
+                while !buf.is_empty() {
+                    let n = std::future::poll_fn(|cx| self.poll_write(cx, buf)).await?;
+                    if n == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    buf = &buf[n..];
+                }
+                std::future::poll_fn(|cx| self.poll_flush(cx)).await
+            }
+        }
+    };
+}
+
+poll_io!(ClientStream);
+poll_io!(ServerStream);
+
+impl ClientStream {
+    /// Whether the peer is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(s) => s.peer_addr().is_ok_and(|a| a.ip().is_loopback()),
+            Self::Tls(s) => s.get_ref().0.peer_addr().is_ok_and(|a| a.ip().is_loopback()),
+        }
+    }
+
+    /// Whether what passes is encrypted.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+impl ServerStream {
+    /// Moves the socket to the runtime of the thread that calls, so that its events wake that
+    /// thread and no other. Sockets under TLS stay with the thread that made them: that works from
+    /// any thread, at the price of a wake-up across threads.
+    pub(crate) fn adopt(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(s) => Ok(Self::Tcp(TcpStream::from_std(s.into_std()?)?)),
+            Self::Unix(s) => Ok(Self::Unix(UnixStream::from_std(s.into_std()?)?)),
+            tls @ Self::Tls(_) => Ok(tls),
+        }
+    }
+}

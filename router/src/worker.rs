@@ -1,0 +1,215 @@
+//! Worker threads: each has a runtime of its own, accepts clients and runs their sessions, so that
+//! a transaction wakes one thread and no other.
+
+use std::cell::Cell;
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::login;
+use crate::server::connect::keep_alive;
+use crate::shared::{Shared, StartError};
+use crate::stats::Rejected;
+use crate::stream::ClientStream;
+
+thread_local! {
+    static CURRENT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// The worker that calls; no worker's number on other threads.
+pub(crate) fn current() -> usize {
+    CURRENT.with(Cell::get)
+}
+
+/// Pause after accept failed for want of descriptors or memory: the listener must outlive that.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is accepted, before a runtime knows it.
+pub(crate) enum Raw {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// The sockets that a worker accepts on.
+pub(crate) struct Listeners {
+    pub(crate) tcp: Vec<std::net::TcpListener>,
+    pub(crate) unix: Vec<StdUnixListener>,
+}
+
+/// How workers pass clients to each other.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    /// Clients of each worker.
+    load: Arc<Vec<AtomicUsize>>,
+    inboxes: Arc<Vec<mpsc::UnboundedSender<Raw>>>,
+}
+
+/// Starts the workers. They stop accepting when `accepting` turns false, and end when it closes.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    listeners: Vec<Listeners>,
+    accepting: &watch::Receiver<bool>,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let (inboxes, outboxes): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::unbounded_channel()).unzip();
+    let peers = Peers {
+        load: Arc::new(listeners.iter().map(|_| AtomicUsize::new(0)).collect()),
+        inboxes: Arc::new(inboxes),
+    };
+    let mut threads = Vec::new();
+    for (index, (listeners, inbox)) in listeners.into_iter().zip(outboxes).enumerate() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(61)
+            .build()
+            .map_err(StartError::Worker)?;
+        let worker = Worker { index, shared: shared.clone(), peers: peers.clone() };
+        let accepting = accepting.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                CURRENT.with(|c| c.set(index));
+                if let Err(error) = runtime.block_on(worker.run(listeners, inbox, accepting)) {
+                    tracing::error!(worker = index, %error, "worker failed");
+                }
+                runtime.shutdown_timeout(Duration::from_millis(100));
+            })
+            .map_err(StartError::Worker)?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+#[derive(Clone)]
+struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    peers: Peers,
+}
+
+impl Worker {
+    async fn run(
+        self,
+        listeners: Listeners,
+        mut inbox: mpsc::UnboundedReceiver<Raw>,
+        mut accepting: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let mut tasks = Vec::new();
+        for listener in listeners.tcp {
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            let worker = self.clone();
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => worker.place(stream.into_std().map(Raw::Tcp)),
+                        Err(error) => accept_failed(&error).await,
+                    }
+                }
+            }));
+        }
+        for listener in listeners.unix {
+            listener.set_nonblocking(true)?;
+            let listener = UnixListener::from_std(listener)?;
+            let worker = self.clone();
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => worker.place(stream.into_std().map(Raw::Unix)),
+                        Err(error) => accept_failed(&error).await,
+                    }
+                }
+            }));
+        }
+        loop {
+            tokio::select! {
+                raw = inbox.recv() => {
+                    if let Some(raw) = raw {
+                        self.serve(raw);
+                    }
+                }
+                changed = accepting.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    if !*accepting.borrow_and_update() {
+                        // Dropping the listeners refuses newcomers at once.
+                        tasks.drain(..).for_each(|task| task.abort());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a new client, or passes it to the worker that has the fewest.
+    fn place(&self, raw: io::Result<Raw>) {
+        let Ok(raw) = raw else { return };
+        self.shared.stats.accepted.add(1);
+        if self.shared.is_draining() {
+            self.shared.stats.reject(Rejected::Draining);
+            return;
+        }
+        let load = &self.peers.load;
+        let own = load[self.index].load(Ordering::Relaxed);
+        let least = (0..load.len()).min_by_key(|i| load[*i].load(Ordering::Relaxed)).unwrap_or(self.index);
+        if least != self.index && load[least].load(Ordering::Relaxed) < own {
+            load[least].fetch_add(1, Ordering::Relaxed);
+            if let Err(back) = self.peers.inboxes[least].send(raw) {
+                load[least].fetch_sub(1, Ordering::Relaxed);
+                load[self.index].fetch_add(1, Ordering::Relaxed);
+                self.serve(back.0);
+            }
+            return;
+        }
+        load[self.index].fetch_add(1, Ordering::Relaxed);
+        self.serve(raw);
+    }
+
+    /// Serves a client that is counted in already.
+    fn serve(&self, raw: Raw) {
+        let counted = Counted { load: self.peers.load.clone(), index: self.index };
+        let stream = match raw {
+            Raw::Tcp(stream) => prepare(stream).map(ClientStream::Tcp),
+            Raw::Unix(stream) => UnixStream::from_std(stream).map(ClientStream::Unix),
+        };
+        let Ok(stream) = stream else { return };
+        let (shared, index) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            // The login's future is large and the session's is small: a task for each.
+            if let Some(session) = login::login(shared, stream, index).await {
+                tokio::spawn(async move {
+                    session.await;
+                    drop(counted);
+                });
+            }
+        });
+    }
+}
+
+struct Counted {
+    load: Arc<Vec<AtomicUsize>>,
+    index: usize,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.load[self.index].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn prepare(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
+    Ok(stream)
+}
+
+async fn accept_failed(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
