@@ -7,7 +7,7 @@ mod client_side;
 mod names;
 mod shard_side;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verifier;
 
 use std::io::ErrorKind;

@@ -17,10 +17,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::*;
 
 /// A directory that goes away with the test.
-pub(super) struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("switchyard-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
@@ -28,11 +28,11 @@ impl Dir {
         Self(dir)
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub(super) fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
         path
@@ -46,13 +46,13 @@ impl Drop for Dir {
 }
 
 /// A certificate authority.
-pub(super) struct Ca {
+pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    pub(super) pem: String,
+    pub(crate) pem: String,
 }
 
 impl Ca {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -62,26 +62,26 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    pub(super) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certificate {
+    pub(crate) fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certificate {
         params.signed_by(key, &self.issuer).unwrap()
     }
 }
 
 /// A certificate and its key, in files.
 #[derive(Clone)]
-pub(super) struct Pair {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Pair {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
-pub(super) fn named(common_name: &str) -> DistinguishedName {
+pub(crate) fn named(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
 }
 
 /// What a shard or a client has: names, for both purposes, for a hundred years.
-pub(super) fn leaf(common_name: &str, hosts: &[&str]) -> CertificateParams {
+pub(crate) fn leaf(common_name: &str, hosts: &[&str]) -> CertificateParams {
     let mut params =
         CertificateParams::new(hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).unwrap();
     params.distinguished_name = named(common_name);
@@ -90,43 +90,43 @@ pub(super) fn leaf(common_name: &str, hosts: &[&str]) -> CertificateParams {
     params
 }
 
-pub(super) fn expired(mut params: CertificateParams) -> CertificateParams {
+pub(crate) fn expired(mut params: CertificateParams) -> CertificateParams {
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
     params
 }
 
 impl Pair {
-    pub(super) fn signed(dir: &Dir, name: &str, ca: &Ca, params: &CertificateParams) -> Self {
+    pub(crate) fn signed(dir: &Dir, name: &str, ca: &Ca, params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         Self::write(dir, name, &ca.sign(params, &key), &key)
     }
 
-    pub(super) fn self_signed(dir: &Dir, name: &str, params: &CertificateParams) -> Self {
+    pub(crate) fn self_signed(dir: &Dir, name: &str, params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         Self::write(dir, name, &params.self_signed(&key).unwrap(), &key)
     }
 
-    pub(super) fn write(dir: &Dir, name: &str, cert: &Certificate, key: &KeyPair) -> Self {
+    pub(crate) fn write(dir: &Dir, name: &str, cert: &Certificate, key: &KeyPair) -> Self {
         Self {
             cert: dir.write(&format!("{name}.crt"), &cert.pem()),
             key: dir.write(&format!("{name}.key"), &key.serialize_pem()),
         }
     }
 
-    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         certificates(&self.cert).unwrap()
     }
 
-    pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         private_key(&self.key).unwrap()
     }
 }
 
-pub(super) type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
+pub(crate) type Ends = (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>);
 
 /// A handshake, and a byte each way: only the byte shows that with TLS 1.3 the server has accepted the
 /// client's certificate. The error is the one of the side that refused.
-pub(super) async fn shake(
+pub(crate) async fn shake(
     connector: TlsConnector,
     acceptor: TlsAcceptor,
     host: rustls::pki_types::ServerName<'static>,
@@ -154,10 +154,10 @@ pub(super) async fn shake(
 }
 
 /// The digest that RFC 5929 asks for with a certificate signed by ECDSA with SHA-256.
-pub(super) fn sha256(der: &[u8]) -> Vec<u8> {
+pub(crate) fn sha256(der: &[u8]) -> Vec<u8> {
     ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, der).as_ref().to_vec()
 }
 
-pub(super) fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
