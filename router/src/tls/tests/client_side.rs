@@ -134,7 +134,9 @@ async fn certificates_of_clients() {
     let mut server_only = leaf("app", &[]);
     server_only.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let purpose = Pair::signed(&router.dir, "purpose", &router.ca, &server_only);
-    for (pair, reason) in [(&stranger, "UnknownIssuer"), (&late, "expired"), (&purpose, "client authentication")] {
+    for (pair, reason) in
+        [(&stranger, "UnknownIssuer"), (&late, "expired"), (&purpose, "client authentication")]
+    {
         let error = router.connect(router.client(Some(pair), &[]), HOST).await.unwrap_err();
         assert!(error.to_lowercase().contains(&reason.to_lowercase()), "{reason}: {error}");
     }
