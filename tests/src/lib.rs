@@ -25,6 +25,7 @@ pub mod process;
 pub mod raw;
 pub mod router;
 pub mod setup;
+pub mod tokio_tls;
 pub mod wait;
 
 pub use certs::Certs;

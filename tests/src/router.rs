@@ -23,7 +23,6 @@ pub struct Router {
     port: u16,
     http: u16,
     child: Child,
-    starts: u32,
 }
 
 impl Router {
@@ -43,11 +42,25 @@ impl Router {
     /// # Panics
     /// If it cannot be built or started.
     pub fn launch(toml: &str) -> Self {
+        Self::launch_with_files(toml, None)
+    }
+
+    fn launch_with_files(toml: &str, files: Option<u32>) -> Self {
         let dir = TempDir::new();
         let (port, http) = (process::free_port(), process::free_port());
         let config = dir.write("router.toml", &with_addresses(toml, dir.path(), port, http));
-        let child = run(&config, &dir);
-        Self { dir, config, port, http, child, starts: 1 }
+        let child = run(&config, &dir, files);
+        Self { dir, config, port, http, child }
+    }
+
+    /// Starts a router that may have this many files open.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_with_files(toml: &str, files: u32) -> Self {
+        let router = Self::launch_with_files(toml, Some(files));
+        router.wait_ready();
+        router
     }
 
     /// What a router says that must not start: its output.
@@ -183,8 +196,7 @@ impl Router {
     /// # Panics
     /// If it does not become ready.
     pub fn start_again(&mut self) {
-        self.child = run(&self.config, &self.dir);
-        self.starts += 1;
+        self.child = run(&self.config, &self.dir, None);
         self.wait_ready();
     }
 
@@ -230,10 +242,17 @@ fn with_addresses(toml: &str, dir: &Path, port: u16, http: u16) -> String {
     format!("[router]\n{listen}{http}{rest}")
 }
 
-fn run(config: &Path, dir: &TempDir) -> Child {
+fn run(config: &Path, dir: &TempDir, files: Option<u32>) -> Child {
     let log = dir.path().join("log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is ours");
-    let mut command = process::command(binary(), "KILL", None);
+    let mut command = match files {
+        None => process::command(binary(), "KILL", None),
+        Some(files) => {
+            let mut command = process::command(Path::new("sh"), "KILL", None);
+            command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]).arg(binary());
+            command
+        }
+    };
     command.arg("router").arg("--config").arg(config);
     if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "debug");

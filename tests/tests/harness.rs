@@ -2,7 +2,7 @@
 
 use switchyard_tests::raw::differential::{self, Step, round};
 use switchyard_tests::raw::messages as m;
-use switchyard_tests::{Certs, Cluster, FaultProxy, Target, wait};
+use switchyard_tests::{Certs, Cluster, FaultProxy, Target, drivers, wait};
 
 #[test]
 fn a_cluster_survives_kill_9_and_restart() {
@@ -71,4 +71,22 @@ fn faults_happen_when_told() {
     assert_eq!(through.connect().value("SELECT 4"), "4");
     drop(target);
     wait::until_true("its sessions to end", || cluster.sessions_of("app") == 0);
+}
+
+#[test]
+fn the_applications_work_without_a_router() {
+    let cluster = Cluster::start();
+    let mut urls = serde_json::Map::new();
+    for tenant in ["acme", "globex"] {
+        cluster.sql(&format!(
+            "CREATE ROLE {tenant} LOGIN PASSWORD 'x' IN ROLE app; ALTER ROLE {tenant} SET app.tenant_id = '{tenant}';
+             INSERT INTO clients SELECT '{tenant}', n, '{tenant} client ' || n FROM generate_series(1, 3) n"
+        ));
+        urls.insert(tenant.to_owned(), cluster.url(tenant, "x").into());
+    }
+    let input = serde_json::json!({"urls": urls, "clients": 2, "rounds": 2});
+    for script in ["psycopg_app.py", "psycopg2_app.py", "asyncpg_app.py", "sqlalchemy_app.py"] {
+        assert!(drivers::python(script, &input)["rows"].as_u64() > Some(50), "{script}");
+    }
+    assert!(drivers::node("pg_app.mjs", &input)["rows"].as_u64() > Some(20));
 }

@@ -61,9 +61,11 @@ pub enum Refused {
     /// The server said why.
     Error {
         /// What it said.
-        error: SqlError,
+        error: Box<SqlError>,
         /// Every byte of it.
         bytes: Vec<u8>,
+        /// Type and length of each message of the login, to the error.
+        shape: Vec<(u8, usize)>,
     },
     /// The connection ended without a word.
     Closed(String),
@@ -498,13 +500,15 @@ impl Raw {
     /// If it refuses.
     pub fn authenticate(&mut self, user: &str, password: Option<&str>, bound: bool) -> Result<(), Refused> {
         let mut scram: Option<ScramSha256> = None;
+        let mut shape = Vec::new();
         let password = password.unwrap_or_default();
         loop {
             let message = self.try_read().map_err(|e| Refused::Closed(e.to_string()))?;
+            shape.push((message.tag, message.body.len()));
             match message.tag {
                 b'E' => {
                     let bytes = messages::frame(b'E', &message.body);
-                    return Err(Refused::Error { error: (&message).into(), bytes });
+                    return Err(Refused::Error { error: Box::new((&message).into()), bytes, shape });
                 }
                 b'Z' => return Ok(()),
                 b'R' => self.answer(&message.body, user, password, bound, &mut scram)?,
@@ -560,11 +564,16 @@ impl Raw {
         Ok(())
     }
 
+    /// The server's certificate in DER, over TLS.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        let Stream::Tls(tls) = &self.stream else { return None };
+        Some(tls.conn.peer_certificates()?.first()?.to_vec())
+    }
+
     /// The hash of the server's certificate; ours are signed with SHA-256.
     fn server_end_point(&self) -> Option<Vec<u8>> {
-        let Stream::Tls(tls) = &self.stream else { return None };
-        let cert = tls.conn.peer_certificates()?.first()?;
-        Some(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, cert).as_ref().to_vec())
+        let cert = self.peer_certificate()?;
+        Some(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &cert).as_ref().to_vec())
     }
 }
 

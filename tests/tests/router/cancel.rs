@@ -1,0 +1,123 @@
+//! Cancel requests.
+
+use switchyard_tests::raw::messages as m;
+use switchyard_tests::{Raw, Running, Setup, wait};
+
+fn setup() -> Setup {
+    Setup::new().shards(1).tenants(["acme", "globex"])
+}
+
+fn sleep(s: &Running, session: &mut Raw, mark: &str) {
+    session.send(&m::query(&format!("SELECT pg_sleep(600) /* {mark} */")));
+    let running = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%/* {mark} */%' AND wait_event = 'PgSleep'"
+    );
+    wait::until_true("the statement to run", || s.shards[0].value(&running) == "1");
+}
+
+/// Sends a cancel request and waits until the router has dealt with it, which it says by closing.
+fn cancel(s: &Running, key: &[u8]) {
+    let mut raw = s.plain_target("", "").open().expect("the router listens");
+    raw.send(&m::cancel_request(key));
+    assert!(raw.ends());
+}
+
+#[test]
+fn it_ends_the_statement_it_is_for() {
+    let s = setup().start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    sleep(&s, &mut acme, "acme");
+    sleep(&s, &mut globex, "globex");
+    cancel(&s, acme.key());
+    let messages = acme.until_ready();
+    assert!(messages.iter().any(|m| m.tag == b'E' && m.sqlstate() == "57014"), "{messages:?}");
+    assert_eq!(acme.value("SELECT 1"), "1");
+    assert_eq!(s.shards[0].value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), "1");
+    cancel(&s, globex.key());
+    assert!(globex.until_ready().iter().any(|m| m.sqlstate() == "57014"));
+}
+
+#[test]
+fn it_comes_over_tls_too() {
+    let s = setup().tls("require").start();
+    let mut acme = s.login("acme");
+    sleep(&s, &mut acme, "acme");
+    cancel(&s, acme.key());
+    assert!(acme.until_ready().iter().any(|m| m.sqlstate() == "57014"));
+}
+
+#[test]
+fn a_wrong_key_does_nothing() {
+    let s = setup().start();
+    let mut acme = s.login("acme");
+    sleep(&s, &mut acme, "acme");
+    let key = acme.key().to_vec();
+    for at in 0..key.len() {
+        let mut wrong = key.clone();
+        wrong[at] ^= 1;
+        cancel(&s, &wrong);
+    }
+    for bytes in
+        [m::packet(&80_877_102_u32.to_be_bytes()), m::cancel_request(&[0; 3]), m::cancel_request(&[1; 300])]
+    {
+        let mut raw = s.router.target().open().unwrap();
+        raw.send(&bytes);
+        assert!(raw.ends());
+    }
+    assert_eq!(s.shards[0].value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), "1");
+    // The key of the backend itself is nobody's at the router.
+    assert_ne!(
+        &key[..4],
+        (s.shards[0]
+            .value("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            .parse::<u32>()
+            .unwrap())
+        .to_be_bytes()
+    );
+    cancel(&s, &key);
+    assert!(acme.until_ready().iter().any(|m| m.sqlstate() == "57014"));
+}
+
+#[test]
+fn it_never_hits_the_next_on_the_same_server() {
+    let s = setup().pool("size = 1").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    for _ in 0..20 {
+        acme.rows("SELECT 1");
+        let key = acme.key().to_vec();
+        // Acme has nothing running, and the server is globex's by now or soon.
+        globex.send(&m::query("SELECT pg_sleep(0.02), 'whole'"));
+        cancel(&s, &key);
+        let messages = globex.until_ready();
+        assert!(messages.iter().all(|m| m.tag != b'E'), "{messages:?}");
+    }
+    // While its statement ends by itself: at most acme's own is hit.
+    std::thread::scope(|scope| {
+        let key = acme.key().to_vec();
+        let s = &s;
+        let canceller = scope.spawn(move || (0..150).for_each(|_| cancel(s, &key)));
+        let mut rounds = 0;
+        while !canceller.is_finished() {
+            let _ = acme.try_rows("SELECT pg_sleep(0.001)");
+            assert_eq!(globex.value("SELECT 'whole'"), "whole");
+            rounds += 1;
+        }
+        assert!(rounds > 0);
+    });
+}
+
+#[test]
+fn it_ends_the_wait_for_a_server() {
+    let s = setup().pool("size = 1").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.rows("BEGIN");
+    globex.send(&m::query("SELECT 1"));
+    wait::until_true("the client to wait", || {
+        s.router.metrics().sum("switchyard_client_connections", &[("state", "waiting")]) >= 1.0
+    });
+    cancel(&s, globex.key());
+    let messages = globex.until_ready();
+    assert!(messages.iter().any(|m| m.sqlstate() == "57014"), "{messages:?}");
+    acme.rows("COMMIT");
+    assert_eq!(globex.value("SELECT 1"), "1");
+}

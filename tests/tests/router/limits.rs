@@ -1,0 +1,140 @@
+//! Ceilings and deadlines that strangers run into.
+
+use std::time::Instant;
+
+use switchyard_tests::raw::messages as m;
+use switchyard_tests::{Router, Setup, wait};
+
+fn setup() -> Setup {
+    Setup::new().shards(1).tenants(["acme", "globex"])
+}
+
+#[test]
+fn sockets_that_say_nothing_do_not_keep_others_out() {
+    let s = setup().section("[limits]\nunauthenticated = 50\nlogin_timeout = \"2s\"").start();
+    let mut silent: Vec<_> = (0..200).filter_map(|_| s.router.target().open().ok()).collect();
+    for (n, socket) in silent.iter_mut().enumerate() {
+        match n % 4 {
+            0 => {}
+            1 => socket.send(&[0]),
+            2 => socket.send(&s.target("acme").startup()),
+            _ => socket.send(&m::ssl_request()),
+        }
+    }
+    // In the end the silent ones are gone, and until then or from then on others are served.
+    wait::until_true("a login among them", || s.target("acme").try_connect().is_ok());
+    for socket in &mut silent {
+        assert!(socket.ends());
+    }
+    assert_eq!(s.login("globex").value("SELECT 1"), "1");
+}
+
+#[test]
+fn those_who_are_in_are_not_counted_among_strangers() {
+    let s = setup().section("[limits]\nunauthenticated = 5").start();
+    let mut inside: Vec<_> = (0..40).map(|_| s.login("acme")).collect();
+    for session in &mut inside {
+        assert_eq!(session.value("SELECT 1"), "1");
+    }
+}
+
+#[test]
+fn a_login_has_a_deadline_in_every_phase() {
+    let s = setup().tls("allow").section("[limits]\nlogin_timeout = \"500ms\"").start();
+    let plain = s.router.target().user("app.acme").database("crm");
+    for phase in 0..4 {
+        let mut raw = plain.open().unwrap();
+        match phase {
+            0 => {}
+            1 => raw.send(&[0, 0]),
+            2 => raw.send(&plain.startup()),
+            _ => {
+                raw.send(&m::ssl_request());
+                raw.byte().unwrap();
+                raw.send(&[0x16, 3, 1]);
+            }
+        }
+        let begin = Instant::now();
+        while raw.byte().is_ok() {}
+        assert!(begin.elapsed() < wait::DEADLINE / 2, "phase {phase}");
+    }
+    // It ends with the login.
+    let mut session = s.login("acme");
+    session.value("SELECT pg_sleep(1)");
+    assert_eq!(session.value("SELECT 1"), "1");
+}
+
+#[test]
+fn more_clients_than_allowed_are_told_so() {
+    let s = setup().section("[limits]\nclients = 3").start();
+    let mut inside: Vec<_> = (0..3).map(|_| s.login("acme")).collect();
+    let refused = s.refused("acme");
+    assert_eq!(refused.sqlstate(), "53300", "{refused:?}");
+    assert_eq!(inside[0].value("SELECT 1"), "1");
+    drop(inside.pop());
+    wait::until_true("room for one", || s.target("acme").try_connect().is_ok());
+}
+
+#[test]
+fn a_declared_length_allocates_nothing() {
+    let s = setup().start();
+    s.login("acme").value("SELECT 1");
+    let before = s.router.resident_bytes();
+    let mut sessions: Vec<_> = (0..20).map(|_| s.login("acme")).collect();
+    for session in &mut sessions {
+        session.send(&[&b"Q"[..], &0x3fff_ffff_u32.to_be_bytes(), b"SELECT"].concat());
+    }
+    let mut strangers: Vec<_> = (0..20).filter_map(|_| s.router.target().open().ok()).collect();
+    for stranger in &mut strangers {
+        stranger.send(&9999_u32.to_be_bytes());
+    }
+    s.login("globex").value("SELECT 1");
+    let grown = s.router.resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn a_startup_packet_may_be_as_large_as_configured() {
+    let s = setup().start();
+    s.target("acme").param("application_name", &"a".repeat(9000)).connect();
+    let mut raw = s.router.target().open().unwrap();
+    raw.send(&s.target("acme").param("application_name", &"a".repeat(11_000)).startup());
+    while let Ok(byte) = raw.byte() {
+        assert_ne!(byte, b'R');
+    }
+}
+
+#[test]
+fn running_out_of_files_is_survived() {
+    let s = setup().start();
+    // Of a router of its own, with few files.
+    let router = Router::start_with_files(&s.toml, 64);
+    let target =
+        || router.target().user("app.acme").password(switchyard_tests::setup::PASSWORD).database("crm");
+    assert_eq!(target().connect().value("SELECT 1"), "1");
+    let sockets: Vec<_> = (0..200).filter_map(|_| target().open().ok()).collect();
+    wait::until_true("the files to be used up", || router.open_files() >= 60);
+    drop(sockets);
+    wait::until_true("a login afterwards", || {
+        target().try_connect().is_ok_and(|mut c| c.try_rows("SELECT 1").is_ok())
+    });
+}
+
+#[test]
+fn idle_clients_end_where_they_are_told_to() {
+    let s = setup()
+        .section("[limits]\nclient_idle_timeout = \"500ms\"\nidle_in_transaction_timeout = \"500ms\"")
+        .start();
+    let mut idle = s.login("acme");
+    assert_eq!(idle.value("SELECT 1"), "1");
+    let last = std::iter::from_fn(|| idle.try_read().ok()).last();
+    assert!(last.is_none_or(|m| m.sqlstate() == "57P05"));
+    let mut open = s.login("acme");
+    open.rows("BEGIN; INSERT INTO scratch.items VALUES (1, 'x')");
+    let last = std::iter::from_fn(|| open.try_read().ok()).last();
+    assert!(last.is_none_or(|m| m.sqlstate() == "25P03"));
+    assert_eq!(s.login("globex").value("SELECT count(*) FROM scratch.items"), "0");
+    // One that is busy for longer is not idle.
+    let mut busy = s.login("acme");
+    assert_eq!(busy.value("SELECT 'done' FROM pg_sleep(1.2)"), "done");
+}

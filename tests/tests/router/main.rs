@@ -1,0 +1,17 @@
+//! The router's behaviour, as its clients and operators see it. A module for each subject.
+
+mod cancel;
+mod context;
+mod drivers;
+mod identity;
+mod isolation;
+mod jwt;
+mod limits;
+mod login;
+mod operation;
+mod placement;
+mod pool;
+mod prepared;
+mod protocol;
+mod tls;
+mod vanish;

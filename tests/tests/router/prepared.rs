@@ -1,0 +1,288 @@
+//! Prepared statements over connections that change hands, with PostgreSQL's own errors.
+
+use switchyard_tests::raw::differential::{Step, round};
+use switchyard_tests::raw::messages as m;
+use switchyard_tests::{Raw, Setup};
+
+fn setup() -> Setup {
+    Setup::new().shards(1).tenants(["acme", "globex"])
+}
+
+fn run(name: &str) -> Vec<u8> {
+    [m::bind("", name, &[]), m::execute("", 0), m::sync()].concat()
+}
+
+#[track_caller]
+fn values(raw: &mut Raw, bytes: &[u8]) -> Vec<Option<String>> {
+    let messages = raw.round(bytes);
+    if let Some(error) = messages.iter().find(|m| m.tag == b'E') {
+        panic!("{error:?}");
+    }
+    messages.iter().filter(|m| m.tag == b'D').flat_map(m::Message::values).collect()
+}
+
+#[test]
+fn a_named_statement_follows_its_session_over_all_servers() {
+    let s = setup().pool("size = 3").start();
+    let mut acme = s.login("acme");
+    acme.round(
+        &[
+            m::parse("who", "SELECT pg_backend_pid() || ' ' || (SELECT name FROM clients WHERE id = 1)"),
+            m::sync(),
+        ]
+        .concat(),
+    );
+    let mut holders: Vec<_> = (0..2).map(|_| s.login("globex")).collect();
+    let mut pids = std::collections::BTreeSet::new();
+    for round in 0..12 {
+        // Takes connections away in changing order, so that another is left over each time.
+        let holder = &mut holders[round % 2];
+        let _ = holder.try_rows(if round % 4 < 2 { "BEGIN" } else { "COMMIT" });
+        let answer = values(&mut acme, &run("who"))[0].clone().expect("a value");
+        let (pid, name) = answer.split_once(' ').expect("two words");
+        assert_eq!(name, "acme client 1");
+        pids.insert(pid.to_owned());
+    }
+    assert!(!pids.is_empty());
+}
+
+#[test]
+fn the_same_name_means_something_else_to_each_client() {
+    let s = setup().pool("size = 1").start();
+    let mut sessions: Vec<_> = (0..4).map(|n| s.login(["acme", "globex"][n % 2])).collect();
+    for (n, session) in sessions.iter_mut().enumerate() {
+        session.round(
+            &[m::parse("s", &format!("SELECT {n}, name FROM clients WHERE id = 1")), m::sync()].concat(),
+        );
+    }
+    for _ in 0..5 {
+        for (n, session) in sessions.iter_mut().enumerate() {
+            let expected = [Some(n.to_string()), Some(format!("{} client 1", ["acme", "globex"][n % 2]))];
+            assert_eq!(values(session, &run("s")), expected);
+        }
+    }
+}
+
+#[test]
+fn the_unnamed_statement_survives_a_sync() {
+    let s = setup().pool("size = 1").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.round(&[m::parse("", "SELECT 'of acme'"), m::describe(b'S', ""), m::sync()].concat());
+    globex.round(&m::extended("SELECT 'of globex'", &[]));
+    assert_eq!(values(&mut acme, &run("")), [Some("of acme".to_owned())]);
+    globex.rows("SELECT 1");
+    globex.round(&[m::parse("", "SELECT 'again'"), m::sync()].concat());
+    assert_eq!(values(&mut acme, &run("")), [Some("of acme".to_owned())]);
+    assert_eq!(values(&mut globex, &run("")), [Some("again".to_owned())]);
+}
+
+#[test]
+fn scripts_behave_as_with_postgresql() {
+    let s = setup().start();
+    let parse = |name: &str, sql: &str| [m::parse(name, sql), m::sync()].concat();
+    let many = |parts: &[Vec<u8>]| parts.iter().flat_map(|p| round(p.clone())).collect::<Vec<Step>>();
+    for (name, script) in [
+        ("an unknown statement", many(&[run("nope"), m::query("SELECT 1")])),
+        ("Describe of an unknown statement", many(&[[m::describe(b'S', "nope"), m::sync()].concat()])),
+        ("a name in use", many(&[parse("a", "SELECT 1"), parse("a", "SELECT 2"), run("a")])),
+        (
+            "a name in use in one batch",
+            many(&[[m::parse("a", "SELECT 1"), m::parse("a", "SELECT 2"), m::sync()].concat(), run("a")]),
+        ),
+        (
+            "Close and Parse in one batch",
+            many(&[
+                parse("a", "SELECT 1"),
+                [
+                    m::close(b'S', "a"),
+                    m::parse("a", "SELECT 2"),
+                    m::bind("", "a", &[]),
+                    m::execute("", 0),
+                    m::sync(),
+                ]
+                .concat(),
+                run("a"),
+            ]),
+        ),
+        (
+            "Close, then use",
+            many(&[parse("a", "SELECT 1"), [m::close(b'S', "a"), m::sync()].concat(), run("a")]),
+        ),
+        ("Close of what is not", many(&[[m::close(b'S', "a"), m::close(b'P', "p"), m::sync()].concat()])),
+        (
+            "a failed Parse leaves no name",
+            many(&[parse("a", "SELEC 1"), run("a"), parse("a", "SELECT 1"), run("a")]),
+        ),
+        ("a failed Parse of no table", many(&[parse("a", "SELECT * FROM nowhere"), run("a")])),
+        (
+            "a Parse skipped by an earlier error",
+            many(&[
+                [
+                    m::parse("", "SELECT 1/0"),
+                    m::bind("", "", &[]),
+                    m::execute("", 0),
+                    m::parse("b", "SELECT 2"),
+                    m::sync(),
+                ]
+                .concat(),
+                run("b"),
+                parse("b", "SELECT 3"),
+                run("b"),
+            ]),
+        ),
+        (
+            "a Close skipped by an earlier error",
+            many(&[
+                parse("a", "SELECT 1"),
+                [m::bind("", "nope", &[]), m::close(b'S', "a"), m::sync()].concat(),
+                run("a"),
+            ]),
+        ),
+        (
+            "Parse in a transaction that rolls back",
+            many(&[m::query("BEGIN"), parse("a", "SELECT 1"), m::query("ROLLBACK"), run("a")]),
+        ),
+        (
+            "Parse in a failed transaction",
+            many(&[
+                m::query("BEGIN"),
+                m::query("SELECT 1/0"),
+                parse("a", "SELECT 1"),
+                m::query("ROLLBACK"),
+                run("a"),
+            ]),
+        ),
+        ("the unnamed one is replaced", many(&[parse("", "SELECT 1"), parse("", "SELECT 2"), run("")])),
+        (
+            "a failed Parse removes the unnamed one",
+            many(&[parse("", "SELECT 1"), parse("", "SELEC 2"), run("")]),
+        ),
+        ("Query removes the unnamed one", many(&[parse("", "SELECT 1"), m::query("SELECT 2"), run("")])),
+        (
+            "Describe and parameters",
+            many(&[
+                [m::parse("a", "SELECT $1::int + 1 AS x, $2::text"), m::describe(b'S', "a"), m::sync()]
+                    .concat(),
+                [
+                    m::bind("p", "a", &[Some(b"41"), None]),
+                    m::describe(b'P', "p"),
+                    m::execute("p", 0),
+                    m::sync(),
+                ]
+                .concat(),
+            ]),
+        ),
+        (
+            "Describe of no rows",
+            many(&[
+                [m::parse("a", "SET work_mem = '5MB'"), m::describe(b'S', "a"), m::sync()].concat(),
+                run("a"),
+            ]),
+        ),
+        (
+            "the empty statement",
+            many(&[parse("a", ""), run("a"), [m::describe(b'S', "a"), m::sync()].concat()]),
+        ),
+        ("too many parameters", many(&[parse("a", "SELECT $1::int"), run("a")])),
+        (
+            "a bad parameter",
+            many(&[
+                parse("a", "SELECT $1::int"),
+                [m::bind("", "a", &[Some(b"x")]), m::execute("", 0), m::sync()].concat(),
+                run("a"),
+            ]),
+        ),
+        (
+            "DISCARD ALL forgets",
+            many(&[
+                parse("a", "SELECT 1"),
+                m::query("DISCARD ALL"),
+                run("a"),
+                parse("a", "SELECT 2"),
+                run("a"),
+            ]),
+        ),
+        (
+            "DEALLOCATE ALL forgets",
+            many(&[
+                parse("a", "SELECT 1"),
+                m::query("DEALLOCATE ALL"),
+                run("a"),
+                parse("a", "SELECT 2"),
+                run("a"),
+            ]),
+        ),
+        (
+            "statements in SQL",
+            many(&[
+                m::query("PREPARE q AS SELECT 7"),
+                m::query("EXECUTE q"),
+                m::query("DEALLOCATE q"),
+                m::query("EXECUTE q"),
+            ]),
+        ),
+        (
+            "a changed table",
+            many(&[
+                m::query("DROP TABLE IF EXISTS scratch.changed; CREATE TABLE scratch.changed (a int)"),
+                parse("a", "SELECT * FROM scratch.changed"),
+                run("a"),
+                m::query("ALTER TABLE scratch.changed ADD b int"),
+                [m::close(b'S', "a"), m::parse("a", "SELECT * FROM scratch.changed"), m::sync()].concat(),
+                run("a"),
+                m::query("DROP TABLE scratch.changed"),
+            ]),
+        ),
+    ] {
+        s.same(name, "acme", &script);
+    }
+}
+
+#[test]
+fn many_statements_of_one_client() {
+    let s = setup().pool("size = 2\nstatements = 50").start();
+    let mut acme = s.login("acme");
+    for n in 0..700 {
+        acme.round(&[m::parse(&format!("s{n}"), &format!("SELECT {n} + 0")), m::sync()].concat());
+    }
+    for n in (0..700).rev().step_by(3) {
+        assert_eq!(values(&mut acme, &run(&format!("s{n}"))), [Some(n.to_string())]);
+    }
+    // Most of them within one batch, more than a server may keep.
+    let batch: Vec<u8> = (0..200)
+        .flat_map(|n| [m::bind("", &format!("s{n}"), &[]), m::execute("", 0)].concat())
+        .chain(m::sync())
+        .collect();
+    let expected: Vec<_> = (0..200).map(|n| Some(n.to_string())).collect();
+    assert_eq!(values(&mut acme, &batch), expected);
+    let kept = s.router.metrics();
+    drop(kept);
+    let mut globex = s.login("globex");
+    assert_eq!(globex.value("SELECT count(*) < 60 FROM pg_prepared_statements"), "t");
+}
+
+#[test]
+fn statements_of_two_clients_on_one_server_never_mix() {
+    let s = setup().pool("size = 1").start();
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let s = &s;
+            scope.spawn(move || {
+                let tenant = ["acme", "globex"][n % 2];
+                let mut session = s.login(tenant);
+                session.round(
+                    &[m::parse("s", &format!("SELECT name || ' {n}' FROM clients WHERE id = 2")), m::sync()]
+                        .concat(),
+                );
+                for round in 0..50 {
+                    assert_eq!(values(&mut session, &run("s")), [Some(format!("{tenant} client 2 {n}"))]);
+                    let sql = format!("SELECT {}", n * 1000 + round);
+                    assert_eq!(
+                        values(&mut session, &m::extended(&sql, &[])),
+                        [Some((n * 1000 + round).to_string())]
+                    );
+                }
+            });
+        }
+    });
+}
