@@ -52,11 +52,26 @@ fn normal(message: &Message) -> Option<String> {
             message.field(b'M'),
             message.field(b'P')
         )),
+        b'T' => Some(format!("{tag} {:x?}", columns(&message.body).unwrap_or_default())),
         _ if message.body.len() > 256 => {
             Some(format!("{tag} {} bytes #{:x}", message.body.len(), hash(&message.body)))
         }
         _ => Some(format!("{tag} {}", message.body.escape_ascii())),
     }
+}
+
+/// The columns of a RowDescription: each name, and all numbers after it but that of the table,
+/// which is another for every table that is made.
+fn columns(body: &[u8]) -> Option<Vec<(String, &[u8])>> {
+    let mut rest = body.get(2..)?;
+    let mut columns = Vec::new();
+    while !rest.is_empty() {
+        let end = rest.iter().position(|b| *b == 0)?;
+        let numbers = rest.get(end + 1..end + 19)?;
+        columns.push((String::from_utf8_lossy(&rest[..end]).into_owned(), &numbers[4..]));
+        rest = &rest[end + 19..];
+    }
+    Some(columns)
 }
 
 fn hash(bytes: &[u8]) -> u64 {
