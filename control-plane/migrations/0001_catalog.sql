@@ -195,3 +195,15 @@ CREATE TRIGGER no_truncate BEFORE TRUNCATE ON tenants EXECUTE FUNCTION refuse();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON users EXECUTE FUNCTION refuse();
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON placements EXECUTE FUNCTION refuse();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit EXECUTE FUNCTION refuse();
+
+-- What a router's role needs: to read what it serves by, and to write a tenant's first login.
+CREATE FUNCTION grant_router(role name) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA switchyard TO %I', role);
+    EXECUTE format(
+        'GRANT SELECT ON switchyard.topology_version, switchyard.settings, switchyard.shards,
+            switchyard.buckets, switchyard.tenants, switchyard.placements, switchyard.users,
+            switchyard.jwt_issuers, switchyard.deleted TO %I', role);
+    EXECUTE format('GRANT INSERT (id) ON switchyard.tenants TO %I', role);
+END $$;
+REVOKE ALL ON FUNCTION grant_router FROM PUBLIC;

@@ -1,0 +1,163 @@
+//! What the command line says.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::failure::Outcome;
+use crate::logging::LogFormat;
+use crate::verbs::{ShardCommand, TenantCommand, UserCommand};
+use crate::{demo, local, logging, serve, verbs};
+
+/// A tenant router for sharded PostgreSQL.
+///
+/// Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 conflict, 5 still running.
+#[derive(Parser)]
+#[command(name = "switchyard", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Form of the log on standard error; text on a terminal if not given, else JSON.
+    #[arg(long, global = true, value_enum, env = "SWITCHYARD_LOG_FORMAT")]
+    log: Option<LogFormat>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a router.
+    Router(ConfigFile),
+    /// Run the control plane.
+    ControlPlane(ConfigFile),
+    /// Start local shards, a catalog, a control plane and a router, with tenants to try.
+    Demo(demo::DemoArgs),
+    /// Look at configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make what users are checked by.
+    #[command(subcommand)]
+    Auth(AuthCommand),
+    /// Tenants.
+    Tenant {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// Shards.
+    Shard {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ShardCommand,
+    },
+    /// Users whom clients may log in as.
+    User {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+}
+
+#[derive(ClapArgs)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Report every mistake in a router's file, and warnings.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuthCommand {
+    /// Read a password from the terminal or standard input and print its SCRAM verifier.
+    Hash {
+        /// Iterations of PBKDF2.
+        #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4096..=1_000_000))]
+        iterations: u32,
+    },
+}
+
+/// Where the control plane is, and how to answer.
+#[derive(ClapArgs)]
+pub(crate) struct Remote {
+    /// The control plane.
+    #[arg(long, global = true, env = "SWITCHYARD_URL", default_value = "http://127.0.0.1:6480")]
+    pub(crate) url: String,
+    /// A token for it. Better given in the environment, where `ps` does not show it.
+    #[arg(long, global = true, env = "SWITCHYARD_TOKEN", hide_env_values = true, default_value = "")]
+    pub(crate) token: String,
+    /// Form of the answer.
+    #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Table)]
+    pub(crate) output: OutputFormat,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs: what the API answers.
+    Json,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Outcome {
+        match self.command {
+            Command::Router(file) => {
+                logging::init(self.log, "info")?;
+                serve::router(&file.config)
+            }
+            Command::ControlPlane(file) => {
+                logging::init(self.log, "info")?;
+                serve::control_plane(&file.config)
+            }
+            Command::Demo(args) => {
+                logging::init(self.log, "warn")?;
+                demo::run(args)
+            }
+            Command::Config(ConfigCommand::Check { file }) => local::config_check(&file),
+            Command::Auth(AuthCommand::Hash { iterations }) => local::auth_hash(iterations),
+            Command::Tenant { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Shard { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::User { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_surface_parse() {
+        for line in [
+            "switchyard router --config f",
+            "switchyard control-plane --config f --log json",
+            "switchyard demo --state f --context plain --shards 3 --tenants 2 --routers 2 --port 7000",
+            "switchyard tenant create acme -o json",
+            "switchyard tenant place acme --to s2",
+            "switchyard shard add s1 --shard-url postgres://a@b/c",
+            "switchyard user create bob --tenant acme --tenant globex",
+            "switchyard config check f",
+            "switchyard auth hash",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert!(Args::try_parse_from(["switchyard", "tenant", "fly"]).is_err());
+    }
+}

@@ -1,0 +1,79 @@
+//! The long-running commands.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::failure::{Failure, Outcome};
+
+/// If set, the process ends when its standard input does. The demo sets it for what it starts, so
+/// that nothing outlives a demo that was killed.
+pub(crate) const ENDS_WITH_STDIN: &str = "SWITCHYARD_ENDS_WITH_STDIN";
+
+/// Threads for what is not the data path, which has threads of its own.
+const THREADS: usize = 2;
+
+/// Runs a router until it is told to stop.
+pub(crate) fn router(config: &Path) -> Outcome {
+    let loaded = switchyard_config::file::load(config).map_err(|errors| {
+        for error in &errors.0 {
+            eprintln!("{error}");
+        }
+        Failure::Error(anyhow::anyhow!("{} mistakes in {}", errors.0.len(), config.display()))
+    })?;
+    // Read again on SIGHUP, from wherever the process stands then.
+    let path = std::path::absolute(config).context("the configuration's path")?;
+    runtime()?.block_on(async {
+        let served = switchyard_router::run(loaded, Some(path));
+        tokio::select! {
+            served = served => Ok(served?),
+            () = parent_gone() => Ok(()),
+        }
+    })
+}
+
+/// Runs the control plane until it is told to stop.
+pub(crate) fn control_plane(config: &Path) -> Outcome {
+    let settings = switchyard_control_plane::Settings::load(config)?;
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        Ok(switchyard_control_plane::run(settings, stop).await?)
+    })
+}
+
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().context("tokio")
+}
+
+/// Done when the process is told to stop. Signals are caught from the call on, not from the first
+/// poll, so that none is missed.
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+            () = parent_gone() => {}
+        }
+    })
+}
+
+async fn parent_gone() {
+    if std::env::var_os(ENDS_WITH_STDIN).is_none() {
+        return std::future::pending().await;
+    }
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // A thread of its own: a runtime waits for its blocking tasks, and this read may never end.
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) {}
+        let _ = tell.send(());
+    });
+    let _ = told.await;
+    info!("standard input has ended");
+}

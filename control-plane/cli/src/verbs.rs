@@ -1,0 +1,72 @@
+//! The operators' verbs, over REST.
+
+mod shard;
+mod tenant;
+mod user;
+
+use anyhow::Context;
+use serde_json::Value;
+
+pub(crate) use shard::ShardCommand;
+pub(crate) use tenant::TenantCommand;
+pub(crate) use user::UserCommand;
+
+use crate::args::{OutputFormat, Remote};
+use crate::failure::Outcome;
+use crate::http::Api;
+use crate::output;
+
+/// The API, and the form of its answers.
+pub(crate) struct Session {
+    pub(crate) api: Api,
+    output: OutputFormat,
+}
+
+/// Runs one verb.
+pub(crate) fn run(remote: &Remote, verb: impl AsyncFnOnce(Session) -> Outcome) -> Outcome {
+    let session = Session { api: Api::new(&remote.url, &remote.token)?, output: remote.output };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
+    runtime.block_on(verb(session))
+}
+
+impl Session {
+    /// All items of a list, page by page.
+    async fn all(&self, path: &str) -> Outcome<Vec<Value>> {
+        let mut items = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let from = after.as_deref().map(crate::http::segment);
+            let page = from.map_or_else(|| path.to_owned(), |a| format!("{path}{joint}after={a}"));
+            let mut answer = self.api.get(&page).await?;
+            if let Value::Array(found) = answer["items"].take() {
+                items.extend(found);
+            }
+            match answer["next"].take() {
+                Value::String(next) => after = Some(next),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    fn show_list(&self, columns: &[(&str, &str)], items: Vec<Value>) -> Outcome {
+        match self.output {
+            OutputFormat::Json => output::json(&Value::Array(items)),
+            OutputFormat::Table => output::table(columns, &items),
+        }
+    }
+
+    fn show(&self, fields: &[(&str, &str)], item: &Value) -> Outcome {
+        match self.output {
+            OutputFormat::Json => output::json(item),
+            OutputFormat::Table => output::object(fields, item),
+        }
+    }
+
+    fn done(&self, text: &str) -> Outcome {
+        match self.output {
+            OutputFormat::Json => Ok(()),
+            OutputFormat::Table => output::line(text),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use std::io::Read;
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::failure::{Failure, Outcome};
+use crate::http::segment;
+
+/// Verbs of shards.
+#[derive(Subcommand)]
+pub(crate) enum ShardCommand {
+    /// List shards.
+    List,
+    /// Show a shard.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Add a shard. The first gets all buckets, others none.
+    Add {
+        /// Letters, digits, `_`, `-` and `.`.
+        name: String,
+        /// `postgres://user:password@host:port/database`, as routers reach it; `-` reads it from
+        /// standard input, where `ps` does not show it.
+        #[arg(long, value_name = "URL")]
+        shard_url: String,
+        /// Most connections of each router to it.
+        #[arg(long)]
+        pool_size: Option<u32>,
+        /// Put no new tenants there.
+        #[arg(long)]
+        cordoned: bool,
+    },
+    /// Put no new tenants there.
+    Cordon {
+        /// Its name.
+        name: String,
+    },
+    /// Put new tenants there again.
+    Uncordon {
+        /// Its name.
+        name: String,
+    },
+    /// Take away a shard that nobody lives on.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Without this, nothing is done.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+const FIELDS: &[(&str, &str)] = &[
+    ("name", "name"),
+    ("host", "host"),
+    ("port", "port"),
+    ("database", "database"),
+    ("user", "user"),
+    ("tls", "tls"),
+    ("pool", "pool"),
+    ("cordoned", "cordoned"),
+    ("buckets", "buckets"),
+    ("placements", "placements"),
+    ("created", "created_at"),
+];
+
+const COLUMNS: &[(&str, &str)] = &[
+    ("NAME", "name"),
+    ("HOST", "host"),
+    ("PORT", "port"),
+    ("DATABASE", "database"),
+    ("BUCKETS", "buckets"),
+    ("PLACEMENTS", "placements"),
+    ("CORDONED", "cordoned"),
+];
+
+impl ShardCommand {
+    pub(crate) async fn run(self, session: Session) -> Outcome {
+        let api = &session.api;
+        match self {
+            Self::List => session.show_list(COLUMNS, session.all("/v1/shards").await?),
+            Self::Show { name } => session.show(FIELDS, &api.get(&of(&name)).await?),
+            Self::Add { name, shard_url, pool_size, cordoned } => {
+                let url = if shard_url == "-" { from_stdin()? } else { shard_url };
+                let pool = pool_size.map_or(json!({}), |size| json!({ "size": size }));
+                let body = json!({ "name": name, "url": url, "pool": pool, "cordoned": cordoned });
+                session.show(FIELDS, &api.post("/v1/shards", body).await?)
+            }
+            Self::Cordon { name } => session.show(FIELDS, &cordon(&session, &name, true).await?),
+            Self::Uncordon { name } => session.show(FIELDS, &cordon(&session, &name, false).await?),
+            Self::Remove { name, yes } => {
+                if !yes {
+                    return Err(Failure::Usage(format!(
+                        "shard `{name}` would be removed; say --yes to do it"
+                    )));
+                }
+                api.delete(&of(&name)).await?;
+                session.done(&format!("shard {name} removed"))
+            }
+        }
+    }
+}
+
+async fn cordon(session: &Session, name: &str, cordoned: bool) -> Outcome<Value> {
+    session.api.patch(&of(name), json!({ "cordoned": cordoned })).await
+}
+
+fn from_stdin() -> Outcome<String> {
+    let mut text = String::new();
+    std::io::stdin().take(65_536).read_to_string(&mut text).context("standard input")?;
+    Ok(text.trim().to_owned())
+}
+
+fn of(name: &str) -> String {
+    format!("/v1/shards/{}", segment(name))
+}

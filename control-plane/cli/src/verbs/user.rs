@@ -1,0 +1,119 @@
+use clap::Subcommand;
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::Session;
+use crate::failure::{Failure, Outcome};
+use crate::http::segment;
+use crate::local::read_password;
+
+/// Verbs of users.
+#[derive(Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make a user. It gets a password, told once, unless one is given.
+    Create {
+        /// Its name.
+        name: String,
+        /// A tenant that it may act for; may be repeated.
+        #[arg(long = "tenant", required_unless_present = "any_tenant", conflicts_with = "any_tenant")]
+        tenants: Vec<String>,
+        /// It may act for every tenant.
+        #[arg(long)]
+        any_tenant: bool,
+        /// Its own pool mode.
+        #[arg(long, value_parser = ["transaction", "session"])]
+        pool_mode: Option<String>,
+        /// Read its password from the terminal or standard input.
+        #[arg(long)]
+        password: bool,
+        /// It may log in with a JWT.
+        #[arg(long)]
+        jwt: bool,
+        /// It may log in with a client certificate.
+        #[arg(long)]
+        cert: bool,
+    },
+    /// List users.
+    List {
+        /// Those that may act for this tenant by name.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Show a user.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Give a user a new password, told once.
+    ResetPassword {
+        /// Its name.
+        name: String,
+    },
+    /// Take a user away. Its open sessions go on.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Without this, nothing is done.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+const FIELDS: &[(&str, &str)] = &[
+    ("name", "name"),
+    ("tenants", "tenants"),
+    ("any tenant", "any_tenant"),
+    ("password", "password"),
+    ("methods", "methods"),
+    ("pool mode", "pool_mode"),
+    ("role on shards", "server_user"),
+    ("created", "created_at"),
+    ("new password", "new_password"),
+    ("url", "url"),
+];
+
+const COLUMNS: &[(&str, &str)] = &[
+    ("NAME", "name"),
+    ("TENANTS", "tenants"),
+    ("ANY TENANT", "any_tenant"),
+    ("PASSWORD", "password"),
+    ("CREATED", "created_at"),
+];
+
+impl UserCommand {
+    pub(crate) async fn run(self, session: Session) -> Outcome {
+        let api = &session.api;
+        match self {
+            Self::Create { name, tenants, any_tenant, pool_mode, password, jwt, cert } => {
+                let password = if password { Some(read_password()?) } else { None };
+                let body = json!({
+                    "name": name, "tenants": tenants, "any_tenant": any_tenant, "pool_mode": pool_mode,
+                    "password": password.as_ref().map(|p| p.expose_secret()),
+                    "methods": { "jwt": jwt, "cert": cert },
+                });
+                session.show(FIELDS, &api.post("/v1/users", body).await?)
+            }
+            Self::List { tenant } => {
+                let filter = tenant.map(|t| format!("&tenant={}", segment(&t))).unwrap_or_default();
+                session.show_list(COLUMNS, session.all(&format!("/v1/users?limit=1000{filter}")).await?)
+            }
+            Self::Show { name } => session.show(FIELDS, &api.get(&of(&name, "")).await?),
+            Self::ResetPassword { name } => {
+                session.show(FIELDS, &api.post(&of(&name, "/password"), json!({})).await?)
+            }
+            Self::Delete { name, yes } => {
+                if !yes {
+                    return Err(Failure::Usage(format!(
+                        "user `{name}` would be deleted; say --yes to do it"
+                    )));
+                }
+                api.delete(&of(&name, "")).await?;
+                session.done(&format!("user {name} deleted"))
+            }
+        }
+    }
+}
+
+fn of(name: &str, rest: &str) -> String {
+    format!("/v1/users/{}{rest}", segment(name))
+}
