@@ -63,6 +63,12 @@ impl Resolved {
     pub fn is_consumed(&self, name: &str) -> bool {
         self.consumed.iter().any(|c| c.eq_ignore_ascii_case(name))
     }
+
+    /// The tenant that the session will be of, as far as can be told before a proof: the one claimed, or the only one
+    /// of the user. Its own issuers are to be asked about a token.
+    pub fn expected(&self) -> Option<&TenantId> {
+        self.claimed.as_ref().or_else(|| only_tenant(&self.user.tenants))
+    }
 }
 
 /// What the client has proven itself with.
@@ -142,7 +148,7 @@ pub fn decide(
     let user = &resolved.user;
     let mut said = resolved.said.clone();
     if let Proof::Token { claims, issuers_of } = proof {
-        hear_token(&mut said, user, claims, issuers_of)?;
+        hear_token(&mut said, resolved, claims, issuers_of)?;
     }
     if let Some(only) = only_tenant(&user.tenants) {
         said.hear(Source::Credential, only.clone())?;
@@ -240,12 +246,14 @@ fn hear_variables(
 /// What a token says of the user and the tenant, and whether that is enough.
 fn hear_token(
     said: &mut Agreement,
-    user: &User,
+    resolved: &Resolved,
     claims: &Claims,
     issuers_of: Option<&TenantId>,
 ) -> Result<(), IdentityError> {
+    let user = &resolved.user;
     if let Some(name) = &claims.user
         && *name != user.name
+        && *name != resolved.login_name
     {
         return Err(IdentityError::OtherUser { user: user.name.clone(), claim: error::shown(name) });
     }

@@ -224,6 +224,11 @@ fn users_and_their_suffixes() {
         assert_eq!(resolved.user.name, user, "{login}");
         assert_eq!(resolved.login_name, login);
         assert_eq!(resolved.claimed, tenant.map(id), "{login}");
+        assert_eq!(resolved.expected(), tenant.map(id).as_ref(), "{login}");
+    }
+    for (login, expected) in [("solo", "acme"), ("short", "acme"), ("duo.globex", "globex")] {
+        let resolved = Says::user(login).resolve(&topology(), &settings()).unwrap();
+        assert_eq!(resolved.expected(), Some(&id(expected)), "{login}");
     }
     for (login, label) in [
         ("", "unknown_user"),
@@ -447,7 +452,8 @@ fn what_a_token_must_say() {
         ("solo", claims(Some(&globex), false, Some("solo")), None, Err("contradiction")),
         // The user claim.
         ("app.acme", claims(Some(&acme), false, Some("app")), None, Ok("acme")),
-        ("app.acme", claims(Some(&acme), false, Some("app.acme")), None, Err("other_user")),
+        ("app.acme", claims(Some(&acme), false, Some("app.acme")), None, Ok("acme")),
+        ("app.acme", claims(Some(&acme), false, Some("app.globex")), None, Err("other_user")),
         ("app.acme", claims(Some(&acme), false, Some("duo")), None, Err("other_user")),
         // A tenant's own issuer speaks for that tenant only.
         ("app.acme", claims(None, true, None), Some(&acme), Ok("acme")),

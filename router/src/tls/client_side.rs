@@ -9,7 +9,7 @@ use switchyard_wire::tls_endpoint::server_end_point;
 use tokio_rustls::TlsAcceptor;
 
 use super::names::{self, AlternativeName};
-use super::{ALPN_POSTGRESQL, TlsError, certificates, pair_error, private_key, provider, root_store};
+use super::{ALPN_POSTGRESQL, TlsError, certificates, certified_key, provider, root_store};
 
 /// A certificate and what goes with it, made from files once. For a reload, load another and swap it in; one
 /// that cannot be loaded leaves the old one as it is.
@@ -33,8 +33,9 @@ impl ClientTlsContext {
     pub fn load(settings: &ClientTls) -> Result<Self, TlsError> {
         let cert = settings.cert.as_deref().ok_or(TlsError::Missing("a certificate"))?;
         let key = settings.key.as_deref().ok_or(TlsError::Missing("the key of its certificate"))?;
-        let chain = certificates(cert)?;
-        let end_point_hash = chain.first().and_then(|leaf| server_end_point(leaf)).map(Into::into);
+        let pair = certified_key(cert, key)?;
+        let end_point_hash =
+            certificates(cert)?.first().and_then(|leaf| server_end_point(leaf)).map(Into::into);
 
         let builder =
             ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
@@ -48,9 +49,7 @@ impl ClientTlsContext {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder
-            .with_single_cert(chain, private_key(key)?)
-            .map_err(|error| pair_error(key, cert, &error))?;
+        let mut config = builder.with_cert_resolver(Arc::new(pair));
         // Clients that offer no ALPN are let through, those that offer another one are not.
         config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
         if settings.client_ca.is_some() {

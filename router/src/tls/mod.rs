@@ -5,6 +5,7 @@
 
 mod client_side;
 mod names;
+mod old_certificates;
 mod shard_side;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -17,7 +18,10 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 pub use client_side::{ClientTlsContext, peer_alternative_names, peer_common_name, sni};
 pub use names::AlternativeName;
@@ -128,11 +132,20 @@ fn pem_error(file: &Path, wanted: &str, error: pem::Error) -> TlsError {
     }
 }
 
-/// Says of a key and a certificate that rustls refuses what is wrong with them.
-fn pair_error(key: &Path, cert: &Path, error: &rustls::Error) -> TlsError {
-    let problem = match error {
-        rustls::Error::InconsistentKeys(_) => "they do not belong together".to_owned(),
-        other => other.to_string(),
+/// A certificate and its key, made sure to belong together.
+///
+/// What rustls has for this would read the certificate by webpki, which knows none of version 1.
+fn certified_key(cert: &Path, key: &Path) -> Result<SingleCertAndKey, TlsError> {
+    let problem = |problem: String| TlsError::Pair { key: key.to_owned(), cert: cert.to_owned(), problem };
+    let chain = certificates(cert)?;
+    let signing =
+        provider().key_provider.load_private_key(private_key(key)?).map_err(|e| problem(e.to_string()))?;
+    let certified = match chain.first().map(|leaf| X509Certificate::from_der(leaf)) {
+        Some(Ok((_, leaf))) => leaf.public_key().raw.to_vec(),
+        _ => return Err(problem("the certificate cannot be read".to_owned())),
     };
-    TlsError::Pair { key: key.to_owned(), cert: cert.to_owned(), problem }
+    if signing.public_key().is_some_and(|own| *own != *certified) {
+        return Err(problem("they do not belong together".to_owned()));
+    }
+    Ok(SingleCertAndKey::from(CertifiedKey::new(chain, signing)))
 }

@@ -11,9 +11,7 @@ use switchyard_wire::tls_endpoint::server_end_point;
 use tokio_rustls::TlsConnector;
 
 use super::verifier::{ShardVerifier, Trusted};
-use super::{
-    ALPN_POSTGRESQL, TlsError, certificates, client_builder, pair_error, private_key, provider, root_store,
-};
+use super::{ALPN_POSTGRESQL, TlsError, certificates, certified_key, client_builder, provider, root_store};
 
 /// How a shard is connected to, made from files once.
 ///
@@ -51,9 +49,7 @@ impl ShardTlsContext {
         let builder = client_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match (&settings.cert, &settings.key) {
             (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => builder
-                .with_client_auth_cert(certificates(cert)?, private_key(key)?)
-                .map_err(|error| pair_error(key, cert, &error))?,
+            (Some(cert), Some(key)) => builder.with_client_cert_resolver(Arc::new(certified_key(cert, key)?)),
             (Some(_), None) => return Err(TlsError::Missing("the key of its certificate")),
             (None, Some(_)) => return Err(TlsError::Missing("the certificate of its key")),
         };

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -14,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::names::common_name_is_host;
+use super::old_certificates as old;
 
 /// Trusted certificates.
 pub(super) struct Trusted {
@@ -39,6 +43,25 @@ impl fmt::Debug for ShardVerifier {
     }
 }
 
+impl ShardVerifier {
+    fn check_chain(
+        &self,
+        trusted: &Trusted,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let algorithms = self.algorithms.all;
+        if old::is_version_1(end_entity) {
+            check_validity(end_entity, now)?;
+            let issuer = old::issuer_among(&trusted.pinned, end_entity, algorithms)?;
+            return check_validity(issuer, now);
+        }
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &trusted.roots, intermediates, now, algorithms)
+    }
+}
+
 impl ServerCertVerifier for ShardVerifier {
     fn verify_server_cert(
         &self,
@@ -52,20 +75,14 @@ impl ServerCertVerifier for ShardVerifier {
             if trusted.pinned.contains(end_entity) {
                 check_validity(end_entity, now)?;
             } else {
-                let parsed = ParsedCertificate::try_from(end_entity)?;
-                let algorithms = self.algorithms.all;
-                verify_server_cert_signed_by_trust_anchor(
-                    &parsed,
-                    &trusted.roots,
-                    intermediates,
-                    now,
-                    algorithms,
-                )?;
+                self.check_chain(trusted, end_entity, intermediates, now)?;
             }
         }
         if self.check_name {
             let host = server_name.to_str();
-            match verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name) {
+            let named =
+                ParsedCertificate::try_from(end_entity).and_then(|c| verify_server_name(&c, server_name));
+            match named {
                 Err(_) if common_name_is_host(end_entity, &host) => {}
                 result => result?,
             }
@@ -79,6 +96,9 @@ impl ServerCertVerifier for ShardVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if old::is_version_1(cert) {
+            return old::verify_tls12_signature(message, cert, dss, &self.algorithms);
+        }
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
@@ -88,6 +108,14 @@ impl ServerCertVerifier for ShardVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if old::is_version_1(cert) {
+            return verify_tls13_signature_with_raw_key(
+                message,
+                &old::public_key(cert)?,
+                dss,
+                &self.algorithms,
+            );
+        }
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 

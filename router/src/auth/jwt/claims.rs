@@ -16,8 +16,8 @@ pub struct Claims {
     pub issuer_name: String,
     /// The tenant, where the token has the issuer's tenant claim.
     pub tenant: Option<TenantId>,
-    /// The user, where the issuer is configured with a user claim; the token then has it. To be compared
-    /// with the user who logs in.
+    /// The user, where the issuer is configured with a user claim; the token then has it.
+    /// `identity::decide` compares it with the user who logs in.
     pub user: Option<String>,
     /// When the token expires, without leeway.
     pub expires: Option<SystemTime>,

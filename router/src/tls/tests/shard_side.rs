@@ -78,6 +78,53 @@ async fn a_self_signed_certificate_can_be_its_own_authority() {
 }
 
 #[tokio::test]
+async fn certificates_of_version_1() {
+    // Made by the recipe in PostgreSQL's documentation, but for a hundred years and with EC keys for shortness;
+    // rcgen makes none of this version.
+    let dir = Dir::new();
+    let root = dir.write("root.crt", include_str!("version1/root.crt"));
+    let other = dir.write("other.crt", &Ca::new("test authority").pem);
+    let key = dir.write("shard.key", include_str!("version1/shard.key"));
+    let write =
+        |name: &str, cert: &str, key: &Path| Pair { cert: dir.write(name, cert), key: key.to_owned() };
+    let good = write("shard.crt", include_str!("version1/shard.crt"), &key);
+    let too_old = write("expired.crt", include_str!("version1/expired.crt"), &key);
+    let rsa_key = dir.write("rsa.key", include_str!("version1/rsa.key"));
+    let rsa = write("rsa.crt", include_str!("version1/rsa.crt"), &rsa_key);
+    for pair in [&good, &rsa] {
+        connect(&router(SslMode::Require, None), pair, HOST).await.unwrap();
+        for mode in [SslMode::VerifyCa, SslMode::VerifyFull] {
+            connect(&router(mode, Some(&root)), pair, HOST).await.unwrap();
+            let error = connect(&router(mode, Some(&other)), pair, HOST).await.unwrap_err();
+            assert!(error.contains("UnknownIssuer"), "{error}");
+            // It is no authority, even where it is trusted as it is.
+            connect(&router(mode, Some(&pair.cert)), pair, HOST).await.unwrap();
+        }
+        connect(&router(SslMode::VerifyFull, Some(&root)), pair, "elsewhere").await.unwrap_err();
+    }
+    let error = connect(&router(SslMode::VerifyCa, Some(&root)), &too_old, HOST).await.unwrap_err();
+    assert!(error.contains("expired"), "{error}");
+
+    // The shard must hold the key, by TLS 1.2 too.
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let stranger = provider().key_provider.load_private_key(private_key(&too_old.key).unwrap()).unwrap();
+        for (chain, expected) in [(good.chain(), true), (rsa.chain(), false)] {
+            let key = Arc::new(rustls::sign::CertifiedKey::new(chain, stranger.clone()));
+            let config = rustls::ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
+            let context = router(SslMode::Require, None);
+            let name = context.server_name(HOST).unwrap();
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            let result = shake(context.connector().unwrap(), acceptor, name).await;
+            assert_eq!(result.is_ok(), expected, "{version:?} {:?}", result.err());
+        }
+    }
+}
+
+#[tokio::test]
 async fn names_of_hosts() {
     let dir = Dir::new();
     let ca = Ca::new("ours");
