@@ -76,4 +76,19 @@ mod tests {
             assert_eq!(invert(template, "{tenant}", value), expected, "{template} {value}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_filled_in_is_read_back(
+            template in "([ab{}]|\\{tenant\\}|\\{user\\}){0,6}", user in "[ab{}]{0,3}", tenant in "[abü{}]{1,4}"
+        ) {
+            let value = render(&template, &tenant, &user);
+            let expected = if value == render(&template, "\u{1}", &user) {
+                Inverted::NoTenant
+            } else {
+                Inverted::Tenant(&tenant)
+            };
+            proptest::prop_assert_eq!(invert(&template, &user, &value), expected);
+        }
+    }
 }

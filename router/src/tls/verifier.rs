@@ -84,6 +84,9 @@ impl ServerCertVerifier for ShardVerifier {
                 ParsedCertificate::try_from(end_entity).and_then(|c| verify_server_name(&c, server_name));
             match named {
                 Err(_) if common_name_is_host(end_entity, &host) => {}
+                Err(_) if old::is_version_1(end_entity) => {
+                    return Err(CertificateError::NotValidForName.into());
+                }
                 result => result?,
             }
         }

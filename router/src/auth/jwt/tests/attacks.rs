@@ -197,3 +197,24 @@ async fn a_token_of_one_tenant_is_not_another_tenants() {
     let token = signer.token(None, &good(json!({ "tenant_id": "globex" })));
     assert_eq!(verify(&token, &trusted).await.unwrap().tenant.unwrap().as_str(), "globex");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,200}", header in "\\PC{0,40}", claims in "\\PC{0,60}", sig in "[A-Za-z0-9_-]{0,9}") {
+        let _ = Token::parse(&text);
+        let made = format!("{}.{}.{sig}", b64(header), b64(claims));
+        looks_like_jwt(made.as_bytes());
+        let _ = Token::parse(&made);
+    }
+
+    #[test]
+    fn no_change_of_a_character_is_accepted(at in 0_usize..1000, to in "[A-Za-z0-9_.=-]") {
+        let signer = Signer::hs();
+        let token = signer.token(Some("k"), &json!({ "exp": 4_000_000_000_u64, "tenant_id": "acme" }));
+        let at = at % token.len();
+        let changed = format!("{}{to}{}", &token[..at], &token[at + 1..]);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let label = runtime.block_on(label(&changed, &of_keys(&[signer.key(None)])));
+        proptest::prop_assert_eq!(label == "good", changed == token, "{}", changed);
+    }
+}
