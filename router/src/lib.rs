@@ -15,6 +15,7 @@ pub mod identity;
 mod listen;
 mod login;
 mod logins;
+mod metrics;
 mod pool;
 mod prime;
 mod run;

@@ -63,7 +63,8 @@ pub(crate) struct Pool {
     cache: Arc<LoginCache>,
     state: Mutex<State>,
     parameters: DashMap<Route, Arc<Parameters>>,
-    pub(crate) counters: PoolCounters,
+    /// Shared with whoever shows them, as they must outlive the pool.
+    pub(crate) counters: Arc<PoolCounters>,
 }
 
 /// Counts since the pool was made.
@@ -131,7 +132,7 @@ impl Pool {
             cache: Arc::default(),
             state: Mutex::default(),
             parameters: DashMap::new(),
-            counters: PoolCounters::default(),
+            counters: Arc::default(),
         }
     }
 

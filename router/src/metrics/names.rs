@@ -1,0 +1,103 @@
+//! Every name that the router shows, with its meaning. Dashboards and alerts are checked against
+//! this list.
+
+use super::family::{Family, Kind};
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal $help:literal;)*) => {
+        $(pub(in crate::metrics) const $id: Family =
+            Family { name: $name, kind: Kind::$kind, help: $help };)*
+        /// All of this part.
+        pub(in crate::metrics) const ALL: &[Family] = &[$($id),*];
+    };
+}
+
+/// Of the process, its shards and its clients as a whole.
+pub(super) mod router {
+    use super::{Family, Kind};
+
+    families! {
+        BUILD_INFO: Gauge "switchyard_build_info" "The version that runs; always 1.";
+        CONFIG_GENERATION: Gauge "switchyard_config_generation"
+            "How often settings or topology have been taken over in this process.";
+        CONFIG_RELOADS: Counter "switchyard_config_reloads_total" "Reloads of the configuration file.";
+        TOPOLOGY_VERSION: Gauge "switchyard_topology_version"
+            "Version of the topology in use; the same on all routers of one catalog.";
+        TOPOLOGY_SHARDS: Gauge "switchyard_topology_shards" "Shards in the topology.";
+        TOPOLOGY_TENANTS: Gauge "switchyard_topology_tenants" "Tenants in the topology.";
+        READY: Gauge "switchyard_ready" "Whether /readyz says 200.";
+        CATALOG_CONNECTED: Gauge "switchyard_catalog_connected" "Whether there is a connection to the catalog.";
+        CATALOG_STALENESS: Gauge "switchyard_catalog_staleness_seconds"
+            "Since the catalog was last read or found unchanged; since the start, if never.";
+        CATALOG_FAILURES: Counter "switchyard_catalog_failures_total"
+            "Connections to the catalog lost or not made.";
+
+        CLIENT_CONNECTIONS: Gauge "switchyard_client_connections"
+            "Clients by state: login, idle, active, waiting for a server connection, idle_in_transaction.";
+        CLIENT_CONNECTIONS_MAX: Gauge "switchyard_client_connections_max"
+            "Most clients that are let in.";
+        ACCEPTED: Counter "switchyard_client_connections_accepted_total" "Connections accepted.";
+        REJECTED: Counter "switchyard_client_connections_rejected_total"
+            "Connections turned away for another reason than a failed proof.";
+        AUTH_ATTEMPTS: Counter "switchyard_auth_attempts_total" "Logins by method and outcome.";
+
+        SERVER_CONNECTIONS: Gauge "switchyard_server_connections"
+            "Server connections by state: active (lent), idle, login (being made).";
+        SERVER_CONNECTIONS_MAX: Gauge "switchyard_server_connections_max"
+            "Most server connections to the shard.";
+        SERVER_CONNECTS: Counter "switchyard_server_connects_total" "Attempts to connect to the shard.";
+        POOL_WAIT: Histogram "switchyard_pool_wait_seconds"
+            "Time in the queue for a server connection, of those who had to queue and got one.";
+        POOL_OLDEST_WAIT: Gauge "switchyard_pool_oldest_wait_seconds"
+            "How long the first in the queue has waited.";
+        POOL_WAITING: Gauge "switchyard_pool_waiting_clients" "Clients in the queue for a server connection.";
+        POOL_TIMEOUTS: Counter "switchyard_pool_queue_timeouts_total"
+            "Clients that got no server connection in time.";
+        TRANSACTION: Histogram "switchyard_transaction_seconds"
+            "From the moment a server connection was lent to the end of the transaction.";
+        SESSION_RESETS: Counter "switchyard_session_resets_total"
+            "What was written ahead of clients' bytes: clean (all state dropped), context (a tenant's set).";
+        HANDOVER_FAILURES: Counter "switchyard_handover_failures_total"
+            "Server connections on which cleaning or setting the context failed; they were closed.";
+
+        STATEMENTS: Counter "switchyard_statements_total" "Statements of clients.";
+        ERRORS: Counter "switchyard_errors_total" "Errors that clients were answered with after login.";
+        BYTES: Counter "switchyard_bytes_total" "Bytes exchanged with clients that have logged in.";
+        PINS: Counter "switchyard_pins_total"
+            "Sessions that kept their server connection because they hold state that cannot be carried.";
+        PREPARED_PARSES: Counter "switchyard_prepared_parses_total"
+            "Statements prepared on a server connection.";
+        PREPARED_REUSES: Counter "switchyard_prepared_reuses_total"
+            "Statements that the server connection had already.";
+        PREPARED_EVICTIONS: Counter "switchyard_prepared_evictions_total"
+            "Statements closed on a server connection to make room for others.";
+        CANCELS: Counter "switchyard_cancels_total" "Cancel requests: forwarded, or ignored.";
+
+        RESIDENT_MEMORY: Gauge "process_resident_memory_bytes" "Resident memory.";
+        VIRTUAL_MEMORY: Gauge "process_virtual_memory_bytes" "Virtual memory.";
+        CPU: Counter "process_cpu_seconds_total" "Processor time, in user and kernel mode.";
+        START_TIME: Gauge "process_start_time_seconds" "When the process started, in Unix time.";
+        OPEN_FDS: Gauge "process_open_fds" "Open file descriptors.";
+        MAX_FDS: Gauge "process_max_fds" "Most file descriptors that may be open.";
+        THREADS: Gauge "process_threads" "Threads.";
+    }
+}
+
+/// Of each tenant. A tenant's series begin when it is first scraped after a login.
+pub(super) mod tenant {
+    use super::{Family, Kind};
+
+    families! {
+        TRANSACTIONS: Counter "switchyard_tenant_transactions_total" "Transactions.";
+        STATEMENTS: Counter "switchyard_tenant_statements_total" "Statements.";
+        ERRORS: Counter "switchyard_tenant_errors_total" "Errors that clients were answered with.";
+        BYTES: Counter "switchyard_tenant_bytes_total" "Bytes exchanged with clients.";
+        BUSY: Counter "switchyard_tenant_busy_seconds_total" "Time that server connections were lent.";
+        WAIT: Counter "switchyard_tenant_wait_seconds_total" "Time in the queue for server connections.";
+        CLIENTS: Gauge "switchyard_tenant_client_connections" "Clients.";
+        INFO: Gauge "switchyard_tenant_info" "Where the tenant lives and whether it is served; always 1.";
+        ACTIVE: Gauge "switchyard_tenants_active" "Tenants that have a client.";
+        DROPPED: Gauge "switchyard_metrics_tenants_dropped"
+            "Tenants without series of their own: they are counted in tenant=\"_other\".";
+    }
+}
