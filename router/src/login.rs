@@ -123,7 +123,7 @@ async fn prove(
         }
         (Err(error), _) => return Err(refuse(shared, opened, &error.to_string(), Method::None)),
     };
-    match identity::decide(topology, &resolved, proven.as_proof(resolved.claimed.as_ref())) {
+    match identity::decide(topology, &resolved, proven.as_proof(resolved.expected())) {
         Ok(tenant) => {
             shared.stats.login(proven.method, true);
             Ok((resolved.user.clone(), tenant))
@@ -270,5 +270,5 @@ pub(crate) type Address = Option<IpAddr>;
 
 /// The tenant that a session claims, for its own issuers.
 fn issuers_of<'a>(topology: &'a Topology, resolved: &Resolved) -> Option<(&'a TenantId, &'a Arc<Tenant>)> {
-    topology.tenants.get_key_value(resolved.claimed.as_ref()?)
+    topology.tenants.get_key_value(resolved.expected()?)
 }
