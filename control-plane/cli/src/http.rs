@@ -104,7 +104,7 @@ impl Api {
         let done = tokio::time::timeout(TIMEOUT, self.send(request)).await;
         done.map_err(|_| anyhow!("no answer within {} s", TIMEOUT.as_secs()))
             .and_then(|answered| answered)
-            .with_context(|| format!("the control plane at {host}"))
+            .with_context(|| host.clone())
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
-/// A body of JSON. What serde says of a wrong one may quote it, so only the place is told.
+/// A body that is a JSON object. What serde says of a wrong one may quote it, so only the place is told.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -16,6 +16,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let body = axum::body::Bytes::from_request(request, state)
             .await
             .map_err(|e| Problem::malformed(e.status(), e.body_text()))?;
+        // serde would take an array for a struct too, field by field.
+        if body.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(Problem::malformed(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "the body must be a JSON object",
+            ));
+        }
         serde_json::from_slice(&body).map(Self).map_err(|e| {
             let text = e.to_string();
             let names_only = ["missing field", "unknown field", "duplicate field"];

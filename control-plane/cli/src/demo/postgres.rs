@@ -114,12 +114,31 @@ pub(super) async fn start(
     let conf = dir.join("data/postgresql.conf");
     let before = fs::read_to_string(&conf).with_context(|| conf.display().to_string())?;
     fs::write(&conf, before + &settings).with_context(|| conf.display().to_string())?;
-    let mut command = site.as_postgres(&programs.program("postgres"), &dir);
+    let postgres = programs.program("postgres");
+    let mut command = if ends_with_parent().await {
+        let mut setpriv = site.as_postgres(Path::new("setpriv"), &dir);
+        setpriv.args(["--pdeathsig", "INT", "--"]).arg(postgres);
+        setpriv
+    } else {
+        site.as_postgres(&postgres, &dir)
+    };
     command.arg("-D").arg(dir.join("data"));
     site.start(name, command, FAST)?;
     let cluster = Cluster { name: name.to_owned(), port, password };
     cluster.wait(site).await?;
     Ok(cluster)
+}
+
+/// Whether `setpriv` can have the kernel stop a cluster when the demo is killed. The kernel looks
+/// at the thread that started it, which is the main thread here.
+async fn ends_with_parent() -> bool {
+    let mut probe = Command::new("setpriv");
+    probe
+        .args(["--pdeathsig", "INT", "--", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    probe.status().await.is_ok_and(|s| s.success())
 }
 
 async fn initialise(site: &Site, programs: &Programs, dir: &Path, password: &str) -> anyhow::Result<()> {

@@ -1,0 +1,251 @@
+//! The control plane's API over HTTP, and the commands that speak it.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use switchyard_tests::Cluster;
+use switchyard_tests::cluster::{SUPERUSER, SUPERUSER_PASSWORD};
+use switchyard_tests::process::{self, TempDir, free_port};
+use switchyard_tests::router::binary;
+use switchyard_tests::{metrics, wait};
+
+/// A control plane as a process, with a catalog.
+struct ControlPlane {
+    _cluster: Cluster,
+    dir: TempDir,
+    port: u16,
+    child: std::process::Child,
+}
+
+impl ControlPlane {
+    fn start() -> Self {
+        let cluster = Cluster::start();
+        let (dir, port) = (TempDir::new(), free_port());
+        let config = dir.write(
+            "control-plane.toml",
+            &format!(
+                "listen = '127.0.0.1:{port}'\ncatalog_url = '{}'\nbootstrap_token_file = 'token'\n\
+                 client_url = 'postgres://127.0.0.1:7777/crm'\n",
+                cluster.url(SUPERUSER, SUPERUSER_PASSWORD)
+            ),
+        );
+        let mut command = process::command(binary(), "TERM", None);
+        let log = std::fs::File::create(dir.path().join("log")).expect("the directory is ours");
+        command.arg("control-plane").arg("--config").arg(config);
+        command.stdout(log.try_clone().expect("a file")).stderr(log);
+        let child = process::spawn(command);
+        let plane = Self { _cluster: cluster, dir, port, child };
+        let address = plane.address();
+        wait::until_true("the control plane", || {
+            metrics::get(address, "/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+        plane
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    fn token(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("token")).expect("it was made").trim().to_owned()
+    }
+
+    /// Runs an operator's command with a token.
+    fn cli_as(&self, token: &str, args: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
+        command.env("SWITCHYARD_TOKEN", token).output().expect("it runs")
+    }
+
+    /// Runs one and reads its JSON.
+    fn cli(&self, args: &[&str]) -> Value {
+        let output = self.cli_as(&self.token(), &[args, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    fn code(&self, args: &[&str]) -> i32 {
+        self.cli_as(&self.token(), args).status.code().expect("it ended by itself")
+    }
+
+    /// One request as curl would send it.
+    fn request(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String, Value) {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(self.address()).expect("it listens");
+        let length = body.len();
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\
+             content-type: application/json\r\nconnection: close\r\n\r\n{body}"
+        )
+        .expect("it reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head[9..12].parse().expect("a status");
+        (status, head.to_ascii_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        process::end(&mut self.child, "TERM");
+    }
+}
+
+#[test]
+fn operators_commands() {
+    let plane = ControlPlane::start();
+    plane.cli(&[
+        "shard",
+        "add",
+        "s1",
+        "--shard-url",
+        "postgres://app:hush@10.0.0.1:5433/crm?sslmode=require",
+    ]);
+    let shards = plane.cli(&["shard", "list"]);
+    assert_eq!(shards[0]["buckets"], 4096);
+    assert_eq!(shards[0]["tls"]["sslmode"], "require");
+    assert!(!shards.to_string().contains("hush"), "the password is not told");
+    plane.cli(&["shard", "add", "s2", "--shard-url", "postgres://app@10.0.0.2/crm"]);
+
+    let made = plane.cli(&["tenant", "create", "acme", "--name", "Acme Ltd"]);
+    let password = made["user"]["new_password"].as_str().expect("it is told once");
+    assert_eq!(made["url"], format!("postgres://acme:{password}@127.0.0.1:7777/crm"));
+    assert_eq!((&made["shard"], &made["placed_by"]), (&json!("s1"), &json!("bucket")));
+    assert!(plane.cli(&["tenant", "show", "acme"]).get("url").is_none());
+    let odd = "a/b c?'ü";
+    plane.cli(&["tenant", "create", odd, "--no-user"]);
+    assert_eq!(plane.cli(&["tenant", "show", odd])["id"], odd);
+
+    assert_eq!(plane.cli(&["tenant", "suspend", "acme"])["state"], "suspended");
+    assert_eq!(plane.cli(&["tenant", "list", "--state", "suspended"])[0]["id"], "acme");
+    assert_eq!(plane.cli(&["tenant", "resume", "acme"])["state"], "active");
+    let placed = plane.cli(&["tenant", "place", "acme", "--to", "s2"]);
+    assert_eq!((&placed["shard"], &placed["epoch"]), (&json!("s2"), &json!(1)));
+    assert_eq!(plane.cli(&["tenant", "list", "--shard", "s2"]).as_array().map(Vec::len), Some(1));
+    plane.cli(&["user", "create", "ops", "--any-tenant"]);
+    assert_eq!(plane.cli(&["user", "list"]).as_array().map(Vec::len), Some(2));
+    assert_eq!(plane.cli(&["user", "list", "--tenant", "acme"])[0]["name"], "acme");
+
+    // Exit codes, which scripts decide by.
+    assert_eq!(plane.code(&["tenant", "show", "nobody"]), 3);
+    assert_eq!(plane.code(&["tenant", "place", "acme", "--to", "nowhere"]), 3);
+    assert_eq!(plane.code(&["tenant", "create", "acme"]), 4);
+    assert_eq!(plane.code(&["shard", "remove", "s2", "--yes"]), 4);
+    assert_eq!(plane.code(&["tenant", "delete", "acme"]), 2);
+    assert_eq!(plane.code(&["tenant", "fly"]), 2);
+    assert_eq!(plane.cli_as("wrong-token", &["tenant", "list"]).status.code(), Some(1));
+    assert_eq!(plane.code(&["tenant", "delete", "acme", "--yes"]), 0);
+    let table = plane.cli_as(&plane.token(), &["tenant", "list"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.starts_with("ID") && table.contains(odd), "{table}");
+}
+
+/// Each kind of request, and the least role that may make it.
+const MATRIX: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/tenants", "viewer"),
+    ("GET", "/v1/tenants/x", "viewer"),
+    ("GET", "/v1/users", "viewer"),
+    ("GET", "/v1/shards", "viewer"),
+    ("GET", "/v1/buckets", "viewer"),
+    ("GET", "/v1/settings", "viewer"),
+    ("GET", "/v1/issuers", "viewer"),
+    ("GET", "/v1/topology", "viewer"),
+    ("GET", "/v1/audit", "viewer"),
+    ("POST", "/v1/tenants", "operator"),
+    ("PATCH", "/v1/tenants/x", "operator"),
+    ("DELETE", "/v1/tenants/x", "operator"),
+    ("PUT", "/v1/tenants/x/placement", "operator"),
+    ("POST", "/v1/tenants/x/suspend", "operator"),
+    ("POST", "/v1/tenants/x/resume", "operator"),
+    ("POST", "/v1/users", "operator"),
+    ("DELETE", "/v1/users/x", "operator"),
+    ("POST", "/v1/users/x/password", "operator"),
+    ("POST", "/v1/shards", "operator"),
+    ("PATCH", "/v1/shards/x", "operator"),
+    ("DELETE", "/v1/shards/x", "operator"),
+    ("PUT", "/v1/buckets", "operator"),
+    ("PATCH", "/v1/settings", "admin"),
+    ("PUT", "/v1/issuers/x", "admin"),
+    ("DELETE", "/v1/issuers/x", "admin"),
+    ("GET", "/v1/tokens", "admin"),
+    ("POST", "/v1/tokens", "admin"),
+    ("DELETE", "/v1/tokens/x", "admin"),
+];
+
+#[test]
+fn roles_allow_what_they_should_and_no_more() {
+    let plane = ControlPlane::start();
+    let admin = plane.token();
+    let roles = ["metrics", "viewer", "operator", "admin"];
+    let tokens = roles.map(|role| {
+        let body = json!({ "name": format!("the-{role}"), "role": role }).to_string();
+        let (status, _, made) = plane.request("POST", "/v1/tokens", &admin, &body);
+        assert_eq!(status, 201);
+        made["secret"].as_str().expect("it is told once").to_owned()
+    });
+    for (method, path, least) in MATRIX {
+        // The body is wrong for all, so that nothing happens where it is allowed.
+        assert_eq!(plane.request(method, path, "wrong", "[]").0, 401, "{method} {path}");
+        let least = roles.iter().position(|r| r == least).expect("a role");
+        for (i, token) in tokens.iter().enumerate() {
+            let (status, _, _) = plane.request(method, path, token, "[]");
+            assert_eq!(status == 403, i < least, "{method} {path} as {}: {status}", roles[i]);
+            assert_ne!(status, 401);
+        }
+    }
+    // Every operation of the description is in the matrix, or open on purpose.
+    let (_, _, description) = plane.request("GET", "/openapi.json", "", "");
+    for (path, operations) in description["paths"].as_object().expect("paths") {
+        for method in operations.as_object().expect("operations").keys() {
+            let open = ["/livez", "/readyz", "/metrics"].contains(&path.as_str());
+            let concrete = path.replace("{id}", "x").replace("{name}", "x");
+            let listed = MATRIX.iter().any(|(m, p, _)| m.eq_ignore_ascii_case(method) && *p == concrete);
+            let shown = ["/v1/users/x", "/v1/shards/x"].contains(&concrete.as_str()) && method == "get";
+            assert!(open || listed || shown, "{method} {path} is not in the matrix");
+        }
+    }
+}
+
+#[test]
+fn a_token_ends_when_it_expires() {
+    let plane = ControlPlane::start();
+    let body = json!({ "name": "brief", "role": "viewer", "lifetime_seconds": 1 }).to_string();
+    let (_, _, made) = plane.request("POST", "/v1/tokens", &plane.token(), &body);
+    let token = made["secret"].as_str().expect("it is told").to_owned();
+    wait::until_true("its end", || plane.request("GET", "/v1/topology", &token, "").0 == 401);
+}
+
+#[test]
+fn errors_are_problems_that_quote_no_secret() {
+    let plane = ControlPlane::start();
+    let admin = plane.token();
+    let (status, head, problem) = plane.request("GET", "/v1/tenants/nobody", &admin, "");
+    assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
+    assert!(head.contains("content-type: application/problem+json"), "{head}");
+    let wrong = r#"{"name": "u", "any_tenant": true, "password": ["hunter2"]}"#;
+    for (method, path, body, want) in [
+        ("POST", "/v1/users", wrong, 422),
+        ("POST", "/v1/users", r#"{"name": "u", "any_tenant": true, "verifier": "hunter2"}"#, 422),
+        ("POST", "/v1/shards", r#"{"name": "s", "url": "mysql://u:hunter2@h/d"}"#, 422),
+        (
+            "PUT",
+            "/v1/issuers/i",
+            r#"{"keys": {"static": [{"algorithm": "HS256", "material": {"hunter2": 1}}]}}"#,
+            422,
+        ),
+        ("PATCH", "/v1/settings", r#"{"context": {"variables": {"search_path": "hunter2"}}}"#, 422),
+        ("POST", "/v1/tenants", r#"{"id": ""}"#, 422),
+        ("GET", "/v1/nothing", "", 404),
+    ] {
+        let (status, _, problem) = plane.request(method, path, &admin, body);
+        assert_eq!(status, want, "{method} {path}: {problem}");
+        assert!(problem["detail"].is_string(), "{problem}");
+        assert!(!problem.to_string().contains("hunter2"), "{problem}");
+    }
+    let (status, text) = metrics::get(plane.address(), "/metrics").expect("it answers");
+    assert_eq!(status, 200);
+    assert!(text.contains("switchyard_catalog_up 1"), "{text}");
+    assert!(!text.contains("nobody"), "ids are no labels: {text}");
+}

@@ -1,0 +1,67 @@
+//! The catalog: its schema, its writers and its readers, over a real cluster.
+
+mod api;
+mod reading;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use switchyard_catalog::Watcher;
+use switchyard_config::settings::CatalogSettings;
+use switchyard_config::topology::Topology;
+use switchyard_control_plane::store::{Caller, NewShard, NewTenant, NewUser, Store};
+use switchyard_tests::Cluster;
+use switchyard_tests::cluster::{SUPERUSER, SUPERUSER_PASSWORD};
+use tokio::sync::watch;
+
+/// A change must be seen within this: the promise is a second.
+const SOON: Duration = Duration::from_secs(1);
+
+fn url(cluster: &Cluster) -> SecretString {
+    cluster.url(SUPERUSER, SUPERUSER_PASSWORD).into()
+}
+
+async fn store(cluster: &Cluster) -> Store {
+    Store::open(&url(cluster)).await.expect("the catalog opens")
+}
+
+/// The process itself, as far as the audit is concerned.
+fn me() -> Caller {
+    Caller::system()
+}
+
+fn shard(name: &str) -> NewShard {
+    NewShard {
+        name: name.to_owned(),
+        url: format!("postgres://app:hush-{name}@127.0.0.1:5432/{name}").into(),
+        pool: Default::default(),
+        cordoned: false,
+    }
+}
+
+fn tenant(id: &str) -> NewTenant {
+    NewTenant { id: id.to_owned(), ..NewTenant::default() }
+}
+
+fn user(name: &str, tenant: &str) -> NewUser {
+    NewUser::of_tenant(name, tenant)
+}
+
+/// A watcher that hears of changes by notification alone.
+async fn listening(cluster: &Cluster) -> Watcher {
+    let poll = Duration::from_secs(3600);
+    Watcher::start(CatalogSettings { url: url(cluster), state_file: None, poll }).await.expect("it starts")
+}
+
+/// Waits for a topology that `is` so.
+async fn seen(
+    topologies: &mut watch::Receiver<Arc<Topology>>,
+    within: Duration,
+    what: &str,
+    is: impl FnMut(&Arc<Topology>) -> bool,
+) -> Arc<Topology> {
+    let waited = tokio::time::timeout(within, topologies.wait_for(is)).await;
+    waited.unwrap_or_else(|_| panic!("not seen in time: {what}")).expect("the watcher lives").clone()
+}
