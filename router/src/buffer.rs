@@ -135,11 +135,6 @@ impl Buffer {
         true
     }
 
-    /// Whether it has grown beyond the stock's size.
-    pub(crate) fn is_grown(&self) -> bool {
-        self.data.len() > BUFFER_BYTES
-    }
-
     /// Whether `n` more bytes fit without growing.
     pub(crate) fn could_hold(&self, n: usize) -> bool {
         n <= self.data.len().max(BUFFER_BYTES)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, Socket, Type};
 use switchyard_config::settings::ListenAddress;
 
+use crate::server::connect::keep_alive;
 use crate::shared::StartError;
 use crate::worker::Listeners;
 
@@ -59,6 +60,9 @@ fn tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // Several workers listen on one address, and so may the process that takes over from this one.
     socket.set_reuse_port(true)?;
+    // What is accepted inherits these from the socket that listens: no system call for each client.
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -40,9 +40,13 @@ impl From<std::io::Error> for Ended {
 }
 
 /// Speaks with a new client until it is a session.
-pub(crate) async fn login(shared: Arc<Shared>, stream: ClientStream, worker: usize) -> Option<Session> {
-    let address = stream.address();
-    let local = stream.is_local();
+/// `address` is the client's; none on a unix socket.
+pub(crate) async fn login(
+    shared: Arc<Shared>,
+    stream: ClientStream,
+    address: Address,
+    worker: usize,
+) -> Option<Session> {
     let place = match shared.take_login_place(address) {
         Ok(place) => place,
         Err(why) => {
@@ -55,7 +59,7 @@ pub(crate) async fn login(shared: Arc<Shared>, stream: ClientStream, worker: usi
         }
     };
     let limit = shared.settings().limits.login_timeout;
-    let mut opening = Opening::new(shared.clone(), stream, local);
+    let mut opening = Opening::new(shared.clone(), stream, address);
     let done = tokio::time::timeout(limit, run(&shared, &mut opening, worker)).await;
     drop(place);
     match done {
@@ -168,12 +172,7 @@ async fn begin(
         register(tenant.id.clone());
     }
     let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
-    let who = Arc::new(Who {
-        user: user.name.clone(),
-        tenant: tenant.id.clone(),
-        login,
-        database: opened.startup.database().to_owned(),
-    });
+    let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), login });
     let seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
     let wishes = wishes(shared, &opened, &seat.context)?;
     let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;

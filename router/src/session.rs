@@ -51,8 +51,6 @@ pub(crate) struct Who {
     pub(crate) tenant: TenantId,
     /// The login number of the user's own role on the shards; 0 is the shard's.
     pub(crate) login: u64,
-    /// The database that the client asked for.
-    pub(crate) database: String,
 }
 
 /// Where the tenant lives, as of one topology.
@@ -269,7 +267,10 @@ impl Session {
                 tracing::debug!(session = self.core.id, tenant = %self.core.who.tenant, "session ended");
             }
         }
-        let _ = self.core.client.poll_shutdown(cx);
+        // Where nothing more is to be said, closing the socket is all that PostgreSQL does, too.
+        if self.core.client.is_tls() || matches!(end, End::Fatal(_)) {
+            let _ = self.core.client.poll_shutdown(cx);
+        }
     }
 }
 

@@ -42,7 +42,6 @@ pub(crate) struct Shared {
     draining: AtomicBool,
     /// Makes up salts for users that do not exist, so that they look like others.
     pub(crate) mock_secret: [u8; 32],
-    pub(crate) workers: usize,
     /// Who is told of a tenant's first login, where there is a catalog.
     pub(crate) register_tenant: std::sync::OnceLock<Box<dyn Fn(TenantId) + Send + Sync>>,
     /// How the catalog's watcher fares, where there is a catalog.
@@ -77,7 +76,6 @@ impl Shared {
             last_pid: AtomicU32::new(u32::from_le_bytes(pid)),
             draining: AtomicBool::new(false),
             mock_secret,
-            workers,
             register_tenant: std::sync::OnceLock::new(),
             catalog_status: std::sync::OnceLock::new(),
         })

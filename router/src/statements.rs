@@ -172,10 +172,6 @@ impl ServerStatements {
     pub(crate) fn clear(&mut self) {
         self.used.clear();
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.used.len()
-    }
 }
 
 #[cfg(test)]

@@ -62,15 +62,6 @@ macro_rules! poll_io {
                 }
             }
 
-            /// Ends the sending direction.
-            pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self {
-                    Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-                    Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-                    Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
-                }
-            }
-
             /// Reads what there is, waiting for something; 0 is the end.
             pub(crate) async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
                 std::future::poll_fn(|cx| self.poll_read(cx, buf)).await
@@ -95,12 +86,12 @@ poll_io!(ClientStream);
 poll_io!(ServerStream);
 
 impl ClientStream {
-    /// Whether the peer is on this machine.
-    pub(crate) fn is_local(&self) -> bool {
+    /// Ends the sending direction.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Unix(_) => true,
-            Self::Tcp(s) => s.peer_addr().is_ok_and(|a| a.ip().is_loopback()),
-            Self::Tls(s) => s.get_ref().0.peer_addr().is_ok_and(|a| a.ip().is_loopback()),
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::login;
-use crate::server::connect::keep_alive;
 use crate::shared::{Shared, StartError};
 use crate::stats::Rejected;
 use crate::stream::ClientStream;
@@ -30,10 +30,32 @@ pub(crate) fn current() -> usize {
 /// Pause after accept failed for want of descriptors or memory: the listener must outlive that.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What is accepted, before a runtime knows it.
+/// A new client on its way from the thread that accepted it to the thread that serves it.
 pub(crate) enum Raw {
-    Tcp(std::net::TcpStream),
+    Tcp(std::net::TcpStream, IpAddr),
     Unix(std::os::unix::net::UnixStream),
+}
+
+/// A new client.
+enum Accepted {
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    fn release(self) -> io::Result<Raw> {
+        match self {
+            Self::Tcp(stream, peer) => Ok(Raw::Tcp(stream.into_std()?, peer)),
+            Self::Unix(stream) => Ok(Raw::Unix(stream.into_std()?)),
+        }
+    }
+
+    fn adopt(raw: Raw) -> io::Result<Self> {
+        match raw {
+            Raw::Tcp(stream, peer) => Ok(Self::Tcp(TcpStream::from_std(stream)?, peer)),
+            Raw::Unix(stream) => Ok(Self::Unix(UnixStream::from_std(stream)?)),
+        }
+    }
 }
 
 /// The sockets that a worker accepts on.
@@ -47,7 +69,7 @@ pub(crate) struct Listeners {
 pub(crate) struct Peers {
     /// Clients of each worker.
     load: Arc<Vec<AtomicUsize>>,
-    inboxes: Arc<Vec<mpsc::UnboundedSender<Raw>>>,
+    inboxes: Arc<Vec<mpsc::UnboundedSender<(Raw, Counted)>>>,
 }
 
 /// Starts the workers. They stop accepting when `accepting` turns false, and end when it closes.
@@ -96,7 +118,7 @@ impl Worker {
     async fn run(
         self,
         listeners: Listeners,
-        mut inbox: mpsc::UnboundedReceiver<Raw>,
+        mut inbox: mpsc::UnboundedReceiver<(Raw, Counted)>,
         mut accepting: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let mut tasks = Vec::new();
@@ -107,7 +129,7 @@ impl Worker {
             tasks.push(tokio::spawn(async move {
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => worker.place(stream.into_std().map(Raw::Tcp)),
+                        Ok((stream, peer)) => worker.place(Accepted::Tcp(stream, peer.ip().to_canonical())),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
@@ -120,7 +142,7 @@ impl Worker {
             tasks.push(tokio::spawn(async move {
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => worker.place(stream.into_std().map(Raw::Unix)),
+                        Ok((stream, _)) => worker.place(Accepted::Unix(stream)),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
@@ -129,8 +151,10 @@ impl Worker {
         loop {
             tokio::select! {
                 raw = inbox.recv() => {
-                    if let Some(raw) = raw {
-                        self.serve(raw);
+                    if let Some((raw, counted)) = raw
+                        && let Ok(client) = Accepted::adopt(raw)
+                    {
+                        self.serve(client, counted);
                     }
                 }
                 changed = accepting.changed() => {
@@ -147,8 +171,7 @@ impl Worker {
     }
 
     /// Keeps a new client, or passes it to the worker that has the fewest.
-    fn place(&self, raw: io::Result<Raw>) {
-        let Ok(raw) = raw else { return };
+    fn place(&self, client: Accepted) {
         self.shared.stats.accepted.add(1);
         if self.shared.is_draining() {
             self.shared.stats.reject(Rejected::Draining);
@@ -157,31 +180,26 @@ impl Worker {
         let load = &self.peers.load;
         let own = load[self.index].load(Ordering::Relaxed);
         let least = (0..load.len()).min_by_key(|i| load[*i].load(Ordering::Relaxed)).unwrap_or(self.index);
-        if least != self.index && load[least].load(Ordering::Relaxed) < own {
-            load[least].fetch_add(1, Ordering::Relaxed);
-            if let Err(back) = self.peers.inboxes[least].send(raw) {
-                load[least].fetch_sub(1, Ordering::Relaxed);
-                load[self.index].fetch_add(1, Ordering::Relaxed);
-                self.serve(back.0);
-            }
-            return;
+        let index = if load[least].load(Ordering::Relaxed) < own { least } else { self.index };
+        load[index].fetch_add(1, Ordering::Relaxed);
+        let counted = Counted { load: load.clone(), index };
+        if index == self.index {
+            return self.serve(client, counted);
         }
-        load[self.index].fetch_add(1, Ordering::Relaxed);
-        self.serve(raw);
+        let Ok(raw) = client.release() else { return };
+        // If that worker has ended, so does the client: the process is on its way out.
+        let _ = self.peers.inboxes[index].send((raw, counted));
     }
 
-    /// Serves a client that is counted in already.
-    fn serve(&self, raw: Raw) {
-        let counted = Counted { load: self.peers.load.clone(), index: self.index };
-        let stream = match raw {
-            Raw::Tcp(stream) => prepare(stream).map(ClientStream::Tcp),
-            Raw::Unix(stream) => UnixStream::from_std(stream).map(ClientStream::Unix),
+    fn serve(&self, client: Accepted, counted: Counted) {
+        let (stream, peer) = match client {
+            Accepted::Tcp(stream, peer) => (ClientStream::Tcp(stream), Some(peer)),
+            Accepted::Unix(stream) => (ClientStream::Unix(stream), None),
         };
-        let Ok(stream) = stream else { return };
         let (shared, index) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             // The login's future is large and the session's is small: a task for each.
-            if let Some(session) = login::login(shared, stream, index).await {
+            if let Some(session) = login::login(shared, stream, peer, index).await {
                 tokio::spawn(async move {
                     session.await;
                     drop(counted);
@@ -191,7 +209,8 @@ impl Worker {
     }
 }
 
-struct Counted {
+/// One client counted at a worker.
+pub(crate) struct Counted {
     load: Arc<Vec<AtomicUsize>>,
     index: usize,
 }
@@ -200,13 +219,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.load[self.index].fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn prepare(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    let stream = TcpStream::from_std(stream)?;
-    stream.set_nodelay(true)?;
-    keep_alive(&stream)?;
-    Ok(stream)
 }
 
 async fn accept_failed(error: &io::Error) {

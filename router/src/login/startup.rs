@@ -6,7 +6,6 @@ use switchyard_config::settings::ClientTlsMode;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame;
 use switchyard_wire::startup::{self, First, Startup};
-use tokio::net::TcpStream;
 
 use super::{Address, Ended};
 use crate::shared::Shared;
@@ -44,8 +43,8 @@ pub(crate) struct Opened {
 }
 
 impl Opening {
-    pub(crate) fn new(shared: Arc<Shared>, stream: ClientStream, local: bool) -> Self {
-        let address = stream.address();
+    pub(crate) fn new(shared: Arc<Shared>, stream: ClientStream, address: Address) -> Self {
+        let local = address.is_none_or(|a| a.is_loopback());
         Self { shared, stream: Some(stream), held: Vec::new(), parting: Vec::new(), local, address }
     }
 
@@ -262,17 +261,5 @@ impl Opening {
     pub(crate) fn finish(&mut self) -> Result<(ClientStream, Vec<u8>), Ended> {
         let stream = self.stream.take().ok_or(Ended::Quietly)?;
         Ok((stream, std::mem::take(&mut self.held)))
-    }
-}
-
-impl ClientStream {
-    /// The client's address; none on a unix socket.
-    pub(crate) fn address(&self) -> Address {
-        let of = |s: &TcpStream| s.peer_addr().ok().map(|a| a.ip().to_canonical());
-        match self {
-            Self::Tcp(s) => of(s),
-            Self::Tls(s) => of(s.get_ref().0),
-            Self::Unix(_) => None,
-        }
     }
 }

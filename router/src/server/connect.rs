@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use switchyard_config::topology::{ServerLogin, ServerSecret, Shard, SslMode};
 use switchyard_wire::error::ErrorResponse;
 use switchyard_wire::frame::{self, backend};
@@ -172,7 +172,7 @@ pub(crate) async fn open(
     }
     let mut stream = TcpStream::connect((shard.host.as_str(), shard.port)).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    keep_alive(&stream).map_err(unreachable)?;
+    keep_alive(&SockRef::from(&stream)).map_err(unreachable)?;
     if plain || shard.tls.mode == SslMode::Disable {
         return Ok((ServerStream::Tcp(stream), None));
     }
@@ -204,8 +204,7 @@ async fn ask_for_tls(stream: &mut TcpStream) -> io::Result<u8> {
 }
 
 /// Finds out about peers that have vanished without a word.
-pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+pub(crate) fn keep_alive(socket: &Socket) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))
