@@ -5,7 +5,14 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: build test lint fuzz fuzz-brief postgres test-deps
+.PHONY: demo build test lint fuzz fuzz-brief postgres test-deps
+
+# More for the demo, such as DEMO='--shards 3 --port 6432'.
+DEMO =
+
+demo: postgres
+	$(CARGO) build --locked --release -p switchyard
+	@target/release/switchyard demo $(DEMO)
 
 build:
 	$(BUILD)

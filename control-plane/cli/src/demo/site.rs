@@ -61,7 +61,8 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new() -> anyhow::Result<Self> {
         let account = if geteuid().is_root() { Some(account()?) } else { None };
-        let name = format!("switchyard-demo-{}", random(9)?);
+        // The id says whose it is, should one ever be left behind.
+        let name = format!("switchyard-demo-{}-{}", random(6)?, std::process::id());
         let mut dir = std::env::temp_dir().join(&name);
         // Root's own temporary directory may be closed to PostgreSQL's account.
         if account.is_some() || dir.as_os_str().len() > MAX_SOCKET_DIR_BYTES {
