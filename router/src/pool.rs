@@ -421,10 +421,11 @@ const LOCAL_FIRST: Duration = Duration::from_millis(5);
 /// behind and the first has not waited for long. That saves moving the socket between threads.
 fn next_waiter(waiters: &mut VecDeque<Waiter>, home: usize) -> Option<Waiter> {
     let first = waiters.front()?;
-    if first.worker != home && first.since.elapsed() < LOCAL_FIRST {
-        if let Some(at) = waiters.iter().take(8).position(|w| w.worker == home) {
-            return waiters.remove(at);
-        }
+    if first.worker != home
+        && first.since.elapsed() < LOCAL_FIRST
+        && let Some(at) = waiters.iter().take(8).position(|w| w.worker == home)
+    {
+        return waiters.remove(at);
     }
     waiters.pop_front()
 }

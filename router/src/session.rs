@@ -159,10 +159,10 @@ impl Session {
 
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if let Some(order) = self.core.handle.order() {
-                if let Some(end) = self.obey(order) {
-                    return Poll::Ready(end);
-                }
+            if let Some(order) = self.core.handle.order()
+                && let Some(end) = self.obey(order)
+            {
+                return Poll::Ready(end);
             }
             if let Some(relay) = &mut self.relay {
                 match relay.poll(&mut self.core, cx) {

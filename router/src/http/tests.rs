@@ -23,7 +23,8 @@ impl Running {
     /// A topology with a shard that nobody asks anything of.
     fn load(&self) {
         let toml = "[[shards]]\nname = \"s0\"\nurl = \"postgres://app@127.0.0.1:1/crm?sslmode=disable\"\n";
-        let loaded = switchyard_config::file::parse(toml, std::path::Path::new("test.toml"), &|_| None).unwrap();
+        let loaded =
+            switchyard_config::file::parse(toml, std::path::Path::new("test.toml"), &|_| None).unwrap();
         self.shared.replace_topology(Arc::new(loaded.topology)).unwrap();
     }
 

@@ -55,7 +55,7 @@ impl ConnectError {
             Self::Refused { code, message } if code.starts_with(b"57") || code.starts_with(b"53") => {
                 ErrorResponse::fatal(switchyard_wire::error::SqlState(*code), message.clone())
             }
-            Self::Refused { code, message } if code == b"3D000" => {
+            Self::Refused { code: [b'3', b'D', b'0', b'0', b'0'], message } => {
                 ErrorResponse::fatal(sqlstate::INVALID_CATALOG_NAME, message.clone())
             }
             _ => ErrorResponse::fatal(

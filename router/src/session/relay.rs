@@ -31,6 +31,8 @@ use crate::server::Server;
 const STOCK_MAX: usize = 64;
 
 thread_local! {
+    // Boxed, so that taking one out does not move it.
+    #[allow(clippy::vec_box)]
     static STOCK: RefCell<Vec<Box<Relay>>> = const { RefCell::new(Vec::new()) };
 }
 
