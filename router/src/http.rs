@@ -27,7 +27,7 @@ use crate::shared::{Shared, StartError};
 const CONNECTIONS: usize = 32;
 
 /// Time for a request's head, and for the next one on a connection that is kept.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest request head, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
