@@ -66,9 +66,9 @@ pub(super) mod router {
         PINS: Counter "switchyard_pins_total"
             "Sessions that kept their server connection because they hold state that cannot be carried.";
         PREPARED_PARSES: Counter "switchyard_prepared_parses_total"
-            "Statements prepared on a server connection.";
+            "Named statements prepared on a server connection.";
         PREPARED_REUSES: Counter "switchyard_prepared_reuses_total"
-            "Statements that the server connection had already.";
+            "Named statements that a client prepared and the server connection had already.";
         PREPARED_EVICTIONS: Counter "switchyard_prepared_evictions_total"
             "Statements closed on a server connection to make room for others.";
         CANCELS: Counter "switchyard_cancels_total" "Cancel requests: forwarded, or ignored.";
