@@ -44,3 +44,9 @@ fuzz-brief:
 
 fuzz:
 	PROPTEST_CASES=2000000 $(CARGO) test --locked --release $(FUZZED)
+
+# Compares direct PostgreSQL, PgBouncer and Switchyard on this machine: see tests/bench/README.md.
+bench: postgres
+	@tests/bench/install.sh
+	$(CARGO) build --locked --release -p switchyard
+	python3 tests/bench/bench.py $(ARGS)
