@@ -5,7 +5,7 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: demo build test lint fuzz fuzz-brief postgres test-deps
+.PHONY: demo build test lint fuzz fuzz-brief postgres test-deps bench
 
 # More for the demo, such as DEMO='--shards 3 --port 6432'.
 DEMO =
