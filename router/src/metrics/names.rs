@@ -60,7 +60,7 @@ pub(super) mod router {
         HANDOVER_FAILURES: Counter "switchyard_handover_failures_total"
             "Server connections on which cleaning or setting the context failed; they were closed.";
 
-        STATEMENTS: Counter "switchyard_statements_total" "Statements of clients.";
+        STATEMENTS: Counter "switchyard_statements_total" "Simple queries, and Parse messages of the extended protocol.";
         ERRORS: Counter "switchyard_errors_total" "Errors that clients were answered with after login.";
         BYTES: Counter "switchyard_bytes_total" "Bytes exchanged with clients that have logged in.";
         PINS: Counter "switchyard_pins_total"
@@ -89,7 +89,8 @@ pub(super) mod tenant {
 
     families! {
         TRANSACTIONS: Counter "switchyard_tenant_transactions_total" "Transactions.";
-        STATEMENTS: Counter "switchyard_tenant_statements_total" "Statements.";
+        STATEMENTS: Counter "switchyard_tenant_statements_total"
+            "Simple queries, and Parse messages of the extended protocol.";
         ERRORS: Counter "switchyard_tenant_errors_total" "Errors that clients were answered with.";
         BYTES: Counter "switchyard_tenant_bytes_total" "Bytes exchanged with clients.";
         BUSY: Counter "switchyard_tenant_busy_seconds_total" "Time that server connections were lent.";
