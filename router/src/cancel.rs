@@ -9,6 +9,7 @@ use switchyard_wire::build;
 
 use crate::server::ServerIdentity;
 use crate::server::connect;
+use crate::session::handle::Order;
 use crate::shared::Shared;
 use crate::tls::ShardTlsContext;
 
@@ -22,6 +23,8 @@ pub(crate) async fn request(shared: &Arc<Shared>, pid: u32, key: &[u8]) {
         return;
     };
     let Some(identity) = session.begin_cancel() else {
+        // Idle, or waiting for a server connection.
+        session.command(Order::CancelWait);
         shared.stats.cancels_ignored.add(1);
         return;
     };

@@ -64,6 +64,8 @@ pub(crate) enum Effect {
     Set(String),
     /// `RESET name`.
     Reset(String),
+    /// These settings, by several statements or among others.
+    Settings(Vec<String>),
     /// `RESET ALL`: every setting is back to what the connection began with, the tenant's too.
     ResetAll,
     /// `DISCARD ALL`: everything is gone afterwards.
@@ -93,19 +95,54 @@ pub(crate) fn classify(sql: &[u8]) -> Effect {
     if usual && is_plain_word(&text[..end]) && single(text) {
         return suspects(text);
     }
-    let mut worst = Effect::Nothing;
+    let mut all = Several::default();
     let mut rest = sql;
-    let mut count = 0;
     loop {
         let (statement, after) = split(rest);
-        if !skip_blank(statement).is_empty() {
-            count += 1;
-            let effect = one(skip_blank(statement));
-            worst = join(worst, effect, count);
+        let statement = skip_blank(statement);
+        if !statement.is_empty() {
+            all.add(one(statement));
         }
         match after {
             Some(after) => rest = after,
-            None => return worst,
+            None => return all.together(),
+        }
+    }
+}
+
+/// What several statements in one message leave behind.
+#[derive(Default)]
+struct Several {
+    count: usize,
+    only: Option<Effect>,
+    pin: Option<Pin>,
+    resets: bool,
+    unknown: bool,
+    settings: Vec<String>,
+}
+
+impl Several {
+    fn add(&mut self, effect: Effect) {
+        self.count += 1;
+        match &effect {
+            Effect::Nothing => {}
+            Effect::Pin(pin) => self.pin = self.pin.or(Some(*pin)),
+            Effect::ResetAll | Effect::DiscardAll => self.resets = true,
+            Effect::Set(name) | Effect::Reset(name) => self.settings.push(name.clone()),
+            Effect::Settings(names) => self.settings.extend_from_slice(names),
+            Effect::Unknown | Effect::Deallocate(_) => self.unknown = true,
+        }
+        self.only = Some(effect);
+    }
+
+    fn together(self) -> Effect {
+        match (self.count, self.only, self.pin) {
+            (1, Some(only), _) => only,
+            (_, _, Some(pin)) => Effect::Pin(pin),
+            _ if self.resets => Effect::ResetAll,
+            _ if !self.settings.is_empty() => Effect::Settings(self.settings),
+            _ if self.unknown => Effect::Unknown,
+            _ => Effect::Nothing,
         }
     }
 }
@@ -210,23 +247,6 @@ fn set_config_is_local(after: &[u8]) -> bool {
         }
     }
     false
-}
-
-fn join(worst: Effect, effect: Effect, count: usize) -> Effect {
-    match (worst, effect) {
-        (worst, Effect::Nothing) => match worst {
-            // A SET beside something else is not carried by itself.
-            Effect::Set(_) | Effect::Reset(_) => Effect::Pin(Pin::Setting),
-            other => other,
-        },
-        (_, Effect::Pin(pin)) | (Effect::Pin(pin), _) => Effect::Pin(pin),
-        (_, effect) if count == 1 => effect,
-        (_, Effect::ResetAll) | (Effect::ResetAll, _) => Effect::ResetAll,
-        (_, Effect::Set(_) | Effect::Reset(_)) | (Effect::Set(_) | Effect::Reset(_), _) => {
-            Effect::Pin(Pin::Setting)
-        }
-        (_, _) => Effect::Unknown,
-    }
 }
 
 /// One statement that is out of the ordinary.
@@ -430,9 +450,10 @@ mod tests {
             ("SET \"App\".x = 1", set("app")),
             ("SET ROLE bob", pin(Pin::Setting)),
             ("SET SESSION AUTHORIZATION bob", pin(Pin::Setting)),
-            ("SET a=1; SET b=2", pin(Pin::Setting)),
-            ("SET a=1; SELECT 1", pin(Pin::Setting)),
-            ("SELECT 1; SET a=1", pin(Pin::Setting)),
+            ("SET a=1; SET b=2", Effect::Settings(vec!["a".to_owned(), "b".to_owned()])),
+            ("SET a=1; SELECT 1", Effect::Settings(vec!["a".to_owned()])),
+            ("BEGIN; SET a=1; ROLLBACK", Effect::Settings(vec!["a".to_owned()])),
+            ("SET a=1; SET ROLE x", pin(Pin::Setting)),
             ("RESET a", Effect::Reset("a".to_owned())),
             ("RESET ALL", Effect::ResetAll),
             ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", Effect::ResetAll),

@@ -11,13 +11,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use switchyard_config::TenantId;
 use switchyard_config::topology::{Tenant, Topology, User};
 use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 
 use crate::context::{Wish, Wishes};
-use crate::identity::{self, IdentityError, Resolved};
+use crate::identity::{self, IdentityError};
 use crate::session::handle::SessionHandle;
 use crate::session::{Core, Session, Who, suspended};
 use crate::shared::Shared;
@@ -127,7 +126,7 @@ async fn prove(
         }
         (Err(error), _) => return Err(refuse(shared, opened, &error.to_string(), Method::None)),
     };
-    match identity::decide(topology, &resolved, proven.as_proof(resolved.expected())) {
+    match identity::decide(topology, &resolved, proven.as_proof()) {
         Ok(tenant) => {
             shared.stats.login(proven.method, true);
             Ok((resolved.user.clone(), tenant))
@@ -266,8 +265,3 @@ pub(crate) struct Wrong {
 
 /// Addresses of clients, for the log and for the limits.
 pub(crate) type Address = Option<IpAddr>;
-
-/// The tenant that a session claims, for its own issuers.
-fn issuers_of<'a>(topology: &'a Topology, resolved: &Resolved) -> Option<(&'a TenantId, &'a Arc<Tenant>)> {
-    topology.tenants.get_key_value(resolved.expected()?)
-}

@@ -214,6 +214,13 @@ impl Session {
                 self.core.handle.withdraw(Order::Refresh);
                 if between { self.core.refresh_seat().err() } else { None }
             }
+            Order::CancelWait => {
+                self.core.handle.withdraw(Order::CancelWait);
+                if let Some(relay) = &mut self.relay {
+                    relay.cancel_wait(&mut self.core);
+                }
+                None
+            }
             Order::IdleTimeout => {
                 self.core.handle.withdraw(Order::IdleTimeout);
                 self.relay.is_none().then(|| {

@@ -10,8 +10,8 @@ use switchyard_wire::scram::{self, ChannelBinding, ServerScram};
 use switchyard_wire::{build, md5, message};
 use zeroize::Zeroizing;
 
+use super::Wrong;
 use super::startup::{Opened, Opening};
-use super::{Wrong, issuers_of};
 use crate::auth::jwt::{Claims, looks_like_jwt};
 use crate::identity::{Proof, Resolved};
 use crate::stats::Method;
@@ -29,14 +29,15 @@ pub(crate) enum Failed {
 /// What was proven, and how.
 pub(crate) struct Proven {
     pub(crate) method: Method,
-    claims: Option<Claims>,
+    /// What the token says, and the tenant whose own issuers were asked about it.
+    token: Option<(Claims, Option<TenantId>)>,
 }
 
 impl Proven {
-    pub(crate) fn as_proof<'a>(&'a self, claimed: Option<&'a TenantId>) -> Proof<'a> {
-        match &self.claims {
-            Some(claims) => {
-                Proof::Token { claims, issuers_of: claimed.filter(|_| claims.from_tenant_issuer) }
+    pub(crate) fn as_proof(&self) -> Proof<'_> {
+        match &self.token {
+            Some((claims, asked)) => {
+                Proof::Token { claims, issuers_of: asked.as_ref().filter(|_| claims.from_tenant_issuer) }
             }
             None => Proof::Credential,
         }
@@ -48,7 +49,7 @@ fn wrong(method: Method, cause: impl Into<String>) -> Failed {
 }
 
 fn proven(method: Method) -> Proven {
-    Proven { method, claims: None }
+    Proven { method, token: None }
 }
 
 /// Has the client prove to be `resolved`; with nobody, goes through the motions and fails.
@@ -169,17 +170,18 @@ async fn by_token(opening: &mut Opening, topology: &Topology, resolved: &Resolve
         return by_password(&password, verifier.expose_secret());
     }
     let token = std::str::from_utf8(&password).map_err(|_| wrong(Method::Jwt, "not a token"))?;
-    let own = issuers_of(topology, resolved).map(|(_, tenant)| tenant.jwt.as_slice()).unwrap_or_default();
-    let claims = opening
-        .shared
-        .jwt
-        .verify(token, &topology.jwt, own)
+    let jwt = &opening.shared.jwt;
+    // Whose own issuers to ask: the session says, or else the token does.
+    let asked = resolved.expected().cloned().or_else(|| jwt.named_tenant(token, &topology.jwt));
+    let tenant = asked.as_ref().and_then(|id| topology.tenants.get(id));
+    let claims = jwt
+        .verify(token, &topology.jwt, tenant.map(|t| t.jwt.as_slice()).unwrap_or_default())
         .await
         .map_err(|error| wrong(Method::Jwt, error.to_string()))?;
     if claims.user.as_ref().is_some_and(|user| *user != resolved.user.name && *user != resolved.login_name) {
         return Err(wrong(Method::Jwt, "the token is for another user"));
     }
-    Ok(Proven { method: Method::Jwt, claims: Some(claims) })
+    Ok(Proven { method: Method::Jwt, token: Some((claims, asked)) })
 }
 
 /// A password given as it is, checked by the SCRAM verifier.

@@ -113,10 +113,15 @@ impl Relay {
                 Ok(None) => return Ok(Stop::Empty),
                 Err(_) => return Err(violation("invalid message length".to_owned())),
             };
+            if self.skip_to_sync && !matches!(header.tag, frontend::SYNC | frontend::TERMINATE) {
+                self.c.discard(header.len);
+                continue;
+            }
             if self.server.is_none() {
                 match header.tag {
                     // With nothing open these have no effect but their reply.
                     frontend::SYNC => {
+                        self.skip_to_sync = false;
                         self.c.discard(header.len);
                         build::ready_for_query(self.s.own(), b'I');
                         continue;
@@ -155,7 +160,12 @@ impl Relay {
                 self.exchange.sent_sync();
                 self.c.forward(len);
             }
-            frontend::EXECUTE | frontend::FLUSH => {
+            frontend::EXECUTE => {
+                core.account.statements.add(1);
+                self.exchange.sent_extended();
+                self.c.forward(len);
+            }
+            frontend::FLUSH => {
                 self.exchange.sent_extended();
                 self.c.forward(len);
             }
@@ -219,15 +229,26 @@ impl Relay {
         match effect {
             Effect::Nothing => {}
             Effect::Unknown => server.carried.dirty = true,
+            // The tenant's own variables are the router's: they are as they were before the next
+            // transaction begins, whatever this one does with them.
+            Effect::Set(name) | Effect::Reset(name) if core.seat.context.owns(&name) => {
+                server.carried.lost = true;
+                self.stall = true;
+            }
+            Effect::Settings(names) if names.iter().all(|name| core.seat.context.owns(name)) => {
+                server.carried.lost = true;
+                self.stall = true;
+            }
+            Effect::Settings(_) => self.pin(core, Pin::Setting),
             Effect::Set(name) => match text {
-                Some(text) if alone && !core.seat.context.owns(&name) => {
+                Some(text) if alone => {
                     self.pending = Some(Pending::Wish(name, text));
                     self.stall = true;
                 }
                 _ => self.pin(core, Pin::Setting),
             },
             Effect::Reset(name) => {
-                if alone && !core.seat.context.owns(&name) {
+                if alone {
                     self.pending = Some(Pending::Unwish(name));
                     self.stall = true;
                 } else {
@@ -261,6 +282,7 @@ impl Relay {
             server.carried.lost |= pin == Pin::Setting;
         }
         if core.pin.is_none() {
+            self.fresh_pin = true;
             core.pin = Some(pin);
             core.shared.stats.pins.add(pin);
             tracing::debug!(session = core.id, tenant = %core.who.tenant, reason = pin.label(), "session pinned");
@@ -285,7 +307,6 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
-        core.account.statements.add(1);
         let effect = classify(parse.sql);
         if effect != Effect::Nothing {
             let text = parse.name.is_empty().then(|| String::from_utf8(parse.sql.to_vec()).ok()).flatten();

@@ -107,6 +107,14 @@ impl Half {
         Poll::Ready(Ok(written))
     }
 
+    /// Drops all output, and what is still to come of a message that was being passed on.
+    pub(super) fn drop_output(&mut self) {
+        self.before.clear();
+        self.before_sent = 0;
+        self.buffer.all_sent();
+        self.drop += std::mem::take(&mut self.pass);
+    }
+
     /// All output, taken out.
     pub(super) fn take_output(&mut self) -> Vec<u8> {
         let sent = self.before_sent;

@@ -24,6 +24,8 @@ pub(crate) enum Order {
     Refresh = 16,
     /// End if idle inside a transaction.
     IdleInTransactionTimeout = 8,
+    /// Stop waiting for a server connection.
+    CancelWait = 32,
 }
 
 /// What a session is doing.

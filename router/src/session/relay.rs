@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
+use switchyard_wire::frame::frontend;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -77,6 +78,12 @@ pub(super) struct Relay {
     /// statement if the session can go on.
     pub(super) last_words: Option<ErrorResponse>,
     pub(super) undo: Vec<Undo>,
+    /// The session was pinned in this transaction; if it is rolled back, so is the reason.
+    pub(super) fresh_pin: bool,
+    /// The last statement that completed was a ROLLBACK.
+    pub(super) rolled_back: bool,
+    /// What the client sends passes for skipped after an error, up to its next Sync.
+    pub(super) skip_to_sync: bool,
 }
 
 impl Relay {
@@ -95,6 +102,9 @@ impl Relay {
                 stall: false,
                 last_words: None,
                 undo: Vec::new(),
+                fresh_pin: false,
+                rolled_back: false,
+                skip_to_sync: false,
             })
         });
         relay.c.buffer = bytes;
@@ -113,6 +123,9 @@ impl Relay {
         self.stall = false;
         self.last_words = None;
         self.undo.clear();
+        self.fresh_pin = false;
+        self.rolled_back = false;
+        self.skip_to_sync = false;
         let _ = STOCK.try_with(|stock| {
             let mut stock = stock.borrow_mut();
             if stock.len() < STOCK_MAX {
@@ -299,6 +312,20 @@ impl Relay {
         Ok(())
     }
 
+    /// Drops the client's first message or, where that is of the extended protocol, all up to its
+    /// Sync, and says that the session is ready again.
+    fn refuse_group(&mut self) {
+        let header = switchyard_wire::frame::header(self.c.buffer.fresh());
+        let simple =
+            matches!(header, Ok(Some(h)) if matches!(h.tag, frontend::QUERY | frontend::FUNCTION_CALL));
+        if let (true, Ok(Some(header))) = (simple, header) {
+            self.c.discard(header.len);
+            build::ready_for_query(self.s.own(), b'I');
+        } else {
+            self.skip_to_sync = true;
+        }
+    }
+
     // --- giving back ---
 
     /// Gives the server connection back if the transaction is over. Nothing of the session may
@@ -319,6 +346,13 @@ impl Relay {
             core.account.transaction(took);
             core.seat.shard_account.transactions.record(took);
             self.settle(core);
+            if self.fresh_pin {
+                self.fresh_pin = false;
+                if self.rolled_back {
+                    core.pin = None;
+                }
+            }
+            self.rolled_back = false;
         }
         if core.is_pooled() {
             self.release(core);
@@ -409,31 +443,51 @@ impl Relay {
             ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
                 .hint("Whether the statement was carried out is not known.")
         });
-        let owed = self.exchange.readies_owed();
         let can_go_on = self.exchange.status == b'I'
             && core.pin.is_none()
             && self.s.pass == 0
             && self.s.drop == 0
-            && self.s.buffer.fresh().is_empty()
-            && self.c.pass == 0
-            && owed > 0
-            && !self.exchange.is_open();
-        if !can_go_on {
+            && self.s.buffer.fresh().is_empty();
+        if !can_go_on || (self.exchange.readies_owed() == 0 && !self.exchange.is_open()) {
             return Err(End::Fatal(ErrorResponse { severity: Severity::Fatal, ..said }));
         }
-        core.account.errors.add(owed as u64);
+        self.fail_statements(core, &said);
+        Ok(())
+    }
+
+    /// The server connection is gone, or will not be used: everything that the client has sent and
+    /// has no reply yet fails with `error`. The session goes on, as after any error.
+    pub(super) fn fail_statements(&mut self, core: &mut Core, error: &ErrorResponse) {
+        let owed = self.exchange.readies_owed();
+        let open = self.exchange.is_open();
+        core.account.errors.add(owed as u64 + u64::from(open));
         let out = self.s.own();
         for _ in 0..owed {
-            said.encode(out);
+            error.encode(out);
             build::ready_for_query(out, b'I');
         }
-        let unsent = self.c.take_output();
-        drop(unsent);
+        if open {
+            error.encode(out);
+            self.skip_to_sync = true;
+        }
+        self.c.drop_output();
         self.exchange.reset();
         self.pending = None;
         self.began = None;
         self.stall = false;
-        Ok(())
+    }
+
+    /// A cancel request came while the session waited for a server connection: what it would have
+    /// run is canceled. // src/backend/tcop/postgres.c ProcessInterrupts
+    pub(super) fn cancel_wait(&mut self, core: &mut Core) {
+        if self.wait.take().is_none() {
+            return;
+        }
+        self.c.buffer.widen();
+        core.account.errors.add(1);
+        ErrorResponse::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
+            .encode(self.s.own());
+        self.refuse_group();
     }
 
     /// The session ends, wherever it is. The server connection goes back if that is safe, after a

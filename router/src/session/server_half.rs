@@ -118,6 +118,11 @@ impl Relay {
                 if self.exchange.is_quiet() {
                     return Ok(Err(Desync));
                 }
+                if self.fresh_pin && header.tag == backend::COMMAND_COMPLETE {
+                    let tag = &self.s.buffer.fresh()[frame::HEADER.min(self.s.buffer.fresh().len())..];
+                    self.fresh_pin &= !tag.starts_with(b"COMMIT");
+                    self.rolled_back = tag.starts_with(b"ROLLBACK");
+                }
                 self.s.forward(header.len);
             }
             backend::NOTICE | backend::PARAMETER_STATUS => self.s.forward(header.len),
@@ -254,7 +259,8 @@ impl Relay {
                 let cause = message::ErrorFields::parse(&fresh[frame::HEADER..header.len])
                     .ok()
                     .and_then(|f| f.message().map(|m| String::from_utf8_lossy(m).into_owned()));
-                return Err(self.handover_failed(core, cause));
+                self.handover_failed(core, cause);
+                return Ok(Ok(false));
             }
             _ => return Ok(Err(Desync)),
         }
@@ -263,20 +269,23 @@ impl Relay {
     }
 
     /// The context could not be set. The client's statement was skipped, or ran on a clean
-    /// connection as nobody; either way its reply is not shown.
-    fn handover_failed(&mut self, core: &Core, cause: Option<String>) -> End {
-        if let Some(server) = &mut self.server {
-            tracing::error!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
-                pid = server.identity.pid, cause, "cannot set the tenant's context");
-            server.broken = true;
-        }
+    /// connection as nobody; either way its reply is not shown, and the connection is closed.
+    fn handover_failed(&mut self, core: &mut Core, cause: Option<String>) {
+        let Some(mut server) = self.server.take() else { return };
+        tracing::error!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+            pid = server.identity.pid, cause, "cannot set the tenant's context");
         core.shared.stats.handover_failures.add(1);
-        End::Fatal(
-            ErrorResponse::fatal(
-                sqlstate::SYSTEM_ERROR,
-                "the context of this tenant could not be set on its shard",
-            )
-            .hint("The router's log has the cause."),
+        core.handle.detached();
+        server.broken = true;
+        core.seat.pool.give_back(server);
+        let unread = self.s.buffer.fresh().len();
+        self.s.buffer.swallow(unread);
+        self.exchange.prefix = crate::context::Prefix::default();
+        let error = ErrorResponse::error(
+            sqlstate::SYSTEM_ERROR,
+            "the context of this tenant could not be set on its shard",
         )
+        .hint("The router's log has the cause.");
+        self.fail_statements(core, &error);
     }
 }

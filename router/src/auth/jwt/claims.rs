@@ -25,6 +25,11 @@ pub struct Claims {
     pub from_tenant_issuer: bool,
 }
 
+/// The tenant at `path` in a token, if there is one.
+pub(super) fn tenant_at(token: &Token<'_>, path: &str) -> Option<TenantId> {
+    find(token.claims(), path).ok().flatten().and_then(tenant)
+}
+
 /// Checks times, audience and the claims that the configuration names.
 pub(super) fn check(
     token: &Token<'_>,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jsonwebtoken::{Algorithm, crypto};
+use switchyard_config::TenantId;
 use switchyard_config::topology::{JwtAlgorithm, JwtIssuer};
 
 pub use claims::Claims;
@@ -31,6 +32,9 @@ pub use token::{MAX_TOKEN_BYTES, looks_like_jwt};
 /// Most signatures checked for one token and issuer: a token without `kid` is tried with every key of its
 /// algorithm, and nobody publishes more than a few at a time.
 const MAX_TRIES: usize = 16;
+
+/// The claim that holds the tenant, where an issuer does not say otherwise.
+const DEFAULT_TENANT_CLAIM: &str = "tenant_id";
 
 /// Verifies tokens. Made once per process and shared by all workers: the keys that it has read or
 /// fetched are kept in it. Bound to no runtime.
@@ -66,6 +70,15 @@ impl JwtVerifier {
         tenant_issuers: &[Arc<JwtIssuer>],
     ) -> Result<Claims, JwtError> {
         self.verify_at(token, global, tenant_issuers, SystemTime::now()).await
+    }
+
+    /// The tenant that `token` names, unverified: good only for choosing whose issuers to ask. What
+    /// they then verify must name that tenant.
+    pub fn named_tenant(&self, token: &str, global: &[Arc<JwtIssuer>]) -> Option<TenantId> {
+        let token = Token::parse(token).ok()?;
+        let usual = std::iter::once(DEFAULT_TENANT_CLAIM);
+        let paths = usual.chain(global.iter().map(|issuer| issuer.tenant_claim.as_str()));
+        paths.into_iter().find_map(|path| claims::tenant_at(&token, path))
     }
 
     async fn verify_at(
