@@ -11,7 +11,7 @@ mod users;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use secrecy::SecretString;
 use std::time::Duration;
-use tokio_postgres::NoTls;
+use switchyard_catalog::Endpoint;
 
 pub use access::{Caller, NewToken, Role, Token};
 pub use audit::AuditEvent;
@@ -39,9 +39,9 @@ impl Store {
     /// # Errors
     /// If the URL is not valid, the catalog cannot be reached, or its schema is not ours.
     pub async fn open(url: &SecretString) -> Result<Self, StoreError> {
-        let config = switchyard_catalog::options(url, "switchyard-control-plane")?;
-        let manager =
-            Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let at = Endpoint::new(url, "switchyard-control-plane")?;
+        let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(at.config, at.tls, fast);
         let timeouts = Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) };
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)

@@ -1,11 +1,12 @@
 use switchyard_config::ids::InvalidId;
+use switchyard_config::url::UrlError;
 
-/// Why the catalog could not be read. Holds no secret: of the URL, only that it is wrong.
+/// Why the catalog could not be read. Holds no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// The URL of the catalog cannot be understood.
-    #[error("the catalog's URL is not valid")]
-    Url,
+    #[error("the catalog's URL {0}")]
+    Url(UrlError),
     /// Its TLS settings cannot be used.
     #[error("TLS toward the catalog: {0}")]
     Tls(String),

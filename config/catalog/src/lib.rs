@@ -11,11 +11,13 @@ pub mod disk;
 pub mod docs;
 mod error;
 mod read;
+mod tls;
 mod watcher;
 
-pub use connect::options;
+pub use connect::Endpoint;
 pub use error::CatalogError;
 pub use read::Catalog;
+pub use tls::Tls;
 pub use watcher::{Registrar, Status, Watcher};
 
 /// The schema that holds the catalog's tables; the search path of every connection to it.

@@ -16,7 +16,7 @@ use tokio_postgres::{IsolationLevel, Row, Transaction};
 use tracing::error;
 
 use crate::assemble::{Changes, Layout, buckets_by_name};
-use crate::connect::{self, Connected};
+use crate::connect::{self, Connected, Endpoint};
 use crate::docs::{JwtIssuerDoc, PoolDoc, TlsDoc};
 use crate::{CHANNEL, CatalogError};
 
@@ -34,8 +34,7 @@ impl Catalog {
     /// # Errors
     /// If the URL is not valid, or the catalog cannot be reached or refuses us.
     pub async fn connect(url: &SecretString) -> Result<Self, CatalogError> {
-        let config = connect::options(url, "switchyard-router")?;
-        let connected = connect::connect(&config).await?;
+        let connected = connect::connect(&Endpoint::new(url, "switchyard-router")?).await?;
         // Before the first reading, so that no change falls between the two.
         within(async { Ok(connected.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?) }).await?;
         Ok(Self { connected })

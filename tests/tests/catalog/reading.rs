@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use switchyard_catalog::{Catalog, Watcher, disk};
 use switchyard_config::TenantId;
 use switchyard_config::settings::CatalogSettings;
 use switchyard_config::snapshot::to_json;
 use switchyard_config::topology::{TenantState, Topology, UnknownTenants};
-use switchyard_control_plane::store::{SettingsPatch, ShardPatch, TenantPatch};
-use switchyard_tests::Cluster;
+use switchyard_control_plane::store::{SettingsPatch, ShardPatch, Store, TenantPatch};
+use switchyard_tests::cluster::{SUPERUSER, SUPERUSER_PASSWORD};
 use switchyard_tests::process::TempDir;
+use switchyard_tests::{Certs, Cluster};
 
 use crate::{SOON, listening, me, seen, shard, store, tenant, url, user};
 
@@ -228,4 +230,32 @@ async fn a_hundred_thousand_tenants_are_read_and_followed() {
         .await;
     let (page, next) = store.tenants(&Default::default()).await.unwrap();
     assert_eq!((page.len(), next.is_some()), (100, true));
+}
+
+#[tokio::test]
+async fn the_catalog_is_reached_over_tls_and_verified() {
+    let certs = Certs::new();
+    let other = Certs::new();
+    // No plain TCP for the superuser.
+    let cluster = Cluster::builder().tls(&certs).hba("hostnossl all super all reject").start();
+    let at = |host: &str, query: &str| {
+        let url = cluster.url(SUPERUSER, SUPERUSER_PASSWORD).replace("127.0.0.1", host);
+        SecretString::from(format!("{url}?{query}"))
+    };
+    let (right, wrong) = (certs.ca().display().to_string(), other.ca().display().to_string());
+    let store = Store::open(&at("localhost", &format!("sslmode=verify-full&sslrootcert={right}"))).await;
+    store.expect("it is verified").add_shard(&me(), shard("s1")).await.unwrap();
+    for good in ["sslmode=require", "sslmode=prefer", &format!("sslmode=verify-ca&sslrootcert={right}")] {
+        let mut catalog = Catalog::connect(&at("127.0.0.1", good)).await.expect(good);
+        assert_eq!(catalog.snapshot().await.unwrap().shards.len(), 1);
+    }
+    for bad in [
+        "sslmode=disable".to_owned(),
+        format!("sslmode=verify-full&sslrootcert={wrong}"),
+        format!("sslmode=verify-ca&sslrootcert={wrong}"),
+        format!("sslmode=require&sslrootcert={wrong}"),
+        "sslmode=verify-full&sslrootcert=/nowhere".to_owned(),
+    ] {
+        assert!(Catalog::connect(&at("localhost", &bad)).await.is_err(), "{bad}");
+    }
 }
