@@ -11,12 +11,17 @@ import sys
 import tempfile
 import time
 
+import idle
 import report
+import workers
 import workloads
 from load import measure
+from saturated import NearlyFree
 from servers import PgBouncer, Postgres, Switchyard, find_pgbouncer
 from syscalls import per_transaction
 from system import cpu_model, first_line
+
+EXTRAS = ("idle", "workers")
 
 
 def arguments():
@@ -53,100 +58,162 @@ def progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def run_rounds(directory, postgres, systems, chosen, rounds, seconds):
-    """Figures of each workload and system, a list of one per round; systems take turns."""
-    results = {w.name: {s.name: [] for s in systems} for w in chosen}
-    for workload in chosen:
-        for number in range(rounds):
-            for system in systems:
-                try:
-                    result = measure(f"{directory}/run", postgres, system, workload.make(system.name), seconds)
-                except RuntimeError as error:
-                    progress(f"{workload.name}: {system.name}: {error}")
-                    continue
-                results[workload.name][system.name].append(vars(result))
-                cpu = f", {result.cpu:.1f} µs of CPU" if result.cpu else ""
-                progress(f"{workload.name} {number + 1}/{rounds} {system.name}: {result.tps:.0f}/s, "
-                         f"p99 {result.p99:.0f} µs{cpu}")
-    return results
+class Bench:
+    """One run of the benchmark: what was asked for, what is running, and what was found."""
 
+    def __init__(self, args, directory):
+        self.args, self.directory = args, directory
+        self.command = shlex.split(args.router)
+        self.rounds = args.rounds or (1 if args.quick else 3)
+        self.seconds = args.seconds or (2 if args.quick else 3)
+        self.every_core = os.sched_getaffinity(0)
+        self.proxy_cores, self.other_cores = cores()
+        self.running = []
+        self.out = {"results": {}, "syscalls": {}}
 
-def run_traces(directory, postgres, systems, chosen, seconds):
-    out = {}
-    for workload in chosen:
-        if not workload.trace:
-            continue
-        for system in systems[1:]:
-            try:
-                counted = per_transaction(f"{directory}/run", postgres, system, workload.make(system.name), seconds)
-            except RuntimeError as error:
-                progress(f"{workload.name}: {system.name}: {error}")
+    def start(self, server):
+        self.running.append(server)
+        server.start()
+        return server
+
+    def stop(self):
+        for server in reversed(self.running):
+            server.stop()
+
+    def postgres(self):
+        directory = os.path.join(self.directory, "postgres")
+        postgres = Postgres(directory, self.other_cores)
+        os.makedirs(directory, 0o700)
+        if postgres.user:
+            os.chown(directory, postgres.user.pw_uid, postgres.user.pw_gid)
+        return self.start(postgres)
+
+    def proxies(self, name, server):
+        """A pair of proxies that have served nobody yet."""
+        base = f"{self.directory}/{name}"
+        return [self.start(PgBouncer(f"{base}-pgbouncer", server, self.proxy_cores)),
+                self.start(Switchyard(f"{base}-switchyard", server, self.proxy_cores, self.command))]
+
+    def describe(self, postgres, pgbouncer_version):
+        self.out.update({
+            "machine": {"cores": os.cpu_count(), "cpu": cpu_model(), "kernel": os.uname().release,
+                        "proxy_cores": sorted(self.proxy_cores), "other_cores": sorted(self.other_cores),
+                        "load_average": os.getloadavg()[0]},
+            "versions": {"postgresql": first_line([f"{postgres.bin}/postgres", "--version"]),
+                         "pgbouncer": pgbouncer_version,
+                         "switchyard": version_of_router(self.command[0])},
+            "rounds": self.rounds, "seconds": self.seconds,
+        })
+
+    def compare(self, server, systems, chosen):
+        """Measures each workload on each system, which take turns, and counts system calls."""
+        for workload in chosen:
+            runs = self.out["results"].setdefault(workload.name, {s.name: [] for s in systems})
+            for number in range(self.rounds):
+                for system in systems:
+                    self.attempt(f"{workload.name} {number + 1}/{self.rounds} {system.name}",
+                                 self.measure, runs, server, system, workload)
+            if not workload.trace or self.args.no_trace:
                 continue
-            if counted:
-                out.setdefault(workload.name, {})[system.name] = counted
-    return out
+            for system in systems[1:]:
+                self.attempt(f"{workload.name}: {system.name}", self.count, server, system, workload)
+
+    def attempt(self, name, function, *arguments):
+        """What fails is missing from the table; the rest goes on."""
+        try:
+            said = function(*arguments)
+        except (RuntimeError, OSError) as error:
+            said = f"failed: {error}"
+        if said:
+            progress(f"{name}: {said}")
+
+    def measure(self, runs, server, system, workload):
+        result = measure(f"{self.directory}/run", server, system, workload.make(system.name), self.seconds)
+        runs[system.name].append(vars(result))
+        latency = f", p99 {result.p99:.0f} µs" if result.p99 else ""
+        return f"{result.tps:.0f}/s{latency}" + (f", {result.cpu:.1f} µs of CPU" if result.cpu else "")
+
+    def count(self, server, system, workload):
+        found = per_transaction(f"{self.directory}/run", server, system, workload.make(system.name), 1)
+        if found:
+            self.out["syscalls"].setdefault(workload.name, {})[system.name] = found
+
+    def idle(self, postgres):
+        limit = idle.raise_file_limit()
+        count = min(500 if self.args.quick else idle.CLIENTS, limit - idle.SPARE_FILES)
+        self.out["idle"] = {}
+        for proxy in self.proxies("idle", postgres):
+            self.attempt(f"idle: {proxy.name}", self.measure_idle, proxy, count)
+            proxy.stop()
+
+    def measure_idle(self, proxy, count):
+        found = self.out["idle"][proxy.name] = idle.measure(proxy, count, 1 if self.args.quick else 3)
+        return f"{found['kib_per_client']:.2f} KiB per client"
+
+    def workers(self, server):
+        os.sched_setaffinity(0, self.every_core)
+        found = workers.compare(self.directory, server, self.command, self.rounds, self.seconds, progress)
+        self.out["workers"] = found
+
+
+def wanted(args, chosen):
+    if args.only:
+        return [w for w in chosen if any(w.group == o or w.name.startswith(o) for o in args.only)]
+    return [w for w in chosen if w.name in workloads.QUICK] if args.quick else chosen
+
+
+def run(bench, chosen, saturated, extras, pgbouncer_version):
+    os.sched_setaffinity(0, bench.other_cores)
+    postgres = bench.postgres()
+    bench.describe(postgres, pgbouncer_version)
+    report.heading(bench.out)
+    if chosen:
+        proxies = bench.proxies("pooled", postgres)
+        bench.compare(postgres, [postgres, *proxies], chosen)
+        for proxy in proxies:
+            proxy.stop()
+    if "idle" in extras:
+        bench.idle(postgres)
+    if not saturated and "workers" not in extras:
+        return
+    postgres.stop()
+    try:
+        server = bench.start(NearlyFree(f"{bench.directory}/peers", postgres, bench.other_cores))
+    except RuntimeError as error:
+        progress(str(error))
+        return
+    if saturated:
+        bench.compare(server, [server, *bench.proxies("saturated", server)], saturated)
+    if "workers" in extras:
+        bench.attempt("workers", bench.workers, server)
 
 
 def main():
     args = arguments()
     pgbouncer_version = first_line([find_pgbouncer(), "--version"])
     chosen = workloads.build(version_of(pgbouncer_version))
+    saturated = workloads.build_saturated(version_of(pgbouncer_version))
     if args.list:
-        for workload in chosen:
-            print(workload.name)
+        print(*(w.name for w in chosen + saturated), *EXTRAS, sep="\n")
         return
-    if args.only:
-        chosen = [w for w in chosen if any(w.group == o or w.name.startswith(o) for o in args.only)]
-        if not chosen:
-            raise SystemExit("no such workload; see --list")
-    if args.quick:
-        chosen = [w for w in chosen if args.only or w.name in workloads.QUICK]
-    rounds = args.rounds or (1 if args.quick else 3)
-    seconds = args.seconds or (2 if args.quick else 3)
-    proxy_cores, other_cores = cores()
-    os.sched_setaffinity(0, other_cores)
+    chosen, saturated = wanted(args, chosen), wanted(args, saturated)
+    extras = [name for name in EXTRAS if not args.only or name in args.only]
+    if not chosen and not saturated and not extras:
+        raise SystemExit("no such workload; see --list")
     began = time.monotonic()
     directory = tempfile.mkdtemp(prefix="switchyard-bench-")
     os.chmod(directory, 0o755)
-    running = []
+    bench = Bench(args, directory)
     try:
-        data = os.path.join(directory, "postgres")
-        postgres = Postgres(data, other_cores)
-        os.makedirs(data, 0o700)
-        if postgres.user:
-            os.chown(data, postgres.user.pw_uid, postgres.user.pw_gid)
-        running.append(postgres)
-        postgres.start()
-        systems = [
-            postgres,
-            PgBouncer(f"{directory}/pgbouncer", postgres, proxy_cores),
-            Switchyard(f"{directory}/switchyard", postgres, proxy_cores, shlex.split(args.router)),
-        ]
-        for proxy in systems[1:]:
-            running.append(proxy)
-            proxy.start()
-        out = {
-            "machine": {"cores": os.cpu_count(), "cpu": cpu_model(), "kernel": os.uname().release,
-                        "proxy_cores": sorted(proxy_cores), "other_cores": sorted(other_cores),
-                        "load_average": os.getloadavg()[0]},
-            "versions": {"postgresql": first_line([f"{postgres.bin}/postgres", "--version"]),
-                         "pgbouncer": pgbouncer_version,
-                         "switchyard": version_of_router(shlex.split(args.router)[0])},
-            "rounds": rounds, "seconds": seconds,
-        }
-        report.heading(out)
-        out["results"] = run_rounds(directory, postgres, systems, chosen, rounds, seconds)
-        if not args.no_trace:
-            out["syscalls"] = run_traces(directory, postgres, systems, chosen, 1 if args.quick else 1.5)
-        out["elapsed_seconds"] = round(time.monotonic() - began)
-        report.table(out, chosen)
+        run(bench, chosen, saturated, extras, pgbouncer_version)
+        bench.out["elapsed_seconds"] = round(time.monotonic() - began)
+        report.print_all(bench.out, chosen, saturated)
         if args.json:
             with open(args.json, "w") as f:
-                json.dump(out, f, indent=1)
+                json.dump(bench.out, f, indent=1)
                 f.write("\n")
     finally:
-        for system in reversed(running):
-            system.stop()
+        bench.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ SETTLE = 0.3
 
 @dataclass
 class Load:
-    """One shape of load: a script per tenant, so many clients of so many tenants."""
+    """One shape of load by pgbench: a script per tenant, so many clients of so many tenants."""
 
     script: object  # function from tenant number to SQL
     clients: int = 16
@@ -26,13 +26,16 @@ class Load:
     connect: bool = False  # a connection per transaction
     database: str | None = None
 
+    def start(self, directory, postgres, system, seconds):
+        return Run(directory, postgres, system, self, seconds)
+
 
 @dataclass
 class Result:
     """Figures of one run. Times in microseconds."""
 
     tps: float
-    p99: float
+    p99: float | None
     cpu: float | None  # the proxy's CPU time per transaction
 
 
@@ -54,7 +57,7 @@ class Run:
         program = os.path.join(postgres.bin, "pgbench")
         program = program if os.path.exists(program) else "pgbench"
         environment = {**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}
-        self.load, self.processes = load, []
+        self.load, self.processes, self.log = load, [], None
         for tenant in range(load.tenants):
             script = os.path.join(directory, f"script{tenant}.sql")
             with open(script, "w") as f:
@@ -93,53 +96,60 @@ class Run:
 
     def transactions(self):
         """Per process, the transactions as (time of completion, latency in µs)."""
-        out = []
-        for tenant in range(self.load.tenants):
-            rows, last = [], {}
-            for path in glob.glob(f"{self.directory}/t{tenant}.*"):
-                with open(path) as f:
-                    for line in f:
-                        client, _, took, _, seconds, micros = line.split()[:6]
-                        at = int(seconds) + int(micros) / 1e6
-                        if self.load.connect:
-                            # pgbench's own latency leaves the connection out; from one end to the next it is in.
-                            took, last[client] = (at - last[client]) * 1e6 if client in last else None, at
-                        rows.append((at, took if took is None else float(took)))
-            if not rows:
-                raise RuntimeError("pgbench logged no transactions")
-            rows.sort(key=lambda row: row[0])
-            out.append(rows)
-        return out
+        if self.log is None:
+            self.log = [self._read(tenant) for tenant in range(self.load.tenants)]
+        return self.log
 
+    def _read(self, tenant):
+        rows, last = [], {}
+        for path in glob.glob(f"{self.directory}/t{tenant}.*"):
+            with open(path) as f:
+                for line in f:
+                    client, _, took, _, seconds, micros = line.split()[:6]
+                    at = int(seconds) + int(micros) / 1e6
+                    if self.load.connect:
+                        # pgbench's own latency leaves the connection out; from one end to the next it is in.
+                        took, last[client] = (at - last[client]) * 1e6 if client in last else None, at
+                    rows.append((at, took if took is None else float(took)))
+        if not rows:
+            raise RuntimeError("pgbench logged no transactions")
+        rows.sort(key=lambda row: row[0])
+        return rows
 
-def window(transactions):
-    """From when all processes are under way until the first of them ends."""
-    begin = max(rows[0][0] for rows in transactions) + SETTLE
-    end = min(rows[-1][0] for rows in transactions)
-    if end - begin < 0.3:
-        raise RuntimeError("the run was too short to measure")
-    return begin, end
+    def span(self):
+        """From when all processes are under way until the first of them ends."""
+        transactions = self.transactions()
+        return max(rows[0][0] for rows in transactions) + SETTLE, min(rows[-1][0] for rows in transactions)
+
+    def done(self, begin, end):
+        """Number of transactions that were completed in that time."""
+        return sum(begin < at <= end for rows in self.transactions() for at, _ in rows)
+
+    def p99(self, begin, end):
+        took = [t for rows in self.transactions() for at, t in rows if begin < at <= end and t is not None]
+        return percentile(took, 0.99) if took else None
 
 
 def measure(directory, postgres, system, load, seconds):
     """Throughput, latency and the proxy's CPU time per transaction."""
     pid = getattr(system, "pid", None)
-    run = Run(directory, postgres, system, load, seconds)
     samples = []
+    run = load.start(directory, postgres, system, seconds)
     try:
         while run.busy():
-            if pid:
-                samples.append((time.time(), cpu_seconds(pid)))
+            samples.append((time.time(), cpu_seconds(pid) if pid else 0.0))
             time.sleep(0.05)
         run.finish()
     except BaseException:
         run.kill()
         raise
-    transactions = run.transactions()
-    begin, end = window(transactions)
-    if pid:
-        inside = [s for s in samples if begin <= s[0] <= end]
-        (begin, cpu_begin), (end, cpu_end) = inside[0], inside[-1]
-    chosen = [took for rows in transactions for at, took in rows if begin < at <= end]
-    cpu = (cpu_end - cpu_begin) * 1e6 / len(chosen) if pid else None
-    return Result(len(chosen) / (end - begin), percentile([t for t in chosen if t is not None], 0.99), cpu)
+    begin, end = run.span()
+    inside = [sample for sample in samples if begin <= sample[0] <= end]
+    if len(inside) < 5:
+        raise RuntimeError("the run was too short to measure")
+    (begin, cpu_begin), (end, cpu_end) = inside[0], inside[-1]
+    done = run.done(begin, end)
+    if not done:
+        raise RuntimeError("no transactions were completed")
+    cpu = (cpu_end - cpu_begin) * 1e6 / done if pid else None
+    return Result(done / (end - begin), run.p99(begin, end), cpu)

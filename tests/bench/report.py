@@ -49,10 +49,29 @@ def print_rows(rows):
     print()
 
 
-def table(out, chosen):
-    rows = [["workload", "cpu µs/tx: pgbouncer", "switchyard", "ratio (target)",
-             "tps: direct", "pgbouncer", "switchyard", "ratio (target)", "p99 µs: direct", "pgbouncer", "switchyard"]]
+def print_all(out, chosen, saturated):
     notes = []
+    if chosen:
+        print("Load by pgbench, PostgreSQL behind; the proxy is woken for nearly every event\n")
+        table(out, chosen, notes, "direct")
+    if saturated:
+        print("Load and server nearly free; the proxy is busy all the time\n")
+        table(out, saturated, notes, "load and server alone")
+    for n, note in enumerate(notes, 1):
+        print(f"[{n}] {note}")
+    print()
+    traces(out["syscalls"])
+    if out.get("idle"):
+        idle(out["idle"])
+    if out.get("workers"):
+        workers(out["workers"], out["machine"]["cores"])
+    print(f"{out['elapsed_seconds']} s in all")
+
+
+def table(out, chosen, notes, direct_name):
+    rows = [["workload", "cpu µs/tx: pgbouncer", "switchyard", "ratio (target)",
+             f"tps: {direct_name}", "pgbouncer", "switchyard", "ratio (target)",
+             "p99 µs: direct", "pgbouncer", "switchyard"]]
     for workload in chosen:
         runs = out["results"][workload.name]
         figures = {s: {k: middle(runs[s], k) for k in ("cpu", "tps", "p99")} for s in runs}
@@ -69,11 +88,33 @@ def table(out, chosen):
             judged(ratio(ours["tps"], bouncer["tps"]), workload.tps_target, False),
             *(number(f["p99"], ".0f") for f in (direct, bouncer, ours)),
         ])
+    if all(cell == "–" for row in rows[1:] for cell in row[8:]):
+        rows = [row[:8] for row in rows]
     print_rows(rows)
-    for n, note in enumerate(notes, 1):
-        print(f"[{n}] {note}")
-    print()
-    traces(out.get("syscalls") or {})
+
+
+def idle(found):
+    rows = [["idle clients", "clients", "KiB each", "KiB each after a query", "CPU ms per second"]]
+    for name, figures in found.items():
+        rows.append([name, str(figures["clients"]), f"{figures['kib_per_client']:.2f}",
+                     f"{figures['kib_per_client_after_query']:.2f}", f"{figures['idle_cpu_ms_per_second']:.1f}"])
+    print_rows(rows)
+    if {"pgbouncer", "switchyard"} <= found.keys():
+        more = found["switchyard"]["kib_per_client"] - found["pgbouncer"]["kib_per_client"]
+        print(f"Switchyard takes {more:.2f} KiB per idle client more than PgBouncer "
+              f"(target: at most 2{'' if more <= 2 else ', missed'})\n")
+
+
+def workers(found, cores):
+    rows = [["workers", "tps: one", "tps: two", "growth", "cpu µs/tx: one", "two"]]
+    for name, by in found["results"].items():
+        one, two = (by[n] for n in (1, 2))
+        rows.append([name, number(middle(one, "tps"), ".0f"), number(middle(two, "tps"), ".0f"),
+                     number(ratio(middle(two, "tps"), middle(one, "tps")), ".2f"),
+                     number(middle(one, "cpu"), ".1f"), number(middle(two, "cpu"), ".1f")])
+    print_rows(rows)
+    if cores < 4:
+        print(f"With {cores} cores, load and server share them with both workers: growth is limited by what they take.\n")
 
 
 def traces(counted):

@@ -74,7 +74,15 @@ class Postgres:
         with on_cores(self.cores), open(log, "w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd="/", **as_user(self.user))
         wait_for_port(self.port, self.process, "PostgreSQL", log)
-        self.sql("postgres", f"CREATE DATABASE {DATABASE}")
+        deadline = time.monotonic() + 30
+        while True:  # it listens before it lets anybody in
+            try:
+                self.sql("postgres", f"CREATE DATABASE {DATABASE}")
+                break
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
         self._run("pgbench", "-i", "-q", "-s", "10", "-h", self.directory, "-p", str(self.port), "-U", "postgres", DATABASE)
         self.sql(DATABASE, SCHEMA)
         self.sql(DATABASE, "VACUUM ANALYZE")

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import time
 
-from load import Run
-
 # Until all clients of a run are logged in and busy.
 LEAD = 1.0
 # For perf to attach and to let go, which takes longer the more events it counts.
@@ -27,7 +25,7 @@ def per_transaction(directory, postgres, system, load, seconds):
     for name, count in (("perf", by_perf), ("strace", by_strace)):
         if not shutil.which(name):
             continue
-        run = Run(directory, postgres, system, load, LEAD + seconds + MARGIN)
+        run = load.start(directory, postgres, system, LEAD + seconds + MARGIN)
         try:
             time.sleep(LEAD)
             begin, end, calls = count(system.pid, seconds)
@@ -35,10 +33,8 @@ def per_transaction(directory, postgres, system, load, seconds):
         except BaseException:
             run.kill()
             raise
-        transactions = run.transactions()
-        done = sum(begin < at <= end for rows in transactions for at, _ in rows)
-        over = end > min(rows[-1][0] for rows in transactions)
-        if calls and done and not over:
+        done = run.done(begin, end)
+        if calls and done and end <= run.span()[1]:
             return {"by": name, "calls": {key: round(number / done, 2) for key, number in calls.items()}}
     return None
 

@@ -1,15 +1,18 @@
 """The workloads: what is sent, by how many clients of how many tenants, and what is to be reached."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import saturated
 from load import Load
+from saturated import SaturatedLoad
 from servers import SESSION_DATABASE
 
 ACCOUNTS = 1_000_000  # pgbench -s 10
 ITEMS = 10_000  # of each tenant
 
-SYSTEMS = ("direct", "pgbouncer", "switchyard")
+OLD_PGBOUNCER = ("PgBouncer before 1.21 cannot prepare in transaction pooling: here it pools by session, "
+                 "with a server connection per client")
 
 
 def select(_tenant):
@@ -69,8 +72,7 @@ def build(pgbouncer_version):
                 make, notes = partial(same, load), []
                 if protocol == "prepared" and old:
                     make = partial(pooled_by_session, load)
-                    notes = ["PgBouncer before 1.21 cannot prepare in transaction pooling: here it pools by session, "
-                             "with a server connection per client"]
+                    notes = [OLD_PGBOUNCER]
                 name = f"select-{protocol}-{clients}c-{tenants}t"
                 out.append(Workload(name, "select", make, trace=clients == 16, notes=notes))
     for clients in (16, 64):
@@ -83,14 +85,37 @@ def build(pgbouncer_version):
     return out
 
 
+def build_saturated(pgbouncer_version):
+    """The workloads between load and server that are nearly free."""
+    old = pgbouncer_version < (1, 21)
+    loads = {
+        "simple": SaturatedLoad(saturated.simple),
+        "extended": SaturatedLoad(saturated.extended),
+        "prepared": SaturatedLoad(saturated.prepared, prepare=True),
+        "simple-8t": SaturatedLoad(saturated.simple, tenants=8),
+    }
+    out = []
+    for name, load in loads.items():
+        make, notes = partial(same, load), []
+        if load.prepare and old:
+            make, notes = partial(pooled_by_session, load), [OLD_PGBOUNCER]
+        out.append(Workload(f"saturated-{name}", "saturated", make, trace=True, notes=notes))
+    for tenants in (1, 8):
+        by_hand = SaturatedLoad(saturated.tenant_by_hand, tenants=tenants)
+        plain = SaturatedLoad(saturated.simple, tenants=tenants)
+        out.append(Workload(f"saturated-tenant-{tenants}t", "saturated", partial(by_system, by_hand, plain), 0.40, 2.0))
+    for name, script in (("rows-10000", saturated.rows_many), ("rows-1", saturated.row_single)):
+        make = partial(same, SaturatedLoad(script, clients=16))
+        out.append(Workload(f"saturated-{name}", "saturated", make, 0.7, trace=True))
+    return out
+
+
 def pooled_by_session(load, system):
-    if system != "pgbouncer":
-        return load
-    return Load(load.script, load.clients, load.tenants, load.protocol, load.connect, SESSION_DATABASE)
+    return replace(load, database=SESSION_DATABASE) if system == "pgbouncer" else load
 
 
 # What a sanity run runs.
 QUICK = {
     "select-simple-16c-1t", "select-simple-16c-8t", "select-extended-16c-1t", "select-prepared-16c-1t", "tenant-16c-1t",
-    "tenant-16c-8t", "rows-10000", "rows-1", "connect",
+    "tenant-16c-8t", "rows-10000", "rows-1", "connect", "saturated-simple", "saturated-simple-8t",
 }

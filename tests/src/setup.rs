@@ -219,7 +219,7 @@ impl Setup {
             let _ = writeln!(toml, "\n[[shards]]\nname = \"s{i}\"\nurl = \"{url}\"");
         }
         for (id, shard) in &self.tenants {
-            let _ = writeln!(toml, "\n[[tenants]]\nid = {id:?}");
+            let _ = writeln!(toml, "\n[[tenants]]\nid = {}", quoted(id));
             if let Some(shard) = shard {
                 let _ = writeln!(toml, "shard = \"s{shard}\"");
             }
@@ -238,6 +238,11 @@ impl Default for Setup {
 /// A `[[users]]` with a password and further lines.
 pub fn user_toml(name: &str, password: &str, lines: &str) -> String {
     format!("[[users]]\nname = {name:?}\nverifier = \"{}\"\n{lines}\n", scram_verifier(password))
+}
+
+/// A string as TOML has it, which is as JSON has it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// The shard of a tenant without a placement, where buckets are dealt out evenly.

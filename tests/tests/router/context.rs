@@ -51,25 +51,18 @@ fn a_role_that_is_not_there_fails_closed() {
     assert_eq!(acme.value("SELECT current_user"), "r_acme");
     assert_eq!(acme.column(NAMES), s.canaries("acme"));
     // There is no r_globex: whatever globex sends, none of it runs, under nobody's context.
-    for _ in 0..3 {
-        let mut globex = match s.target("globex").try_connect() {
-            Ok(session) => session,
-            Err(refused) => {
-                assert!(!refused.sqlstate().is_empty(), "{refused:?}");
-                continue;
-            }
-        };
-        for bytes in [
-            m::query("INSERT INTO scratch.items VALUES (1, 'ran')"),
-            m::extended("INSERT INTO scratch.items VALUES (2, 'ran')", &[]),
-            m::query("BEGIN"),
-            m::query("SELECT name FROM clients"),
-        ] {
-            globex.send(&bytes);
-            let answer = globex.until_ready_or_end();
-            assert!(answer.iter().any(|m| m.tag == b'E'), "{answer:?}");
-            assert!(answer.iter().all(|m| m.tag != b'D' && m.tag != b'C'), "{answer:?}");
-        }
+    for bytes in [
+        m::query("INSERT INTO scratch.items VALUES (1, 'ran')"),
+        m::extended("INSERT INTO scratch.items VALUES (2, 'ran')", &[]),
+        [m::query("BEGIN"), m::query("INSERT INTO scratch.items VALUES (3, 'ran')"), m::query("COMMIT")]
+            .concat(),
+        m::query("SELECT name FROM clients"),
+    ] {
+        let Ok(mut globex) = s.target("globex").try_connect() else { continue };
+        globex.send(&bytes);
+        let answer = globex.until_ready_or_end();
+        assert!(answer.iter().any(|m| m.tag == b'E'), "{answer:?}");
+        assert!(answer.iter().all(|m| m.tag != b'D' && m.tag != b'C'), "{answer:?}");
     }
     assert_eq!(s.shards[0].value("SELECT count(*) FROM scratch.items"), "0");
     assert_eq!(acme.column(NAMES), s.canaries("acme"));

@@ -137,9 +137,10 @@ fn a_tenants_own_keys_are_good_for_that_tenant_alone() {
         .section(&tenant("globex", &globex))
         .sql("INSERT INTO clients SELECT 'acme', n, 'acme client ' || n FROM generate_series(1, 3) n")
         .start();
-    accepted(&s, &acme.sign(&claims("acme")), "acme");
-    s.plain_target("tok", &globex.sign(&claims("globex"))).connect();
-    refused(&s, "tok", &acme.sign(&claims("globex")));
+    let mut session = s.plain_target("tok.acme", &acme.sign(&claims("acme"))).connect();
+    assert_eq!(session.value("SELECT name FROM clients WHERE id = 1"), "acme client 1");
+    s.plain_target("tok.globex", &globex.sign(&claims("globex"))).connect();
+    refused(&s, "tok.acme", &acme.sign(&claims("globex")));
     refused(&s, "tok.globex", &acme.sign(&claims("acme")));
 }
 

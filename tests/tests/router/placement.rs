@@ -45,7 +45,7 @@ fn buckets_may_be_dealt_by_hand() {
 
 #[test]
 fn a_reload_moves_new_transactions_and_nobody_else() {
-    let mut s = Setup::new().tenant_on("mover", 0).tenant_on("stays", 0).start();
+    let mut s = Setup::new().pool("size = 4").tenant_on("mover", 0).tenant_on("stays", 0).start();
     let ports = ports(&s);
     let (mut mover, mut open, mut stays) = (s.login("mover"), s.login("mover"), s.login("stays"));
     stays.rows("SET my.note = 'kept'");

@@ -213,6 +213,21 @@ fn scripts_behave_as_with_postgresql() {
             ]),
         ),
         (
+            "DEALLOCATE ALL by the extended protocol",
+            many(&[
+                parse("a", "SELECT 1"),
+                m::query("BEGIN"),
+                m::query("SAVEPOINT s"),
+                m::query("ROLLBACK TO s"),
+                m::extended("DEALLOCATE ALL", &[]),
+                m::query("COMMIT"),
+                run("a"),
+                parse("a", "SELECT 2"),
+                m::extended("DEALLOCATE a", &[]),
+                run("a"),
+            ]),
+        ),
+        (
             "statements in SQL",
             many(&[
                 m::query("PREPARE q AS SELECT 7"),

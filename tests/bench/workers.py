@@ -1,0 +1,52 @@
+"""Whether throughput grows with cores: two workers of Switchyard against one, load and server nearly free."""
+
+import os
+import time
+
+import saturated
+from load import measure
+from saturated import SaturatedLoad
+from servers import Switchyard
+from system import cpu_seconds
+
+LOADS = {"simple": SaturatedLoad(saturated.simple, 128), "simple-8t": SaturatedLoad(saturated.simple, 128, 8)}
+
+
+def placement():
+    """Cores of the proxy and of everybody else.
+
+    With four or more, the proxy has two for itself. With fewer, all share all: then the throughput of two workers
+    is limited by what load and server take.
+    """
+    every = sorted(os.sched_getaffinity(0))
+    return (set(every[:2]), set(every[2:])) if len(every) >= 4 else (set(every), set(every))
+
+
+def compare(directory, server, command, rounds, seconds, progress):
+    """Throughput with one and with two workers, in turns; `server` runs on the others' cores."""
+    proxy_cores, other_cores = placement()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, other_cores)
+    os.sched_setaffinity(server.process.pid, other_cores)
+    proxies = []
+    results = {name: {1: [], 2: []} for name in LOADS}
+    try:
+        for number in (1, 2):
+            proxy = Switchyard(f"{directory}/workers{number}", server, proxy_cores, command, workers=number)
+            proxies.append((number, proxy))
+            proxy.start()
+        for name, load in LOADS.items():
+            for _ in range(rounds):
+                for number, proxy in proxies:
+                    others = cpu_seconds(server.process.pid)
+                    began = time.monotonic()
+                    result = vars(measure(f"{directory}/run", server, proxy, load, seconds))
+                    took = time.monotonic() - began
+                    result["server_cores"] = (cpu_seconds(server.process.pid) - others) / took
+                    results[name][number].append(result)
+                    progress(f"workers-{name}: {number}: {result['tps']:.0f}/s, {result['cpu']:.1f} µs of CPU")
+    finally:
+        for _, proxy in proxies:
+            proxy.stop()
+        os.sched_setaffinity(0, before)
+    return {"proxy_cores": sorted(proxy_cores), "other_cores": sorted(other_cores), "results": results}
