@@ -105,13 +105,22 @@ def idle(found):
               f"(target: at most 2{'' if more <= 2 else ', missed'})\n")
 
 
+def possible(one, two, cores):
+    """Growth if two workers kept either themselves or the machine busy all the time, whichever comes first."""
+    proxy, others, before = (middle(two, "cpu"), middle(two, "others_cpu"), middle(one, "tps"))
+    if not proxy or not before:
+        return None
+    return min(2e6 / proxy, cores * 1e6 / (proxy + others)) / before
+
+
 def workers(found, cores):
-    rows = [["workers", "tps: one", "tps: two", "growth", "cpu µs/tx: one", "two"]]
+    rows = [["workers", "tps: one", "tps: two", "growth", "cpu µs/tx: one", "two", "load and server", "growth possible"]]
     for name, by in found["results"].items():
         one, two = (by[n] for n in (1, 2))
         rows.append([name, number(middle(one, "tps"), ".0f"), number(middle(two, "tps"), ".0f"),
                      number(ratio(middle(two, "tps"), middle(one, "tps")), ".2f"),
-                     number(middle(one, "cpu"), ".1f"), number(middle(two, "cpu"), ".1f")])
+                     number(middle(one, "cpu"), ".1f"), number(middle(two, "cpu"), ".1f"),
+                     number(middle(two, "others_cpu"), ".1f"), number(possible(one, two, cores), ".2f")])
     print_rows(rows)
     if cores < 4:
         print(f"With {cores} cores, load and server share them with both workers: growth is limited by what they take.\n")

@@ -1,7 +1,7 @@
 """Whether throughput grows with cores: two workers of Switchyard against one, load and server nearly free."""
 
 import os
-import time
+import resource
 
 import saturated
 from load import measure
@@ -22,6 +22,12 @@ def placement():
     return (set(every[:2]), set(every[2:])) if len(every) >= 4 else (set(every), set(every))
 
 
+def others_cpu(server):
+    """CPU seconds of the server, and of the load generators that have ended."""
+    load = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return cpu_seconds(server.process.pid) + load.ru_utime + load.ru_stime
+
+
 def compare(directory, server, command, rounds, seconds, progress):
     """Throughput with one and with two workers, in turns; `server` runs on the others' cores."""
     proxy_cores, other_cores = placement()
@@ -38,11 +44,9 @@ def compare(directory, server, command, rounds, seconds, progress):
         for name, load in LOADS.items():
             for _ in range(rounds):
                 for number, proxy in proxies:
-                    others = cpu_seconds(server.process.pid)
-                    began = time.monotonic()
+                    others = others_cpu(server)
                     result = vars(measure(f"{directory}/run", server, proxy, load, seconds))
-                    took = time.monotonic() - began
-                    result["server_cores"] = (cpu_seconds(server.process.pid) - others) / took
+                    result["others_cpu"] = (others_cpu(server) - others) * 1e6 / (result["tps"] * seconds)
                     results[name][number].append(result)
                     progress(f"workers-{name}: {number}: {result['tps']:.0f}/s, {result['cpu']:.1f} µs of CPU")
     finally:
