@@ -40,6 +40,8 @@ pub enum MigrationError {
 /// as its search path. Returns how many there were.
 pub(crate) async fn migrate(client: &mut Client) -> Result<usize, MigrationError> {
     let transaction = client.transaction().await?;
+    // Another control plane may be at it, and steps may take their time.
+    transaction.batch_execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0").await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let encoding: String = transaction.query_one("SHOW server_encoding", &[]).await?.get(0);
     if encoding != "UTF8" {

@@ -7,15 +7,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// What the process is told:
-///
-/// ```toml
-/// listen = "127.0.0.1:6480"
-/// catalog_url_file = "/etc/switchyard/catalog.url"   # or catalog_url = "postgres://..."
-/// bootstrap_token_file = "/var/lib/switchyard/token" # made if it is not there
-/// client_url = "postgres://db.example.com:6432/app"  # where clients find the routers
-/// open_metrics = true
-/// ```
+/// What the process is told; `examples/control-plane.toml` has every key.
 #[derive(Debug)]
 pub struct Settings {
     /// Where to listen. Default `127.0.0.1:6480`. There is no TLS: elsewhere than on loopback,
@@ -157,6 +149,14 @@ mod tests {
 
     fn parse(text: &str) -> Result<Settings, SettingsError> {
         Settings::parse(Path::new("/etc/switchyard/control.toml"), text)
+    }
+
+    #[test]
+    fn the_example_is_understood() {
+        let example =
+            include_str!("../examples/control-plane.toml").replace("catalog_url_file", "catalog_url");
+        let settings = parse(&example).unwrap();
+        assert_eq!(settings.client_url.of_user("a", "b"), "postgres://a:b@db.example.com:6432/app");
     }
 
     #[test]

@@ -2,22 +2,27 @@
 
 mod access;
 mod audit;
+mod buckets;
 mod error;
-mod layout;
 mod model;
+mod settings;
+mod shards;
 mod tenants;
 mod users;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
-use secrecy::SecretString;
 use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts, Transaction};
+use secrecy::SecretString;
 use switchyard_catalog::Endpoint;
 
 pub use access::{Caller, NewToken, Role, Token};
 pub use audit::AuditEvent;
+pub use buckets::BucketRun;
 pub use error::StoreError;
-pub use layout::{BucketRun, Counts, NewShard, SettingsPatch, Shard, ShardPatch};
 pub use model::{NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, given};
+pub use settings::{Counts, SettingsPatch};
+pub use shards::{NewShard, Shard, ShardPatch};
 
 use crate::migrations;
 
@@ -69,4 +74,10 @@ impl Store {
 /// UTC in RFC 3339, to the second, as a column of SQL.
 fn timestamp(column: &str) -> String {
     format!("to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")
+}
+
+/// Takes the row that every writer takes, so that what is read from here on stays as it is.
+async fn lock_version(t: &Transaction<'_>) -> Result<(), StoreError> {
+    t.query_one("SELECT 1 FROM topology_version FOR UPDATE", &[]).await?;
+    Ok(())
 }

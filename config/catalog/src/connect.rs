@@ -20,6 +20,11 @@ use crate::{CatalogError, SCHEMA};
 /// Deadline of connecting and logging in.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Writers take turns. One that somebody blocks, by an open transaction in psql say, fails rather
+/// than to hold up all that come after it.
+const PATIENCE: &str =
+    "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=30s";
+
 /// Where the catalog is, and how it is reached.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -51,7 +56,7 @@ impl Endpoint {
                 SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Asked::Require,
             })
             // `pg_temp` last, or temporary tables would come first.
-            .options(format!("-c search_path={SCHEMA},pg_temp"))
+            .options(format!("-c search_path={SCHEMA},pg_temp {PATIENCE}"))
             .application_name(application_name)
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(Duration::from_secs(5))

@@ -89,8 +89,14 @@ enum AuthCommand {
 #[derive(ClapArgs)]
 pub(crate) struct Remote {
     /// The control plane.
-    #[arg(long, global = true, env = "SWITCHYARD_URL", default_value = "http://127.0.0.1:6480")]
-    pub(crate) url: String,
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SWITCHYARD_URL",
+        default_value = "http://127.0.0.1:6480"
+    )]
+    pub(crate) api: String,
     /// A token for it. Better given in the environment, where `ps` does not show it.
     #[arg(long, global = true, env = "SWITCHYARD_TOKEN", hide_env_values = true, default_value = "")]
     pub(crate) token: String,
@@ -151,7 +157,7 @@ mod tests {
             "switchyard demo --state f --context plain --shards 3 --tenants 2 --routers 2 --port 7000",
             "switchyard tenant create acme -o json",
             "switchyard tenant place acme --to s2",
-            "switchyard shard add s1 --shard-url postgres://a@b/c",
+            "switchyard shard add s1 --url postgres://a@b/c",
             "switchyard user create bob --tenant acme --tenant globex",
             "switchyard config check f",
             "switchyard auth hash",

@@ -24,7 +24,7 @@ pub(crate) struct Session {
 
 /// Runs one verb.
 pub(crate) fn run(remote: &Remote, verb: impl AsyncFnOnce(Session) -> Outcome) -> Outcome {
-    let session = Session { api: Api::new(&remote.url, &remote.token)?, output: remote.output };
+    let session = Session { api: Api::new(&remote.api, &remote.token)?, output: remote.output };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
     runtime.block_on(verb(session))
 }

@@ -69,6 +69,10 @@ impl From<tokio_postgres::Error> for StoreError {
             &SqlState::FOREIGN_KEY_VIOLATION => {
                 Self::Conflict("something still refers to it, or what it refers to is gone".to_owned())
             }
+            &SqlState::LOCK_NOT_AVAILABLE => {
+                tracing::warn!("somebody holds a lock in the catalog for long; see pg_stat_activity");
+                Self::Unavailable
+            }
             &SqlState::ADMIN_SHUTDOWN | &SqlState::CRASH_SHUTDOWN | &SqlState::CANNOT_CONNECT_NOW => {
                 Self::Unavailable
             }

@@ -10,11 +10,11 @@ use switchyard_config::topology::{ContextTemplate, PoolMode, TenantState};
 use tokio_postgres::Row;
 
 use super::audit::{Deed, NONE, record};
-use super::layout::{bucket_shards, lock_version};
+use super::buckets::bucket_shards;
 use super::users::insert_user;
 use super::{
     Caller, NewTenant, NewUser, PlacedBy, Secrets, Store, StoreError, Tenant, TenantFilter, TenantPatch,
-    User, timestamp,
+    User, lock_version, timestamp,
 };
 
 /// Tenants read at a time while a list is filtered.

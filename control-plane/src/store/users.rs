@@ -9,9 +9,8 @@ use switchyard_wire::scram::Verifier;
 use tokio_postgres::Row;
 
 use super::audit::{Deed, NONE, record};
-use super::layout::lock_version;
 use super::tenants::{from_json, pool_mode_name, to_json};
-use super::{Caller, NewUser, Secrets, Store, StoreError, User, timestamp};
+use super::{Caller, NewUser, Secrets, Store, StoreError, User, lock_version, timestamp};
 use crate::credentials::new_password;
 
 /// Iterations of verifiers that we make: PostgreSQL's `SCRAM_SHA_256_DEFAULT_ITERATIONS`

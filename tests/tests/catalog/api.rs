@@ -96,18 +96,12 @@ impl Drop for ControlPlane {
 #[test]
 fn operators_commands() {
     let plane = ControlPlane::start();
-    plane.cli(&[
-        "shard",
-        "add",
-        "s1",
-        "--shard-url",
-        "postgres://app:hush@10.0.0.1:5433/crm?sslmode=require",
-    ]);
+    plane.cli(&["shard", "add", "s1", "--url", "postgres://app:hush@10.0.0.1:5433/crm?sslmode=require"]);
     let shards = plane.cli(&["shard", "list"]);
     assert_eq!(shards[0]["buckets"], 4096);
     assert_eq!(shards[0]["tls"]["sslmode"], "require");
     assert!(!shards.to_string().contains("hush"), "the password is not told");
-    plane.cli(&["shard", "add", "s2", "--shard-url", "postgres://app@10.0.0.2/crm"]);
+    plane.cli(&["shard", "add", "s2", "--url", "postgres://app@10.0.0.2/crm"]);
 
     let made = plane.cli(&["tenant", "create", "acme", "--name", "Acme Ltd"]);
     let password = made["user"]["new_password"].as_str().expect("it is told once");

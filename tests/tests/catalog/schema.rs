@@ -142,3 +142,15 @@ async fn deleting_a_tenant_takes_its_users_along() {
     let gone = store.create_user(&me(), user("late", "acme")).await.err();
     assert!(matches!(gone, Some(StoreError::NotFound { kind: "tenant", .. })));
 }
+
+#[tokio::test]
+async fn a_writer_that_is_blocked_fails_and_the_next_succeeds() {
+    let cluster = Cluster::start();
+    let store = store(&cluster).await;
+    let mut psql = cluster.admin();
+    psql.rows("BEGIN; UPDATE switchyard.tenants SET name = 'x'");
+    let blocked = store.create_tenant(&me(), tenant("acme"), None).await.err();
+    assert!(matches!(blocked, Some(StoreError::Unavailable)), "{blocked:?}");
+    psql.rows("ROLLBACK");
+    store.create_tenant(&me(), tenant("acme"), None).await.unwrap();
+}

@@ -56,7 +56,7 @@ pub(super) async fn tenants(api: &Api, count: usize, shards: &[String]) -> anyho
 
 fn ids(count: usize) -> Vec<String> {
     let mut ids: Vec<String> = NAMES.iter().map(|n| (*n).to_owned()).collect();
-    ids.extend((NAMES.len() + 2..=count).map(|n| format!("tenant-{n}")));
+    ids.extend((NAMES.len() + 1..=count).map(|n| format!("tenant-{n}")));
     ids.truncate(count);
     if count > 1 {
         ids[count - 1] = PLACED.to_owned();

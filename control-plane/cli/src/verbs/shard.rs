@@ -24,8 +24,8 @@ pub(crate) enum ShardCommand {
         name: String,
         /// `postgres://user:password@host:port/database`, as routers reach it; `-` reads it from
         /// standard input, where `ps` does not show it.
-        #[arg(long, value_name = "URL")]
-        shard_url: String,
+        #[arg(long)]
+        url: String,
         /// Most connections of each router to it.
         #[arg(long)]
         pool_size: Option<u32>,
@@ -83,8 +83,8 @@ impl ShardCommand {
         match self {
             Self::List => session.show_list(COLUMNS, session.all("/v1/shards").await?),
             Self::Show { name } => session.show(FIELDS, &api.get(&of(&name)).await?),
-            Self::Add { name, shard_url, pool_size, cordoned } => {
-                let url = if shard_url == "-" { from_stdin()? } else { shard_url };
+            Self::Add { name, url, pool_size, cordoned } => {
+                let url = if url == "-" { from_stdin()? } else { url };
                 let pool = pool_size.map_or(json!({}), |size| json!({ "size": size }));
                 let body = json!({ "name": name, "url": url, "pool": pool, "cordoned": cordoned });
                 session.show(FIELDS, &api.post("/v1/shards", body).await?)

@@ -1,0 +1,154 @@
+//! Settings and issuers that all tenants share, and how much there is of everything.
+
+use deadpool_postgres::GenericClient;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use switchyard_config::topology::{ContextTemplate, UnknownTenants};
+use utoipa::ToSchema;
+
+use super::audit::{Deed, NONE, record};
+use super::tenants::{check_issuer, check_template, from_json, to_json};
+use super::{Caller, Store, StoreError, lock_version};
+
+/// What to change of the settings.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SettingsPatch {
+    /// The context of tenants that have none of their own.
+    #[schema(value_type = Option<Object>)]
+    pub context: Option<ContextTemplate>,
+    /// `refuse` or `create`.
+    #[schema(value_type = Option<String>)]
+    pub unknown_tenants: Option<UnknownTenants>,
+}
+
+/// How much there is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Counts {
+    /// The version that routers should have.
+    pub version: i64,
+    /// Shards.
+    pub shards: i64,
+    /// Tenants.
+    pub tenants: i64,
+    /// Of these, suspended.
+    pub suspended: i64,
+    /// Placements that are not by bucket.
+    pub placements: i64,
+    /// Users.
+    pub users: i64,
+}
+
+impl Store {
+    /// The version and how much there is.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        let sql = "SELECT (SELECT version FROM topology_version),
+                          (SELECT count(*) FROM shards),
+                          (SELECT count(*) FROM tenants),
+                          (SELECT count(*) FROM tenants WHERE state = 'suspended'),
+                          (SELECT count(*) FROM placements),
+                          (SELECT count(*) FROM users)";
+        let r = self.client().await?.query_one(sql, &[]).await?;
+        Ok(Counts {
+            version: r.get(0),
+            shards: r.get(1),
+            tenants: r.get(2),
+            suspended: r.get(3),
+            placements: r.get(4),
+            users: r.get(5),
+        })
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn settings(&self) -> Result<SettingsPatch, StoreError> {
+        read_settings(&self.client().await?).await
+    }
+
+    /// Changes what `patch` gives.
+    ///
+    /// # Errors
+    /// If the context makes no sense, or the catalog fails.
+    pub async fn update_settings(
+        &self,
+        caller: &Caller,
+        patch: SettingsPatch,
+    ) -> Result<SettingsPatch, StoreError> {
+        if let Some(context) = &patch.context {
+            check_template(context)?;
+        }
+        let context = patch.context.as_ref().map(to_json).transpose()?;
+        let unknown = patch.unknown_tenants.map(|u| match u {
+            UnknownTenants::Refuse => "refuse",
+            UnknownTenants::Create => "create",
+        });
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read_settings(&t).await?;
+        let sql = "UPDATE settings SET context = COALESCE($1, context), unknown_tenants = COALESCE($2, unknown_tenants)";
+        t.execute(sql, &[&context, &unknown]).await?;
+        let after = read_settings(&t).await?;
+        record(&t, caller, deed("update", "settings", "all"), Some(&before), Some(&after)).await?;
+        t.commit().await?;
+        Ok(after)
+    }
+
+    /// Names of the issuers whose tokens are accepted for all tenants.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn issuers(&self) -> Result<Vec<String>, StoreError> {
+        let rows = self.client().await?.query("SELECT name FROM jwt_issuers ORDER BY name", &[]).await?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+
+    /// Adds an issuer, or puts it in place of the one by that name.
+    ///
+    /// # Errors
+    /// If `doc` makes no sense, or the catalog fails.
+    pub async fn put_issuer(&self, caller: &Caller, name: &str, mut doc: Value) -> Result<(), StoreError> {
+        if let Some(fields) = doc.as_object_mut() {
+            fields.insert("name".to_owned(), name.into());
+        }
+        check_issuer("issuer", &doc)?;
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        let sql =
+            "INSERT INTO jwt_issuers VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET doc = excluded.doc";
+        t.execute(sql, &[&name, &doc]).await?;
+        record(&t, caller, deed("put", "issuer", name), NONE, NONE).await?;
+        Ok(t.commit().await?)
+    }
+
+    /// Trusts an issuer no more.
+    ///
+    /// # Errors
+    /// If there is none by that name, or the catalog fails.
+    pub async fn delete_issuer(&self, caller: &Caller, name: &str) -> Result<(), StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        if t.execute("DELETE FROM jwt_issuers WHERE name = $1", &[&name]).await? == 0 {
+            return Err(StoreError::not_found("issuer", name));
+        }
+        record(&t, caller, deed("delete", "issuer", name), NONE, NONE).await?;
+        Ok(t.commit().await?)
+    }
+}
+
+fn deed<'a>(action: &'static str, kind: &'static str, target: &'a str) -> Deed<'a> {
+    Deed { action, kind, target }
+}
+
+async fn read_settings(client: &impl GenericClient) -> Result<SettingsPatch, StoreError> {
+    let row = client.query_one("SELECT context, unknown_tenants FROM settings", &[]).await?;
+    Ok(SettingsPatch {
+        context: Some(from_json("context", row.get(0))?),
+        unknown_tenants: Some(from_json("unknown_tenants", Value::String(row.get(1)))?),
+    })
+}

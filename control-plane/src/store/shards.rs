@@ -1,0 +1,237 @@
+//! Shards.
+
+use deadpool_postgres::GenericClient;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use switchyard_catalog::docs::{PoolDoc, TlsDoc};
+use switchyard_config::topology::{self, ServerSecret};
+use switchyard_config::url::shard_from_url;
+use switchyard_config::{BUCKETS, ShardName};
+use tokio_postgres::Row;
+use utoipa::ToSchema;
+
+use super::audit::{Deed, NONE, record};
+use super::tenants::{from_json, to_json};
+use super::{Caller, Store, StoreError, lock_version, timestamp};
+
+/// A shard, without its secret.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Shard {
+    /// Its name.
+    pub name: String,
+    /// Host name, address, or directory of a unix socket.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The database that tenants live in.
+    pub database: String,
+    /// The role that routers log in as.
+    pub user: String,
+    /// TLS, by libpq's names.
+    #[schema(value_type = Object)]
+    pub tls: TlsDoc,
+    /// Pool limits that differ from the defaults.
+    #[schema(value_type = Object)]
+    pub pool: PoolDoc,
+    /// Whether new tenants go elsewhere.
+    pub cordoned: bool,
+    /// Buckets that it has.
+    pub buckets: i64,
+    /// Tenants with a placement of their own on it.
+    pub placements: i64,
+    /// When it was added, in UTC.
+    pub created_at: String,
+}
+
+/// A shard to be added. The first gets all buckets.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewShard {
+    /// Letters, digits, `_`, `-` and `.`.
+    pub name: String,
+    /// `postgres://user:password@host:port/database?sslmode=...`, as routers are to reach it.
+    #[schema(value_type = String)]
+    pub url: SecretString,
+    /// Pool limits that differ from the defaults; times in milliseconds.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub pool: PoolDoc,
+    /// Whether new tenants go elsewhere.
+    #[serde(default)]
+    pub cordoned: bool,
+}
+
+/// What to change of a shard.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShardPatch {
+    /// Where it is now.
+    #[schema(value_type = Option<String>)]
+    pub url: Option<SecretString>,
+    /// All pool limits that differ from the defaults.
+    #[schema(value_type = Option<Object>)]
+    pub pool: Option<PoolDoc>,
+    /// Whether new tenants go elsewhere.
+    pub cordoned: Option<bool>,
+}
+
+impl Store {
+    /// All shards, by name.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn shards(&self) -> Result<Vec<Shard>, StoreError> {
+        let sql = format!("{} ORDER BY s.name", select());
+        self.client().await?.query(&sql, &[]).await?.iter().map(shard).collect()
+    }
+
+    /// One shard.
+    ///
+    /// # Errors
+    /// If there is none, or the catalog fails.
+    pub async fn shard(&self, name: &str) -> Result<Shard, StoreError> {
+        read(&self.client().await?, name).await
+    }
+
+    /// Adds a shard. The first is given all buckets, others none.
+    ///
+    /// # Errors
+    /// If there is one by that name, its URL makes no sense, or the catalog fails.
+    pub async fn add_shard(&self, caller: &Caller, new: NewShard) -> Result<Shard, StoreError> {
+        let name = ShardName::new(&new.name).map_err(|e| StoreError::invalid("name", e))?;
+        let at = address(&name, &new.url)?;
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let sql =
+            "INSERT INTO shards (name, host, port, database, login_user, login_password, tls, pool, cordoned)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING";
+        let made = t
+            .execute(
+                sql,
+                &[
+                    &new.name,
+                    &at.host,
+                    &i32::from(at.port),
+                    &at.database,
+                    &at.login.user,
+                    &password(&at),
+                    &to_json(&TlsDoc::from(at.tls.clone()))?,
+                    &to_json(&new.pool)?,
+                    &new.cordoned,
+                ],
+            )
+            .await?;
+        if made == 0 {
+            return Err(StoreError::exists("shard", &new.name));
+        }
+        if t.query_opt("SELECT 1 FROM buckets LIMIT 1", &[]).await?.is_none() {
+            let all = "INSERT INTO buckets SELECT b, $1 FROM generate_series(0, $2::int) b";
+            t.execute(all, &[&new.name, &i32::from(BUCKETS - 1)]).await?;
+        }
+        let after = read(&t, &new.name).await?;
+        record(&t, caller, deed("create", &new.name), NONE, Some(&after)).await?;
+        t.commit().await?;
+        Ok(after)
+    }
+
+    /// Changes what `patch` gives.
+    ///
+    /// # Errors
+    /// If there is no such shard, its URL makes no sense, or the catalog fails.
+    pub async fn update_shard(
+        &self,
+        caller: &Caller,
+        name: &str,
+        patch: ShardPatch,
+    ) -> Result<Shard, StoreError> {
+        let id = ShardName::new(name).map_err(|_| StoreError::not_found("shard", name))?;
+        let at = patch.url.as_ref().map(|url| address(&id, url)).transpose()?;
+        let pool = patch.pool.as_ref().map(to_json).transpose()?;
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, name).await?;
+        if let Some(at) = at {
+            let sql = "UPDATE shards SET host = $2, port = $3, database = $4, login_user = $5,
+                              login_password = $6, tls = $7 WHERE name = $1";
+            let tls = to_json(&TlsDoc::from(at.tls.clone()))?;
+            let port = i32::from(at.port);
+            t.execute(sql, &[&name, &at.host, &port, &at.database, &at.login.user, &password(&at), &tls])
+                .await?;
+        }
+        let sql =
+            "UPDATE shards SET cordoned = COALESCE($2, cordoned), pool = COALESCE($3, pool) WHERE name = $1";
+        t.execute(sql, &[&name, &patch.cordoned, &pool]).await?;
+        let after = read(&t, name).await?;
+        record(&t, caller, deed("update", name), Some(&before), Some(&after)).await?;
+        t.commit().await?;
+        Ok(after)
+    }
+
+    /// Takes away a shard that nobody lives on.
+    ///
+    /// # Errors
+    /// If there is none, it has buckets or placements, or the catalog fails.
+    pub async fn remove_shard(&self, caller: &Caller, name: &str) -> Result<(), StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, name).await?;
+        if before.buckets > 0 || before.placements > 0 {
+            return Err(StoreError::Conflict(format!(
+                "shard `{name}` still has {} buckets and {} placements",
+                before.buckets, before.placements
+            )));
+        }
+        t.execute("DELETE FROM shards WHERE name = $1", &[&name]).await?;
+        record(&t, caller, deed("delete", name), Some(&before), NONE).await?;
+        Ok(t.commit().await?)
+    }
+}
+
+fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
+    Deed { action, kind: "shard", target }
+}
+
+fn address(name: &ShardName, url: &SecretString) -> Result<topology::Shard, StoreError> {
+    shard_from_url(name, url.expose_secret()).map_err(|e| StoreError::invalid("url", e))
+}
+
+fn password(shard: &topology::Shard) -> Option<&str> {
+    match &shard.login.secret {
+        ServerSecret::Password(password) => Some(password.expose_secret()),
+        ServerSecret::None | ServerSecret::ScramKeys { .. } => None,
+    }
+}
+
+fn select() -> String {
+    format!(
+        "SELECT s.name, s.host, s.port, s.database, s.login_user, s.tls, s.pool, s.cordoned,
+                (SELECT count(*) FROM buckets b WHERE b.shard = s.name) AS buckets,
+                (SELECT count(*) FROM placements p WHERE p.shard = s.name) AS placements,
+                {} AS created_at FROM shards s",
+        timestamp("s.created_at")
+    )
+}
+
+async fn read(client: &impl GenericClient, name: &str) -> Result<Shard, StoreError> {
+    let row = client.query_opt(&format!("{} WHERE s.name = $1", select()), &[&name]).await?;
+    shard(&row.ok_or_else(|| StoreError::not_found("shard", name))?)
+}
+
+fn shard(row: &Row) -> Result<Shard, StoreError> {
+    Ok(Shard {
+        name: row.get("name"),
+        host: row.get("host"),
+        port: u16::try_from(row.get::<_, i32>("port")).map_err(|e| StoreError::invalid("port", e))?,
+        database: row.get("database"),
+        user: row.get("login_user"),
+        tls: from_json("tls", row.get("tls"))?,
+        pool: from_json("pool", row.get("pool"))?,
+        cordoned: row.get("cordoned"),
+        buckets: row.get("buckets"),
+        placements: row.get("placements"),
+        created_at: row.get("created_at"),
+    })
+}
