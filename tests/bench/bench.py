@@ -152,7 +152,9 @@ class Bench:
 
     def workers(self, server):
         os.sched_setaffinity(0, self.every_core)
-        found = workers.compare(self.directory, server, self.command, self.rounds, self.seconds, progress)
+        found = workers.compare(
+            self.directory, server, self.command, self.rounds, self.seconds, not self.args.no_trace, progress)
+        self.out["syscalls"].update(found.pop("syscalls"))
         self.out["workers"] = found
 
 

@@ -7,6 +7,7 @@ import saturated
 from load import measure
 from saturated import SaturatedLoad
 from servers import Switchyard
+from syscalls import per_transaction
 from system import cpu_seconds
 
 LOADS = {"simple": SaturatedLoad(saturated.simple, 128), "simple-8t": SaturatedLoad(saturated.simple, 128, 8)}
@@ -28,14 +29,16 @@ def others_cpu(server):
     return cpu_seconds(server.process.pid) + load.ru_utime + load.ru_stime
 
 
-def compare(directory, server, command, rounds, seconds, progress):
-    """Throughput with one and with two workers, in turns; `server` runs on the others' cores."""
+def compare(directory, server, command, rounds, seconds, traced, progress):
+    """Throughput with one and with two workers, in turns; `server` runs on the others' cores. With `traced`, also
+    system calls: what workers cost each other shows there."""
     proxy_cores, other_cores = placement()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, other_cores)
     os.sched_setaffinity(server.process.pid, other_cores)
     proxies = []
     results = {name: {1: [], 2: []} for name in LOADS}
+    calls = {}
     try:
         for number in (1, 2):
             proxy = Switchyard(f"{directory}/workers{number}", server, proxy_cores, command, workers=number)
@@ -49,8 +52,13 @@ def compare(directory, server, command, rounds, seconds, progress):
                     result["others_cpu"] = (others_cpu(server) - others) * 1e6 / (result["tps"] * seconds)
                     results[name][number].append(result)
                     progress(f"workers-{name}: {number}: {result['tps']:.0f}/s, {result['cpu']:.1f} µs of CPU")
+            for number, proxy in proxies if traced else []:
+                found = per_transaction(f"{directory}/run", server, proxy, load, 1)
+                if found:
+                    calls.setdefault(f"workers-{name}", {})[f"switchyard, {number}"] = found
     finally:
         for _, proxy in proxies:
             proxy.stop()
         os.sched_setaffinity(0, before)
-    return {"proxy_cores": sorted(proxy_cores), "other_cores": sorted(other_cores), "results": results}
+    return {"proxy_cores": sorted(proxy_cores), "other_cores": sorted(other_cores), "results": results,
+            "syscalls": calls}
