@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -32,7 +33,7 @@ def arguments():
     parser.add_argument("--only", action="append", default=[], metavar="WORKLOAD",
                         help="only workloads of this group or whose name begins so; may be repeated")
     parser.add_argument("--rounds", type=int, help="rounds, of which medians are taken (3)")
-    parser.add_argument("--seconds", type=int, help="length of a run (3)")
+    parser.add_argument("--seconds", type=int, help="length of a run (2)")
     parser.add_argument("--json", metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--no-trace", action="store_true", help="do not count system calls")
     parser.add_argument("--list", action="store_true", help="list the workloads")
@@ -65,7 +66,7 @@ class Bench:
         self.args, self.directory = args, directory
         self.command = shlex.split(args.router)
         self.rounds = args.rounds or (1 if args.quick else 3)
-        self.seconds = args.seconds or (2 if args.quick else 3)
+        self.seconds = args.seconds or 2
         self.every_core = os.sched_getaffinity(0)
         self.proxy_cores, self.other_cores = cores()
         self.running = []
@@ -202,6 +203,9 @@ def main():
     extras = [name for name in EXTRAS if not args.only or name in args.only]
     if not chosen and not saturated and not extras:
         raise SystemExit("no such workload; see --list")
+    # However we are ended, we stop what we started.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit("interrupted"))
     began = time.monotonic()
     directory = tempfile.mkdtemp(prefix="switchyard-bench-")
     os.chmod(directory, 0o755)
