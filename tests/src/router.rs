@@ -226,6 +226,9 @@ impl Drop for Router {
         }
         let log = self.log();
         if std::thread::panicking() {
+            if let Some(at) = log.find("panicked at") {
+                eprintln!("--- THE ROUTER PANICKED\n{}", &log[at..].chars().take(400).collect::<String>());
+            }
             eprintln!("--- log of the router (end)");
             let lines: Vec<_> = log.lines().collect();
             lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
@@ -257,7 +260,7 @@ fn run(config: &Path, dir: &TempDir, files: Option<u32>) -> Child {
     if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "debug");
     }
-    command.env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command.env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "0").stdin(Stdio::null());
     command.stdout(log.try_clone().expect("a file")).stderr(log);
     process::spawn(command)
 }

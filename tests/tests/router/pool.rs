@@ -16,8 +16,11 @@ fn setup() -> Setup {
 fn kill_servers(s: &Running) {
     let sql = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{APP}'");
     for shard in &s.shards {
-        shard.sql(&sql);
-        wait::until_true("the backends to end", || shard.sessions_of(APP) == 0);
+        // Again and again, as one may be about to begin.
+        wait::until_true("the backends to end", || {
+            shard.sql(&sql);
+            shard.sessions_of(APP) == 0
+        });
     }
 }
 
