@@ -127,16 +127,15 @@ async fn catching_up_ends_where_reading_everything_does() {
 async fn the_last_topology_serves_while_the_catalog_is_away() {
     let mut cluster = Cluster::start();
     let dir = TempDir::new();
-    let state_file = Some(dir.path().join("topology.json"));
+    let path = dir.path().join("topology.json");
     let poll = Duration::from_secs(5);
-    let settings = CatalogSettings { url: url(&cluster), state_file: state_file.clone(), poll };
+    let settings = CatalogSettings { url: url(&cluster), state_file: Some(path.clone()), poll };
     {
         let store = store(&cluster).await;
         store.add_shard(&me(), shard("s1")).await.unwrap();
         store.create_tenant(&me(), tenant("acme"), Some(user("acme", "acme"))).await.unwrap();
     }
     let first = Watcher::start(settings.clone()).await.unwrap();
-    let path = state_file.unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
         while !path.exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
