@@ -79,7 +79,7 @@ pub(crate) enum Effect {
 static SUSPECTS: LazyLock<aho_corasick::AhoCorasick> = LazyLock::new(|| {
     aho_corasick::AhoCorasick::builder()
         .ascii_case_insensitive(true)
-        .build(["set_config", "advisory_lock", "advisory_unlock", "temp", "currval", "lastval", "setseed"])
+        .build(["set_config", "advisory_lock", "temp", "currval", "lastval", "setseed"])
         .unwrap_or_else(|_| unreachable!("the patterns are constants"))
 });
 
@@ -201,7 +201,7 @@ fn suspects(text: &[u8]) -> Effect {
                     return Effect::Pin(Pin::AdvisoryLock);
                 }
             }
-            3 => {
+            2 => {
                 // SELECT .. INTO TEMP, CREATE TEMP inside EXPLAIN; also any column named so.
                 if word_before(&text[..found.start()], b"into")
                     || word_before(&text[..found.start()], b"create")

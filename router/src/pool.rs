@@ -287,7 +287,12 @@ impl Pool {
             return;
         }
         let mut state = self.state.lock();
-        if server.broken || state.closed || state.open > self.size() || Instant::now() >= server.expires {
+        if server.broken
+            || server.short_lived
+            || state.closed
+            || state.open > self.size()
+            || Instant::now() >= server.expires
+        {
             self.forget(&mut state, &server.route);
             self.serve_next(&mut state);
             drop(state);

@@ -77,6 +77,8 @@ pub(crate) struct Server {
     pub(crate) idle_since: Option<Instant>,
     /// When it is to be closed for its age.
     pub(crate) expires: Instant,
+    /// A session has set when it is to end by itself: it is not used after that session.
+    pub(crate) short_lived: bool,
     /// Something was read that nobody asked for, or it ended, or it is in the middle of something.
     pub(crate) broken: bool,
 }

@@ -141,6 +141,7 @@ impl Target {
             home: self.home,
             idle_since: None,
             expires: Instant::now() + lifetime,
+            short_lived: false,
             broken: false,
         };
         Ok((server, parameters))

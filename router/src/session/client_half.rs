@@ -135,7 +135,7 @@ impl Relay {
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
                 }
             }
-            if self.stall && !self.exchange.is_over() || self.exchange.must_wait() {
+            if self.must_stall() || self.exchange.must_wait() {
                 return Ok(Stop::Stalled);
             }
             if self.exchange.is_over() && header.tag != frontend::TERMINATE {
@@ -145,6 +145,11 @@ impl Relay {
                 return Ok(Stop::Empty);
             }
         }
+    }
+
+    /// Whether the reply to a group that is wholly sent must be seen before anything follows.
+    fn must_stall(&self) -> bool {
+        self.stall && !self.exchange.is_open() && !self.exchange.is_quiet()
     }
 
     /// Deals with one message. False if more of it is needed first.
@@ -226,6 +231,8 @@ impl Relay {
     fn note_effect(&mut self, core: &mut Core, effect: Effect, text: Option<String>) {
         let Some(server) = &mut self.server else { return };
         let alone = self.exchange.is_over() && !self.exchange.is_skipping();
+        // Only an error from here on keeps the effect from happening.
+        self.failed = false;
         match effect {
             Effect::Nothing => {}
             Effect::Unknown => server.carried.dirty = true,
@@ -239,7 +246,15 @@ impl Relay {
                 server.carried.lost = true;
                 self.stall = true;
             }
-            Effect::Settings(_) => self.pin(core, Pin::Setting),
+            Effect::Settings(names) => {
+                server.short_lived |= names.iter().any(|name| name == "idle_session_timeout");
+                self.pin(core, Pin::Setting);
+            }
+            // It would end the connection in the pool, under whoever has it then.
+            Effect::Set(name) if name == "idle_session_timeout" => {
+                server.short_lived = true;
+                self.pin(core, Pin::Setting);
+            }
             Effect::Set(name) => match text {
                 Some(text) if alone => {
                     self.pending = Some(Pending::Wish(name, text));
@@ -258,8 +273,8 @@ impl Relay {
             Effect::ResetAll => {
                 // The tenant's variables go with the rest; they are set again before anything else.
                 server.carried.lost = true;
-                server.carried.dirty = true;
                 self.stall = true;
+                self.pending = Some(Pending::ResetAll);
             }
             Effect::DiscardAll => {
                 server.carried.lost = true;

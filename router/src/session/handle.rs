@@ -28,6 +28,18 @@ pub(crate) enum Order {
     CancelWait = 32,
 }
 
+impl Order {
+    /// All, the most pressing first.
+    const ALL: [Self; 6] = [
+        Self::Terminate,
+        Self::CancelWait,
+        Self::Refresh,
+        Self::IdleTimeout,
+        Self::IdleInTransactionTimeout,
+        Self::Drain,
+    ];
+}
+
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -97,9 +109,7 @@ impl SessionHandle {
         if orders == 0 {
             return None;
         }
-        [Order::Terminate, Order::Refresh, Order::IdleTimeout, Order::IdleInTransactionTimeout, Order::Drain]
-            .into_iter()
-            .find(|o| orders & *o as u8 != 0)
+        Order::ALL.into_iter().find(|o| orders & *o as u8 != 0)
     }
 
     /// Takes an order back.

@@ -51,6 +51,8 @@ pub(super) enum Pending {
     Wish(String, String),
     /// The session wishes what it wished at startup.
     Unwish(String),
+    /// The session wishes nothing but what it wished at startup.
+    ResetAll,
     /// Everything of the session is gone.
     DiscardAll,
     /// Its prepared statements are gone.
@@ -138,7 +140,10 @@ impl Relay {
     pub(super) fn poll(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
             let mut moved = self.poll_server_half(core, cx)?;
+            let said = self.s.has_output();
             moved |= self.poll_client_half(core, cx)?;
+            // What the router answers itself counts as well.
+            moved |= !said && self.s.has_output();
             if self.server.is_none()
                 && self.wait.is_none()
                 && self.c.buffer.is_empty()
@@ -246,16 +251,23 @@ impl Relay {
         Poll::Pending
     }
 
-    fn unavailable(&mut self, core: &Core, error: &PoolError) -> Result<(), End> {
+    fn unavailable(&mut self, core: &mut Core, error: &PoolError) -> Result<(), End> {
         tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
             error = %error, "no server connection");
-        Err(End::Fatal(match error {
+        let error = match error {
             PoolError::Connect(error) => error.for_client(core.seat.pool.shard.name.as_str()),
             PoolError::Closed => {
-                ErrorResponse::fatal(sqlstate::ADMIN_SHUTDOWN, "the pool of this tenant's shard was closed")
-                    .hint("Connect again.")
+                return Err(End::Fatal(
+                    ErrorResponse::fatal(
+                        sqlstate::ADMIN_SHUTDOWN,
+                        "the pool of this tenant's shard was closed",
+                    )
+                    .hint("Connect again."),
+                ));
             }
-        }))
+        };
+        self.refuse(core, &ErrorResponse { severity: Severity::Error, ..error });
+        Ok(())
     }
 
     /// Puts what makes the connection ready in front of the client's bytes.
@@ -312,9 +324,11 @@ impl Relay {
         Ok(())
     }
 
-    /// Drops the client's first message or, where that is of the extended protocol, all up to its
-    /// Sync, and says that the session is ready again.
-    fn refuse_group(&mut self) {
+    /// Fails what the client has sent and nobody has seen: its first message or, where that is of
+    /// the extended protocol, all up to its Sync. The session goes on.
+    fn refuse(&mut self, core: &Core, error: &ErrorResponse) {
+        core.account.errors.add(1);
+        error.encode(self.s.own());
         let header = switchyard_wire::frame::header(self.c.buffer.fresh());
         let simple =
             matches!(header, Ok(Some(h)) if matches!(h.tag, frontend::QUERY | frontend::FUNCTION_CALL));
@@ -345,7 +359,6 @@ impl Relay {
             let took = began.elapsed();
             core.account.transaction(took);
             core.seat.shard_account.transactions.record(took);
-            self.settle(core);
             if self.fresh_pin {
                 self.fresh_pin = false;
                 if self.rolled_back {
@@ -381,8 +394,8 @@ impl Relay {
         }
     }
 
-    /// What the transaction's statements have changed for good.
-    fn settle(&mut self, core: &mut Core) {
+    /// What the statements of the group that has ended have changed for good.
+    pub(super) fn settle(&mut self, core: &mut Core) {
         let Some(pending) = self.pending.take() else { return };
         if self.failed {
             return;
@@ -404,6 +417,12 @@ impl Relay {
                     values.insert(name, wish.clone());
                 }
                 core.wishes = core.shared.contexts.wishes(values);
+            }
+            Pending::ResetAll => {
+                core.wishes = core.startup_wishes.clone();
+                if let Some(server) = &mut self.server {
+                    server.carried.wishes = std::sync::Arc::default();
+                }
             }
             Pending::DiscardAll => {
                 core.wishes = core.startup_wishes.clone();
@@ -480,14 +499,11 @@ impl Relay {
     /// A cancel request came while the session waited for a server connection: what it would have
     /// run is canceled. // src/backend/tcop/postgres.c ProcessInterrupts
     pub(super) fn cancel_wait(&mut self, core: &mut Core) {
-        if self.wait.take().is_none() {
-            return;
+        if self.wait.take().is_some() {
+            self.c.buffer.widen();
+            let text = "canceling statement due to user request";
+            self.refuse(core, &ErrorResponse::error(sqlstate::QUERY_CANCELED, text));
         }
-        self.c.buffer.widen();
-        core.account.errors.add(1);
-        ErrorResponse::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
-            .encode(self.s.own());
-        self.refuse_group();
     }
 
     /// The session ends, wherever it is. The server connection goes back if that is safe, after a

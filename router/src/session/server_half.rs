@@ -92,6 +92,9 @@ impl Relay {
                         return Ok(Err(Desync));
                     }
                     self.s.forward(header.len);
+                    if self.pending.is_some() {
+                        self.settle(core);
+                    }
                 }
                 _ => match self.server_frame(core, &header)? {
                     Ok(true) => {}
@@ -226,6 +229,7 @@ impl Relay {
                 }
             }
             Undo::Unnamed => {
+                core.statements().forget_unnamed();
                 if let Some(server) = server {
                     server.unnamed_of = 0;
                 }
