@@ -30,6 +30,10 @@ class Load:
         return Run(directory, postgres, system, self, seconds)
 
 
+class TooShort(RuntimeError):
+    """The run ended before all clients were busy for long enough."""
+
+
 @dataclass
 class Result:
     """Figures of one run. Times in microseconds."""
@@ -112,7 +116,7 @@ class Run:
                         took, last[client] = (at - last[client]) * 1e6 if client in last else None, at
                     rows.append((at, took if took is None else float(took)))
         if not rows:
-            raise RuntimeError("pgbench logged no transactions")
+            raise TooShort("pgbench logged no transactions")
         rows.sort(key=lambda row: row[0])
         return rows
 
@@ -146,10 +150,10 @@ def measure(directory, postgres, system, load, seconds):
     begin, end = run.span()
     inside = [sample for sample in samples if begin <= sample[0] <= end]
     if len(inside) < 5:
-        raise RuntimeError("the run was too short to measure")
+        raise TooShort("the run was too short to measure")
     (begin, cpu_begin), (end, cpu_end) = inside[0], inside[-1]
     done = run.done(begin, end)
     if not done:
-        raise RuntimeError("no transactions were completed")
+        raise TooShort("no transactions were completed")
     cpu = (cpu_end - cpu_begin) * 1e6 / done if pid else None
     return Result(done / (end - begin), run.p99(begin, end), cpu)

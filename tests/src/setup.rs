@@ -315,6 +315,23 @@ impl Running {
         differential::same(name, &mut self.direct(tenant), &mut self.login(tenant), script);
     }
 
+    /// Does the same with each of these scripts, and tells all that differ.
+    ///
+    /// # Panics
+    /// If one differs.
+    #[track_caller]
+    pub fn same_each<'n>(&self, tenant: &str, scripts: impl IntoIterator<Item = (&'n str, Vec<Step>)>) {
+        let differences: Vec<_> = scripts
+            .into_iter()
+            .filter_map(|(name, script)| {
+                let (mut direct, mut routed) = (self.direct(tenant), self.login(tenant));
+                let difference = differential::difference(&mut direct, &mut routed, &script)?;
+                Some(format!("{name}: {difference}"))
+            })
+            .collect();
+        assert!(differences.is_empty(), "{} scripts differ:\n{}", differences.len(), differences.join("\n"));
+    }
+
     /// The names of the tenant's own rows in `clients`, in order of id.
     pub fn canaries(&self, tenant: &str) -> Vec<String> {
         (1..=CANARIES).map(|n| format!("{tenant} client {n}")).collect()

@@ -49,7 +49,7 @@ fn normal(message: &Message) -> Option<String> {
             "{tag} {} {} {} pos={}",
             message.field(b'V'),
             message.sqlstate(),
-            message.field(b'M'),
+            without_name(&message.field(b'M')),
             message.field(b'P')
         )),
         b'T' => Some(format!("{tag} {:x?}", columns(&message.body).unwrap_or_default())),
@@ -57,6 +57,16 @@ fn normal(message: &Message) -> Option<String> {
             Some(format!("{tag} {} bytes #{:x}", message.body.len(), hash(&message.body)))
         }
         _ => Some(format!("{tag} {}", message.body.escape_ascii())),
+    }
+}
+
+/// A text without the name of a prepared statement: the router has its own, and the errors of
+/// PostgreSQL that name one are passed on as they are.
+fn without_name(text: &str) -> String {
+    const BEFORE: &str = "prepared statement \"";
+    match text.split_once(BEFORE).and_then(|(a, rest)| Some((a, rest.split_once('"')?.1))) {
+        Some((before, after)) => format!("{before}{BEFORE}...\"{after}"),
+        None => text.to_owned(),
     }
 }
 

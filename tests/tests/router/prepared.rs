@@ -81,176 +81,190 @@ fn scripts_behave_as_with_postgresql() {
     let s = setup().start();
     let parse = |name: &str, sql: &str| [m::parse(name, sql), m::sync()].concat();
     let many = |parts: &[Vec<u8>]| parts.iter().flat_map(|p| round(p.clone())).collect::<Vec<Step>>();
-    for (name, script) in [
-        ("an unknown statement", many(&[run("nope"), m::query("SELECT 1")])),
-        ("Describe of an unknown statement", many(&[[m::describe(b'S', "nope"), m::sync()].concat()])),
-        ("a name in use", many(&[parse("a", "SELECT 1"), parse("a", "SELECT 2"), run("a")])),
-        (
-            "a name in use in one batch",
-            many(&[[m::parse("a", "SELECT 1"), m::parse("a", "SELECT 2"), m::sync()].concat(), run("a")]),
-        ),
-        (
-            "Close and Parse in one batch",
-            many(&[
-                parse("a", "SELECT 1"),
-                [
-                    m::close(b'S', "a"),
-                    m::parse("a", "SELECT 2"),
-                    m::bind("", "a", &[]),
-                    m::execute("", 0),
-                    m::sync(),
-                ]
-                .concat(),
-                run("a"),
-            ]),
-        ),
-        (
-            "Close, then use",
-            many(&[parse("a", "SELECT 1"), [m::close(b'S', "a"), m::sync()].concat(), run("a")]),
-        ),
-        ("Close of what is not", many(&[[m::close(b'S', "a"), m::close(b'P', "p"), m::sync()].concat()])),
-        (
-            "a failed Parse leaves no name",
-            many(&[parse("a", "SELEC 1"), run("a"), parse("a", "SELECT 1"), run("a")]),
-        ),
-        ("a failed Parse of no table", many(&[parse("a", "SELECT * FROM nowhere"), run("a")])),
-        (
-            "a Parse skipped by an earlier error",
-            many(&[
-                [
-                    m::parse("", "SELECT 1/0"),
-                    m::bind("", "", &[]),
-                    m::execute("", 0),
-                    m::parse("b", "SELECT 2"),
-                    m::sync(),
-                ]
-                .concat(),
-                run("b"),
-                parse("b", "SELECT 3"),
-                run("b"),
-            ]),
-        ),
-        (
-            "a Close skipped by an earlier error",
-            many(&[
-                parse("a", "SELECT 1"),
-                [m::bind("", "nope", &[]), m::close(b'S', "a"), m::sync()].concat(),
-                run("a"),
-            ]),
-        ),
-        (
-            "Parse in a transaction that rolls back",
-            many(&[m::query("BEGIN"), parse("a", "SELECT 1"), m::query("ROLLBACK"), run("a")]),
-        ),
-        (
-            "Parse in a failed transaction",
-            many(&[
-                m::query("BEGIN"),
-                m::query("SELECT 1/0"),
-                parse("a", "SELECT 1"),
-                m::query("ROLLBACK"),
-                run("a"),
-            ]),
-        ),
-        ("the unnamed one is replaced", many(&[parse("", "SELECT 1"), parse("", "SELECT 2"), run("")])),
-        (
-            "a failed Parse removes the unnamed one",
-            many(&[parse("", "SELECT 1"), parse("", "SELEC 2"), run("")]),
-        ),
-        ("Query removes the unnamed one", many(&[parse("", "SELECT 1"), m::query("SELECT 2"), run("")])),
-        (
-            "Describe and parameters",
-            many(&[
-                [m::parse("a", "SELECT $1::int + 1 AS x, $2::text"), m::describe(b'S', "a"), m::sync()]
+    s.same_each(
+        "acme",
+        [
+            ("an unknown statement", many(&[run("nope"), m::query("SELECT 1")])),
+            ("Describe of an unknown statement", many(&[[m::describe(b'S', "nope"), m::sync()].concat()])),
+            ("a name in use", many(&[parse("a", "SELECT 1"), parse("a", "SELECT 2"), run("a")])),
+            (
+                "a name in use in one batch",
+                many(&[[m::parse("a", "SELECT 1"), m::parse("a", "SELECT 2"), m::sync()].concat(), run("a")]),
+            ),
+            (
+                "Close and Parse in one batch",
+                many(&[
+                    parse("a", "SELECT 1"),
+                    [
+                        m::close(b'S', "a"),
+                        m::parse("a", "SELECT 2"),
+                        m::bind("", "a", &[]),
+                        m::execute("", 0),
+                        m::sync(),
+                    ]
                     .concat(),
-                [
-                    m::bind("p", "a", &[Some(b"41"), None]),
-                    m::describe(b'P', "p"),
-                    m::execute("p", 0),
-                    m::sync(),
-                ]
-                .concat(),
-            ]),
-        ),
-        (
-            "Describe of no rows",
-            many(&[
-                [m::parse("a", "SET work_mem = '5MB'"), m::describe(b'S', "a"), m::sync()].concat(),
-                run("a"),
-            ]),
-        ),
-        (
-            "the empty statement",
-            many(&[parse("a", ""), run("a"), [m::describe(b'S', "a"), m::sync()].concat()]),
-        ),
-        ("too many parameters", many(&[parse("a", "SELECT $1::int"), run("a")])),
-        (
-            "a bad parameter",
-            many(&[
-                parse("a", "SELECT $1::int"),
-                [m::bind("", "a", &[Some(b"x")]), m::execute("", 0), m::sync()].concat(),
-                run("a"),
-            ]),
-        ),
-        (
-            "DISCARD ALL forgets",
-            many(&[
-                parse("a", "SELECT 1"),
-                m::query("DISCARD ALL"),
-                run("a"),
-                parse("a", "SELECT 2"),
-                run("a"),
-            ]),
-        ),
-        (
-            "DEALLOCATE ALL forgets",
-            many(&[
-                parse("a", "SELECT 1"),
-                m::query("DEALLOCATE ALL"),
-                run("a"),
-                parse("a", "SELECT 2"),
-                run("a"),
-            ]),
-        ),
-        (
-            "DEALLOCATE ALL by the extended protocol",
-            many(&[
-                parse("a", "SELECT 1"),
-                m::query("BEGIN"),
-                m::query("SAVEPOINT s"),
-                m::query("ROLLBACK TO s"),
-                m::extended("DEALLOCATE ALL", &[]),
-                m::query("COMMIT"),
-                run("a"),
-                parse("a", "SELECT 2"),
-                m::extended("DEALLOCATE a", &[]),
-                run("a"),
-            ]),
-        ),
-        (
-            "statements in SQL",
-            many(&[
-                m::query("PREPARE q AS SELECT 7"),
-                m::query("EXECUTE q"),
-                m::query("DEALLOCATE q"),
-                m::query("EXECUTE q"),
-            ]),
-        ),
-        (
-            "a changed table",
-            many(&[
-                m::query("DROP TABLE IF EXISTS scratch.changed; CREATE TABLE scratch.changed (a int)"),
-                parse("a", "SELECT * FROM scratch.changed"),
-                run("a"),
-                m::query("ALTER TABLE scratch.changed ADD b int"),
-                [m::close(b'S', "a"), m::parse("a", "SELECT * FROM scratch.changed"), m::sync()].concat(),
-                run("a"),
-                m::query("DROP TABLE scratch.changed"),
-            ]),
-        ),
-    ] {
-        s.same(name, "acme", &script);
-    }
+                    run("a"),
+                ]),
+            ),
+            (
+                "Close, then use",
+                many(&[parse("a", "SELECT 1"), [m::close(b'S', "a"), m::sync()].concat(), run("a")]),
+            ),
+            ("Close of what is not", many(&[[m::close(b'S', "a"), m::close(b'P', "p"), m::sync()].concat()])),
+            (
+                "a failed Parse leaves no name",
+                many(&[parse("a", "SELEC 1"), run("a"), parse("a", "SELECT 1"), run("a")]),
+            ),
+            ("a failed Parse of no table", many(&[parse("a", "SELECT * FROM nowhere"), run("a")])),
+            (
+                "a Parse skipped by an earlier error",
+                many(&[
+                    [
+                        m::parse("", "SELECT 1/0"),
+                        m::bind("", "", &[]),
+                        m::execute("", 0),
+                        m::parse("b", "SELECT 2"),
+                        m::sync(),
+                    ]
+                    .concat(),
+                    run("b"),
+                    parse("b", "SELECT 3"),
+                    run("b"),
+                ]),
+            ),
+            (
+                "a Close skipped by an earlier error",
+                many(&[
+                    parse("a", "SELECT 1"),
+                    [m::bind("", "nope", &[]), m::close(b'S', "a"), m::sync()].concat(),
+                    run("a"),
+                ]),
+            ),
+            (
+                "Parse in a transaction that rolls back",
+                many(&[m::query("BEGIN"), parse("a", "SELECT 1"), m::query("ROLLBACK"), run("a")]),
+            ),
+            (
+                "Parse in a failed transaction",
+                many(&[
+                    m::query("BEGIN"),
+                    m::query("SELECT 1/0"),
+                    parse("a", "SELECT 1"),
+                    m::query("ROLLBACK"),
+                    run("a"),
+                ]),
+            ),
+            ("the unnamed one is replaced", many(&[parse("", "SELECT 1"), parse("", "SELECT 2"), run("")])),
+            (
+                "a failed Parse removes the unnamed one",
+                many(&[parse("", "SELECT 1"), parse("", "SELEC 2"), run("")]),
+            ),
+            ("Query removes the unnamed one", many(&[parse("", "SELECT 1"), m::query("SELECT 2"), run("")])),
+            (
+                "Describe and parameters",
+                many(&[
+                    [m::parse("a", "SELECT $1::int + 1 AS x, $2::text"), m::describe(b'S', "a"), m::sync()]
+                        .concat(),
+                    [
+                        m::bind("p", "a", &[Some(b"41"), None]),
+                        m::describe(b'P', "p"),
+                        m::execute("p", 0),
+                        m::sync(),
+                    ]
+                    .concat(),
+                ]),
+            ),
+            (
+                "Describe of no rows",
+                many(&[
+                    [m::parse("a", "SET work_mem = '5MB'"), m::describe(b'S', "a"), m::sync()].concat(),
+                    run("a"),
+                ]),
+            ),
+            (
+                "the empty statement",
+                many(&[parse("a", ""), run("a"), [m::describe(b'S', "a"), m::sync()].concat()]),
+            ),
+            ("too many parameters", many(&[parse("a", "SELECT $1::int"), run("a")])),
+            (
+                "a bad parameter",
+                many(&[
+                    parse("a", "SELECT $1::int"),
+                    [m::bind("", "a", &[Some(b"x")]), m::execute("", 0), m::sync()].concat(),
+                    run("a"),
+                ]),
+            ),
+            (
+                "DISCARD ALL forgets",
+                many(&[
+                    parse("a", "SELECT 1"),
+                    m::query("DISCARD ALL"),
+                    run("a"),
+                    parse("a", "SELECT 2"),
+                    run("a"),
+                ]),
+            ),
+            (
+                "DEALLOCATE ALL forgets",
+                many(&[
+                    parse("a", "SELECT 1"),
+                    m::query("DEALLOCATE ALL"),
+                    run("a"),
+                    parse("a", "SELECT 2"),
+                    run("a"),
+                ]),
+            ),
+            (
+                "DEALLOCATE ALL by the extended protocol",
+                many(&[
+                    parse("a", "SELECT 1"),
+                    m::query("BEGIN"),
+                    m::query("SAVEPOINT s"),
+                    m::query("ROLLBACK TO s"),
+                    m::extended("DEALLOCATE ALL", &[]),
+                    m::query("COMMIT"),
+                    run("a"),
+                    parse("a", "SELECT 2"),
+                    m::extended("DEALLOCATE a", &[]),
+                    run("a"),
+                ]),
+            ),
+            (
+                "DEALLOCATE ALL in a transaction",
+                many(&[
+                    m::query("BEGIN"),
+                    parse("a", "SELECT 1"),
+                    run("a"),
+                    m::query("DEALLOCATE ALL"),
+                    m::query("COMMIT"),
+                    run("a"),
+                    parse("a", "SELECT 2"),
+                    run("a"),
+                ]),
+            ),
+            (
+                "statements in SQL",
+                many(&[
+                    m::query("PREPARE q AS SELECT 7"),
+                    m::query("EXECUTE q"),
+                    m::query("DEALLOCATE q"),
+                    m::query("EXECUTE q"),
+                ]),
+            ),
+            (
+                "a changed table",
+                many(&[
+                    m::query("DROP TABLE IF EXISTS scratch.changed; CREATE TABLE scratch.changed (a int)"),
+                    parse("a", "SELECT * FROM scratch.changed"),
+                    run("a"),
+                    m::query("ALTER TABLE scratch.changed ADD b int"),
+                    [m::close(b'S', "a"), m::parse("a", "SELECT * FROM scratch.changed"), m::sync()].concat(),
+                    run("a"),
+                    m::query("DROP TABLE scratch.changed"),
+                ]),
+            ),
+        ],
+    );
 }
 
 #[test]

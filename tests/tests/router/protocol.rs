@@ -15,6 +15,7 @@ fn rounds(parts: &[Vec<u8>]) -> Vec<Step> {
 #[test]
 fn simple_queries() {
     let s = start();
+    let mut scripts = Vec::new();
     for sql in [
         "SELECT 1",
         "",
@@ -45,43 +46,52 @@ fn simple_queries() {
         "/* tenant='globex' */ SELECT count(*) FROM clients",
         "-- nothing",
     ] {
-        s.same(sql, "acme", &rounds(&[m::query(sql), m::query("SELECT 'after'"), m::query("ROLLBACK")]));
+        scripts.push((sql, rounds(&[m::query(sql), m::query("SELECT 'after'"), m::query("ROLLBACK")])));
     }
+    s.same_each("acme", scripts);
 }
 
 #[test]
 fn transactions_and_their_status() {
     let s = start();
     let q = m::query;
-    for (name, parts) in [
-        ("a transaction", vec![q("BEGIN"), q("SELECT 1"), q("COMMIT"), q("SELECT 2")]),
-        ("a failed one", vec![q("BEGIN"), q("SELECT 1/0"), q("SELECT 1"), q("COMMIT"), q("SELECT 2")]),
-        (
-            "savepoints",
-            vec![
-                q("BEGIN"),
-                q("SAVEPOINT a"),
-                q("SELECT 1/0"),
-                q("ROLLBACK TO a"),
-                q("SELECT 1"),
-                q("COMMIT"),
-            ],
-        ),
-        (
-            "chained",
-            vec![q("BEGIN"), q("COMMIT AND CHAIN"), q("SELECT 1"), q("ROLLBACK AND CHAIN"), q("ROLLBACK")],
-        ),
-        ("BEGIN twice", vec![q("BEGIN"), q("BEGIN"), q("COMMIT")]),
-        (
-            "BEGIN by the extended protocol",
-            vec![m::extended("BEGIN", &[]), m::extended("SELECT 1", &[]), m::extended("COMMIT", &[])],
-        ),
-        ("BEGIN with a failing rest", vec![q("BEGIN; SELECT 1/0"), q("ROLLBACK")]),
-        ("BEGIN and more", vec![q("BEGIN; SELECT 1"), q("SELECT 2; COMMIT; SELECT 3")]),
-        ("a two-phase one", vec![q("BEGIN"), q("PREPARE TRANSACTION 'x'"), q("ROLLBACK")]),
-    ] {
-        s.same(name, "acme", &rounds(&parts));
-    }
+    s.same_each(
+        "acme",
+        [
+            ("a transaction", vec![q("BEGIN"), q("SELECT 1"), q("COMMIT"), q("SELECT 2")]),
+            ("a failed one", vec![q("BEGIN"), q("SELECT 1/0"), q("SELECT 1"), q("COMMIT"), q("SELECT 2")]),
+            (
+                "savepoints",
+                vec![
+                    q("BEGIN"),
+                    q("SAVEPOINT a"),
+                    q("SELECT 1/0"),
+                    q("ROLLBACK TO a"),
+                    q("SELECT 1"),
+                    q("COMMIT"),
+                ],
+            ),
+            (
+                "chained",
+                vec![
+                    q("BEGIN"),
+                    q("COMMIT AND CHAIN"),
+                    q("SELECT 1"),
+                    q("ROLLBACK AND CHAIN"),
+                    q("ROLLBACK"),
+                ],
+            ),
+            ("BEGIN twice", vec![q("BEGIN"), q("BEGIN"), q("COMMIT")]),
+            (
+                "BEGIN by the extended protocol",
+                vec![m::extended("BEGIN", &[]), m::extended("SELECT 1", &[]), m::extended("COMMIT", &[])],
+            ),
+            ("BEGIN with a failing rest", vec![q("BEGIN; SELECT 1/0"), q("ROLLBACK")]),
+            ("BEGIN and more", vec![q("BEGIN; SELECT 1"), q("SELECT 2; COMMIT; SELECT 3")]),
+            ("a two-phase one", vec![q("BEGIN"), q("PREPARE TRANSACTION 'x'"), q("ROLLBACK")]),
+        ]
+        .map(|(name, parts)| (name, rounds(&parts))),
+    );
 }
 
 #[test]
@@ -122,239 +132,251 @@ fn copy() {
         .flat_map(|n| m::copy_data(format!("{n}\t{}\n", "x".repeat(500)).as_bytes()))
         .chain(m::copy_done())
         .collect();
-    for (name, script) in [
-        ("COPY in", copy_in(sql, [rows(), m::copy_done()].concat())),
-        ("COPY in of nothing", copy_in(sql, m::copy_done())),
-        ("COPY in, failed by the client", copy_in(sql, [rows(), m::copy_fail("enough")].concat())),
-        (
-            "COPY in, failed by the server",
-            copy_in(sql, [m::copy_data(b"x\ty\n"), m::copy_data(b"1\ty\n"), m::copy_done()].concat()),
-        ),
-        ("COPY in, large", copy_in(sql, large)),
-        (
-            "COPY in with Flush and Sync between",
-            copy_in(sql, [rows(), m::flush(), m::sync(), m::copy_done()].concat()),
-        ),
-        ("COPY in, extended", extended([rows(), m::copy_done(), m::sync()].concat())),
-        (
-            "COPY in, extended, failed by the client",
-            extended([rows(), m::copy_fail("enough"), m::sync()].concat()),
-        ),
-        (
-            "COPY in, extended, failed by the server",
-            extended([m::copy_data(b"x\n"), m::copy_done(), m::sync()].concat()),
-        ),
-        (
-            "COPY in, extended, Sync in the stream",
-            extended([rows(), m::sync(), m::copy_done(), m::sync()].concat()),
-        ),
-        ("COPY out", rounds(&[q("COPY (SELECT generate_series(1, 100)) TO STDOUT"), q("SELECT 1")])),
-        (
-            "COPY out, binary",
-            rounds(&[q("COPY (SELECT 1, NULL::text, 'x'::text) TO STDOUT (FORMAT binary)")]),
-        ),
-        ("COPY out, extended", rounds(&[m::extended("COPY (SELECT 1) TO STDOUT", &[]), q("SELECT 1")])),
-        (
-            "COPY out, failing in the middle",
-            rounds(&[q("COPY (SELECT 1/(50 - n) FROM generate_series(1, 100) n) TO STDOUT"), q("SELECT 1")]),
-        ),
-        (
-            "COPY in a multi-statement query",
-            vec![
-                Step::Send(clean()),
-                Step::Ready(1),
-                Step::Send(q(&format!("SELECT 1; {sql}; SELECT 2"))),
-                Step::Tag(b'G'),
-                Step::Send([rows(), m::copy_done()].concat()),
-                Step::Ready(1),
-                Step::Send(clean()),
-                Step::Ready(1),
-            ],
-        ),
-        ("COPY of no table", rounds(&[q("COPY nowhere FROM STDIN"), q("SELECT 1")])),
-        ("CopyData without COPY", rounds(&[[rows(), m::copy_done(), m::query("SELECT 1")].concat()])),
-    ] {
-        s.same(name, "acme", &script);
-    }
+    s.same_each(
+        "acme",
+        [
+            ("COPY in", copy_in(sql, [rows(), m::copy_done()].concat())),
+            ("COPY in of nothing", copy_in(sql, m::copy_done())),
+            ("COPY in, failed by the client", copy_in(sql, [rows(), m::copy_fail("enough")].concat())),
+            (
+                "COPY in, failed by the server",
+                copy_in(sql, [m::copy_data(b"x\ty\n"), m::copy_data(b"1\ty\n"), m::copy_done()].concat()),
+            ),
+            ("COPY in, large", copy_in(sql, large)),
+            (
+                "COPY in with Flush and Sync between",
+                copy_in(sql, [rows(), m::flush(), m::sync(), m::copy_done()].concat()),
+            ),
+            ("COPY in, extended", extended([rows(), m::copy_done(), m::sync()].concat())),
+            (
+                "COPY in, extended, failed by the client",
+                extended([rows(), m::copy_fail("enough"), m::sync()].concat()),
+            ),
+            (
+                "COPY in, extended, failed by the server",
+                extended([m::copy_data(b"x\n"), m::copy_done(), m::sync()].concat()),
+            ),
+            (
+                "COPY in, extended, Sync in the stream",
+                extended([rows(), m::sync(), m::copy_done(), m::sync()].concat()),
+            ),
+            ("COPY out", rounds(&[q("COPY (SELECT generate_series(1, 100)) TO STDOUT"), q("SELECT 1")])),
+            (
+                "COPY out, binary",
+                rounds(&[q("COPY (SELECT 1, NULL::text, 'x'::text) TO STDOUT (FORMAT binary)")]),
+            ),
+            ("COPY out, extended", rounds(&[m::extended("COPY (SELECT 1) TO STDOUT", &[]), q("SELECT 1")])),
+            (
+                "COPY out, failing in the middle",
+                rounds(&[
+                    q("COPY (SELECT 1/(50 - n) FROM generate_series(1, 100) n) TO STDOUT"),
+                    q("SELECT 1"),
+                ]),
+            ),
+            (
+                "COPY in a multi-statement query",
+                vec![
+                    Step::Send(clean()),
+                    Step::Ready(1),
+                    Step::Send(q(&format!("SELECT 1; {sql}; SELECT 2"))),
+                    Step::Tag(b'G'),
+                    Step::Send([rows(), m::copy_done()].concat()),
+                    Step::Ready(1),
+                    Step::Send(clean()),
+                    Step::Ready(1),
+                ],
+            ),
+            ("COPY of no table", rounds(&[q("COPY nowhere FROM STDIN"), q("SELECT 1")])),
+            ("CopyData without COPY", rounds(&[[rows(), m::copy_done(), m::query("SELECT 1")].concat()])),
+        ],
+    );
 }
 
 #[test]
 fn portals() {
     let s = start();
     let series = "SELECT generate_series(1, 10)";
-    for (name, script) in [
-        (
-            "rows a few at a time",
-            rounds(&[[
-                m::parse("", series),
-                m::bind("", "", &[]),
-                m::execute("", 4),
-                m::execute("", 4),
-                m::execute("", 4),
-                m::sync(),
-            ]
-            .concat()]),
-        ),
-        (
-            "a portal over Syncs in a transaction",
-            rounds(&[
-                m::query("BEGIN"),
-                [m::parse("", series), m::bind("p", "", &[]), m::execute("p", 3), m::sync()].concat(),
-                [m::execute("p", 3), m::sync()].concat(),
-                [m::describe(b'P', "p"), m::execute("p", 0), m::sync()].concat(),
-                m::query("COMMIT"),
-                [m::execute("p", 3), m::sync()].concat(),
-            ]),
-        ),
-        (
-            "a portal is gone after Sync",
-            rounds(&[
-                [m::parse("", series), m::bind("p", "", &[]), m::execute("p", 3), m::sync()].concat(),
-                [m::execute("p", 3), m::sync()].concat(),
-            ]),
-        ),
-        (
-            "a portal in use",
-            rounds(&[
-                [m::parse("", series), m::bind("p", "", &[]), m::bind("p", "", &[]), m::sync()].concat()
-            ]),
-        ),
-        (
-            "an unknown portal",
-            rounds(&[
-                [m::execute("nope", 0), m::sync()].concat(),
-                [m::describe(b'P', "nope"), m::sync()].concat(),
-            ]),
-        ),
-        (
-            "a closed portal",
-            rounds(&[
-                [
-                    m::parse("a", series),
-                    m::bind("p", "a", &[]),
-                    m::close(b'P', "p"),
-                    m::execute("p", 0),
+    s.same_each(
+        "acme",
+        [
+            (
+                "rows a few at a time",
+                rounds(&[[
+                    m::parse("", series),
+                    m::bind("", "", &[]),
+                    m::execute("", 4),
+                    m::execute("", 4),
+                    m::execute("", 4),
                     m::sync(),
                 ]
-                .concat(),
-                [m::bind("", "a", &[]), m::execute("", 1), m::sync()].concat(),
-            ]),
-        ),
-        (
-            "a cursor in SQL",
-            rounds(&[
-                m::query("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 5)"),
-                m::query("FETCH 2 FROM c"),
-                m::query("FETCH ALL FROM c"),
-                m::query("COMMIT"),
-                m::query("FETCH 1 FROM c"),
-            ]),
-        ),
-    ] {
-        s.same(name, "acme", &script);
-    }
+                .concat()]),
+            ),
+            (
+                "a portal over Syncs in a transaction",
+                rounds(&[
+                    m::query("BEGIN"),
+                    [m::parse("", series), m::bind("p", "", &[]), m::execute("p", 3), m::sync()].concat(),
+                    [m::execute("p", 3), m::sync()].concat(),
+                    [m::describe(b'P', "p"), m::execute("p", 0), m::sync()].concat(),
+                    m::query("COMMIT"),
+                    [m::execute("p", 3), m::sync()].concat(),
+                ]),
+            ),
+            (
+                "a portal is gone after Sync",
+                rounds(&[
+                    [m::parse("", series), m::bind("p", "", &[]), m::execute("p", 3), m::sync()].concat(),
+                    [m::execute("p", 3), m::sync()].concat(),
+                ]),
+            ),
+            (
+                "a portal in use",
+                rounds(&[
+                    [m::parse("", series), m::bind("p", "", &[]), m::bind("p", "", &[]), m::sync()].concat()
+                ]),
+            ),
+            (
+                "an unknown portal",
+                rounds(&[
+                    [m::execute("nope", 0), m::sync()].concat(),
+                    [m::describe(b'P', "nope"), m::sync()].concat(),
+                ]),
+            ),
+            (
+                "a closed portal",
+                rounds(&[
+                    [
+                        m::parse("a", series),
+                        m::bind("p", "a", &[]),
+                        m::close(b'P', "p"),
+                        m::execute("p", 0),
+                        m::sync(),
+                    ]
+                    .concat(),
+                    [m::bind("", "a", &[]), m::execute("", 1), m::sync()].concat(),
+                ]),
+            ),
+            (
+                "a cursor in SQL",
+                rounds(&[
+                    m::query("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 5)"),
+                    m::query("FETCH 2 FROM c"),
+                    m::query("FETCH ALL FROM c"),
+                    m::query("COMMIT"),
+                    m::query("FETCH 1 FROM c"),
+                ]),
+            ),
+        ],
+    );
 }
 
 #[test]
 fn flush_sync_and_the_order_of_errors() {
     let s = start();
     let x = |sql: &str| [m::parse("", sql), m::bind("", "", &[]), m::execute("", 0)].concat();
-    for (name, script) in [
-        (
-            "Flush without Sync",
-            vec![
-                Step::Send([x("SELECT 1"), m::flush()].concat()),
-                Step::Tag(b'C'),
-                Step::Send([x("SELECT 2"), m::flush()].concat()),
-                Step::Tag(b'C'),
-                Step::Send(m::sync()),
-                Step::Ready(1),
-            ],
-        ),
-        ("Sync alone", rounds(&[m::sync(), m::sync()])),
-        (
-            "many Syncs at once",
-            vec![
-                Step::Send([m::sync(), m::sync(), m::extended("SELECT 1", &[]), m::sync()].concat()),
-                Step::Ready(4),
-            ],
-        ),
-        (
-            "an error skips to the Sync",
-            vec![
-                Step::Send(
-                    [x("SELECT 1"), x("SELECT 1/0"), x("SELECT 2"), m::sync(), m::extended("SELECT 3", &[])]
+    s.same_each(
+        "acme",
+        [
+            (
+                "Flush without Sync",
+                vec![
+                    Step::Send([x("SELECT 1"), m::flush()].concat()),
+                    Step::Tag(b'C'),
+                    Step::Send([x("SELECT 2"), m::flush()].concat()),
+                    Step::Tag(b'C'),
+                    Step::Send(m::sync()),
+                    Step::Ready(1),
+                ],
+            ),
+            ("Sync alone", rounds(&[m::sync(), m::sync()])),
+            (
+                "many Syncs at once",
+                vec![
+                    Step::Send([m::sync(), m::sync(), m::extended("SELECT 1", &[]), m::sync()].concat()),
+                    Step::Ready(4),
+                ],
+            ),
+            (
+                "an error skips to the Sync",
+                vec![
+                    Step::Send(
+                        [
+                            x("SELECT 1"),
+                            x("SELECT 1/0"),
+                            x("SELECT 2"),
+                            m::sync(),
+                            m::extended("SELECT 3", &[]),
+                        ]
                         .concat(),
-                ),
-                Step::Ready(2),
-            ],
-        ),
-        (
-            "errors in each of several",
-            vec![
-                Step::Send(
-                    [
-                        m::extended("SELECT 1/0", &[]),
-                        m::extended("SELECT 2", &[]),
-                        m::extended("SELEC", &[]),
-                        m::extended("SELECT 4", &[]),
-                    ]
-                    .concat(),
-                ),
-                Step::Ready(4),
-            ],
-        ),
-        (
-            "queries in a row",
-            vec![
-                Step::Send(
-                    [
-                        m::query("SELECT 1"),
-                        m::query("SELECT 1/0"),
-                        m::query("BEGIN"),
-                        m::query("SELECT 3"),
-                        m::query("COMMIT"),
-                    ]
-                    .concat(),
-                ),
-                Step::Ready(5),
-            ],
-        ),
-        (
-            "Query within an extended batch",
-            vec![Step::Send([x("SELECT 1"), m::query("SELECT 2"), m::sync()].concat()), Step::Ready(2)],
-        ),
-        (
-            "Query within a failed extended batch",
-            vec![Step::Send([x("SELECT 1/0"), m::query("SELECT 2"), m::sync()].concat()), Step::Ready(1)],
-        ),
-        (
-            "a transaction over pipelined batches",
-            vec![
-                Step::Send(
-                    [
-                        m::extended("BEGIN", &[]),
-                        m::extended("SELECT 1/0", &[]),
-                        m::extended("SELECT 1", &[]),
-                        m::extended("ROLLBACK", &[]),
-                        m::extended("SELECT 2", &[]),
-                    ]
-                    .concat(),
-                ),
-                Step::Ready(5),
-            ],
-        ),
-        (
-            "what cannot run in a transaction",
-            rounds(&[
-                m::extended("VACUUM scratch.items", &[]),
-                m::query("VACUUM scratch.items"),
-                [x("SELECT 1"), x("VACUUM scratch.items"), m::sync()].concat(),
-            ]),
-        ),
-    ] {
-        s.same(name, "acme", &script);
-    }
+                    ),
+                    Step::Ready(2),
+                ],
+            ),
+            (
+                "errors in each of several",
+                vec![
+                    Step::Send(
+                        [
+                            m::extended("SELECT 1/0", &[]),
+                            m::extended("SELECT 2", &[]),
+                            m::extended("SELEC", &[]),
+                            m::extended("SELECT 4", &[]),
+                        ]
+                        .concat(),
+                    ),
+                    Step::Ready(4),
+                ],
+            ),
+            (
+                "queries in a row",
+                vec![
+                    Step::Send(
+                        [
+                            m::query("SELECT 1"),
+                            m::query("SELECT 1/0"),
+                            m::query("BEGIN"),
+                            m::query("SELECT 3"),
+                            m::query("COMMIT"),
+                        ]
+                        .concat(),
+                    ),
+                    Step::Ready(5),
+                ],
+            ),
+            (
+                "Query within an extended batch",
+                vec![Step::Send([x("SELECT 1"), m::query("SELECT 2"), m::sync()].concat()), Step::Ready(2)],
+            ),
+            (
+                "Query within a failed extended batch",
+                vec![Step::Send([x("SELECT 1/0"), m::query("SELECT 2"), m::sync()].concat()), Step::Ready(1)],
+            ),
+            (
+                "a transaction over pipelined batches",
+                vec![
+                    Step::Send(
+                        [
+                            m::extended("BEGIN", &[]),
+                            m::extended("SELECT 1/0", &[]),
+                            m::extended("SELECT 1", &[]),
+                            m::extended("ROLLBACK", &[]),
+                            m::extended("SELECT 2", &[]),
+                        ]
+                        .concat(),
+                    ),
+                    Step::Ready(5),
+                ],
+            ),
+            (
+                "what cannot run in a transaction",
+                rounds(&[
+                    m::extended("VACUUM scratch.items", &[]),
+                    m::query("VACUUM scratch.items"),
+                    [x("SELECT 1"), x("VACUUM scratch.items"), m::sync()].concat(),
+                ]),
+            ),
+        ],
+    );
 }
 
 #[test]
