@@ -42,7 +42,7 @@ def judged(value, target, at_most):
 def print_rows(rows):
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for n, row in enumerate(rows):
-        cells = (cell.rjust(w) if cell[:1].isdigit() else cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+        cells = (cell.rjust(w) if cell[:1].isdigit() and ", " not in cell else cell.ljust(w) for cell, w in zip(row, widths, strict=True))
         print("| " + " | ".join(cells) + " |")
         if n == 0:
             print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
