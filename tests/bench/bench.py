@@ -29,7 +29,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--router", default="target/release/switchyard router --config {config}",
                         help="command that starts the router (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a short run that shows whether it works, in two minutes")
+    parser.add_argument("--quick", action="store_true", help="a short run that shows whether it works, in under two minutes")
     parser.add_argument("--only", action="append", default=[], metavar="WORKLOAD",
                         help="only workloads of this group or whose name begins so; may be repeated")
     parser.add_argument("--rounds", type=int, help="rounds, of which medians are taken (3)")
@@ -114,10 +114,15 @@ class Bench:
                 for system in systems:
                     self.attempt(f"{workload.name} {number + 1}/{self.rounds} {system.name}",
                                  self.measure, runs, server, system, workload)
-            if not workload.trace or self.args.no_trace:
+            if not self.traced(workload):
                 continue
             for system in systems[1:]:
                 self.attempt(f"{workload.name}: {system.name}", self.count, server, system, workload)
+
+    def traced(self, workload):
+        if self.args.no_trace or not workload.trace:
+            return False
+        return not self.args.quick or bool(self.args.only) or workload.name in workloads.QUICK_TRACES
 
     def attempt(self, name, function, *arguments):
         """What fails is missing from the table; the rest goes on."""
@@ -205,7 +210,7 @@ def main():
         print(*(w.name for w in chosen + saturated), *EXTRAS, sep="\n")
         return
     chosen, saturated = wanted(args, chosen), wanted(args, saturated)
-    extras = [name for name in EXTRAS if not args.only or name in args.only]
+    extras = [name for name in EXTRAS if name in args.only or (not args.only and not (args.quick and name == "workers"))]
     if not chosen and not saturated and not extras:
         raise SystemExit("no such workload; see --list")
     # However we are ended, we stop what we started.

@@ -115,8 +115,9 @@ def pooled_by_session(load, system):
     return replace(load, database=SESSION_DATABASE) if system == "pgbouncer" else load
 
 
-# What a sanity run runs.
+# What a sanity run runs, and where it counts system calls.
 QUICK = {
-    "select-simple-16c-1t", "select-simple-16c-8t", "select-extended-16c-1t", "select-prepared-16c-1t", "tenant-16c-1t",
-    "tenant-16c-8t", "rows-10000", "rows-1", "connect", "saturated-simple", "saturated-simple-8t",
+    "select-simple-16c-1t", "select-simple-16c-8t", "select-prepared-16c-1t", "tenant-16c-1t", "tenant-16c-8t",
+    "rows-10000", "connect", "saturated-simple",
 }
+QUICK_TRACES = {"select-simple-16c-1t", "tenant-16c-1t", "saturated-simple"}
