@@ -35,9 +35,17 @@ pub(crate) enum Owed {
     Inject(Option<Arc<Statement>>),
     /// CloseComplete, not to be shown: the router made room.
     Evict,
-    /// CloseComplete for a statement or a portal of the client; if an error comes first, the
-    /// statement is still there.
-    Close(Option<(Box<[u8]>, Arc<Statement>)>),
+    /// CloseComplete for a portal, or for a statement that the client does not have.
+    Close,
+    /// CloseComplete for a statement of the client, which the server may have had as well. If an
+    /// error comes first, it is still there.
+    CloseStatement {
+        /// The client's name.
+        name: Box<[u8]>,
+        statement: Arc<Statement>,
+        /// Whether it was closed on the server, too.
+        on_server: bool,
+    },
 }
 
 impl Owed {
@@ -55,8 +63,8 @@ pub(crate) enum Undo {
     Named(Box<[u8]>),
     /// The server does not have this statement.
     Injected(Arc<Statement>),
-    /// The client still has this statement.
-    Closed(Box<[u8]>, Arc<Statement>),
+    /// The client still has this statement; so has the server, if it was to be closed there.
+    Closed(Box<[u8]>, Arc<Statement>, bool),
     /// The server has no unnamed statement of this session.
     Unnamed,
 }
@@ -168,6 +176,8 @@ impl Exchange {
         // In an aborted extended group the server skips a Query too.
         if !self.skipping {
             self.owed.push_back(Owed::Query);
+            // Its ReadyForQuery also ends what extended messages have begun without a Sync.
+            self.open = false;
             self.boundary = true;
         }
     }
@@ -176,6 +186,7 @@ impl Exchange {
     pub(crate) fn sent_call(&mut self) {
         if !self.skipping {
             self.owed.push_back(Owed::Call);
+            self.open = false;
             self.boundary = true;
         }
     }
@@ -254,7 +265,9 @@ impl Exchange {
     pub(crate) fn got_close_complete(&mut self) -> Result<Option<u8>, Desync> {
         self.skip_copy_ends();
         match self.owed.pop_front() {
-            Some(Owed::Close(_)) => Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE)),
+            Some(Owed::Close | Owed::CloseStatement { .. }) => {
+                Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE))
+            }
             Some(Owed::ParseAsClose(_)) => Ok(Some(switchyard_wire::frame::backend::PARSE_COMPLETE)),
             Some(Owed::Evict) => Ok(None),
             _ => Err(Desync),
@@ -283,7 +296,8 @@ impl Exchange {
                 Some(_) => {}
                 None => {
                     // No Sync yet: it is still to come, if anything extended was sent at all.
-                    self.skipping = self.open;
+                    self.skipping = self.open || !first;
+                    self.open |= self.skipping;
                     return is;
                 }
             }
@@ -293,7 +307,9 @@ impl Exchange {
                 Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
                 Some(Owed::Inject(Some(statement))) => undo.push(Undo::Injected(statement)),
                 Some(Owed::Inject(None) | Owed::ParseUnnamed) => undo.push(Undo::Unnamed),
-                Some(Owed::Close(Some((name, statement)))) => undo.push(Undo::Closed(name, statement)),
+                Some(Owed::CloseStatement { name, statement, on_server }) => {
+                    undo.push(Undo::Closed(name, statement, on_server));
+                }
                 _ => {}
             }
             first = false;
@@ -367,6 +383,19 @@ mod tests {
         assert!(x.got_parse_complete().unwrap());
         assert!(!x.is_over());
         x.sent_sync();
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn a_query_ends_an_extended_group_that_has_no_sync() {
+        // asyncpg: Parse, Describe, Flush; later a Query.
+        let mut x = exchange();
+        x.sent_tracked(Owed::ParseUnnamed);
+        x.sent_extended();
+        x.got_parse_complete().unwrap();
+        assert!(!x.is_over());
+        x.sent_query();
         x.got_ready(b'I').unwrap();
         assert!(x.is_over());
     }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
+use crate::classify::{Effect, classify};
+
 /// Begins the names of our statements on server connections.
 pub(crate) const NAME_PREFIX: &[u8] = b"_switchyard_";
 
@@ -24,6 +26,8 @@ pub(crate) struct Statement {
     pub(crate) id: u64,
     /// Its name on server connections.
     pub(crate) name: Box<[u8]>,
+    /// What running it leaves behind.
+    pub(crate) effect: Effect,
     /// The text, a zero byte, then the types as they stand in Parse.
     text_and_types: Box<[u8]>,
     text_len: usize,
@@ -65,8 +69,13 @@ impl StatementInterner {
         let mut name = NAME_PREFIX.to_vec();
         name.extend_from_slice(format!("{id:x}").as_bytes());
         let key = key.into_boxed_slice();
-        let made =
-            Arc::new(Statement { id, name: name.into(), text_and_types: key.clone(), text_len: sql.len() });
+        let made = Arc::new(Statement {
+            id,
+            name: name.into(),
+            effect: classify(sql),
+            text_and_types: key.clone(),
+            text_len: sql.len(),
+        });
         self.known.insert(key, Arc::downgrade(&made));
         made
     }
@@ -165,8 +174,9 @@ impl ServerStatements {
         evicted
     }
 
-    pub(crate) fn remove(&mut self, id: u64) {
-        self.used.remove(&id);
+    /// Whether it was there.
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        self.used.remove(&id).is_some()
     }
 
     pub(crate) fn clear(&mut self) {

@@ -27,6 +27,24 @@ impl Relay {
     pub(super) fn poll_client_half(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         loop {
+            match self.poll_wait(core, cx) {
+                Poll::Ready(done) => done?,
+                Poll::Pending => return self.watch_client(core, cx).map(|()| moved),
+            }
+            let mut stalled = false;
+            if !self.c.buffer.fresh().is_empty() {
+                match self.client_frames(core)? {
+                    Stop::NeedServer => {
+                        // Nothing is written yet: what makes the connection ready and the client's
+                        // own bytes go out together.
+                        self.borrow_server(core)?;
+                        moved = true;
+                        continue;
+                    }
+                    Stop::Stalled => stalled = true,
+                    Stop::Empty => {}
+                }
+            }
             if let Some(server) = &mut self.server
                 && self.c.has_output()
             {
@@ -40,35 +58,11 @@ impl Relay {
                         }
                     }
                     // What the server has said before it went is still to be read.
-                    Poll::Ready(Err(_)) => return Ok(moved),
-                    Poll::Pending => return Ok(moved),
+                    Poll::Ready(Err(_)) | Poll::Pending => return Ok(moved),
                 }
             }
-            match self.poll_wait(core, cx) {
-                Poll::Ready(done) => done?,
-                Poll::Pending => return self.watch_client(core, cx).map(|()| moved),
-            }
-            if !self.c.buffer.fresh().is_empty() {
-                match self.client_frames(core)? {
-                    Stop::NeedServer => {
-                        self.borrow_server(core)?;
-                        moved = true;
-                        continue;
-                    }
-                    Stop::Stalled => {
-                        if self.c.has_output() {
-                            continue;
-                        }
-                        return Ok(moved);
-                    }
-                    Stop::Empty => {}
-                }
-            }
-            if self.c.has_output() && self.server.is_some() {
-                continue;
-            }
-            if self.server.is_none() && self.c.buffer.is_empty() {
-                // Idle again, or about to be: the session reads.
+            if stalled || (self.server.is_none() && self.c.buffer.is_empty()) {
+                // Without a server connection and anything to say: idle, the session reads.
                 return Ok(moved);
             }
             match core.client.poll_read(cx, self.c.buffer.room()) {
@@ -156,11 +150,7 @@ impl Relay {
     fn client_frame(&mut self, core: &mut Core, header: frame::Header) -> Result<bool, End> {
         let len = header.len;
         match header.tag {
-            frontend::QUERY => {
-                self.note_query(core, len);
-                self.exchange.sent_query();
-                self.c.forward(len);
-            }
+            frontend::QUERY => self.client_query(core, len)?,
             frontend::SYNC => {
                 self.exchange.sent_sync();
                 self.c.forward(len);
@@ -208,14 +198,17 @@ impl Relay {
         Ok(false)
     }
 
-    fn note_query(&mut self, core: &mut Core, len: usize) {
+    fn client_query(&mut self, core: &mut Core, len: usize) -> Result<(), End> {
         let fresh = self.c.buffer.fresh();
         let whole = fresh.len() >= len;
         let text = &fresh[frame::HEADER..fresh.len().min(len)];
         let text = if whole { text.strip_suffix(&[0]).unwrap_or(text) } else { text };
         core.account.statements.add(1);
         let effect = classify(text);
-        if effect != Effect::Nothing {
+        let mut instead = None;
+        if let Effect::Deallocate(Some(name)) = &effect {
+            instead = self.deallocation(core, name)?;
+        } else if effect != Effect::Nothing {
             let text = whole.then(|| String::from_utf8(text.to_vec()).ok()).flatten();
             self.note_effect(core, effect, text);
         }
@@ -225,6 +218,15 @@ impl Relay {
         if let Some(server) = &mut self.server {
             server.unnamed_of = 0;
         }
+        match instead {
+            Some(sql) => {
+                self.c.discard(len);
+                built(build::query(self.c.own(), &sql))?;
+            }
+            None => self.c.forward(len),
+        }
+        self.exchange.sent_query();
+        Ok(())
     }
 
     /// `text` is given where the statement stands alone and can be repeated on another connection.
@@ -322,18 +324,25 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
-        let effect = classify(parse.sql);
-        if effect != Effect::Nothing {
-            let text = parse.name.is_empty().then(|| String::from_utf8(parse.sql.to_vec()).ok()).flatten();
-            self.note_effect(core, effect, text);
-        }
         if parse.name.is_empty() {
+            // What it does is noted now: it is seldom prepared and not run.
+            let mut instead = None;
+            match classify(parse.sql) {
+                Effect::Nothing => {}
+                Effect::Deallocate(Some(name)) => instead = self.deallocation(core, &name)?,
+                effect => self.note_effect(core, effect, String::from_utf8(parse.sql.to_vec()).ok()),
+            }
             core.statements().keep_unnamed(parse.sql, parse.types);
             if let Some(server) = &mut self.server {
                 server.unnamed_of = core.id;
             }
+            if let Some(sql) = instead {
+                self.c.discard(len);
+                built(build::parse(self.c.own(), b"", &sql, parse.types))?;
+            } else {
+                self.c.forward(len);
+            }
             self.exchange.sent_tracked(Owed::ParseUnnamed);
-            self.c.forward(len);
             return Ok(true);
         }
         self.c.discard(len);
@@ -431,7 +440,14 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
-        let Some(server_name) = self.server_name_of(core, names.statement.to_vec())? else {
+        let name = names.statement.to_vec();
+        if let Some(statement) = core.statements.as_ref().and_then(|s| s.get(&name)).cloned()
+            && statement.effect != Effect::Nothing
+        {
+            let text = String::from_utf8(statement.sql().to_vec()).ok();
+            self.note_effect(core, statement.effect.clone(), text);
+        }
+        let Some(server_name) = self.server_name_of(core, name)? else {
             self.exchange.sent_extended();
             self.c.forward(len);
             return Ok(true);
@@ -509,26 +525,47 @@ impl Relay {
         }
         let (kind, name) = (target.kind, target.name.to_vec());
         if kind != b'S' {
-            self.exchange.sent_tracked(Owed::Close(None));
+            self.exchange.sent_tracked(Owed::Close);
             self.c.forward(len);
             return Ok(true);
         }
         if name.is_empty() {
             core.statements().forget_unnamed();
-            self.exchange.sent_tracked(Owed::Close(None));
+            self.exchange.sent_tracked(Owed::Close);
             self.c.forward(len);
             return Ok(true);
         }
-        let closed = core.statements().remove(&name);
-        if closed.is_some() || name.starts_with(NAME_PREFIX) {
-            // It stays on the server, for whoever has the same.
-            self.c.discard(len);
-            built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
-        } else {
-            self.c.forward(len);
-        }
-        self.exchange.sent_tracked(Owed::Close(closed.map(|statement| (name.into(), statement))));
+        let Some(statement) = core.statements().remove(&name) else {
+            if name.starts_with(NAME_PREFIX) {
+                self.c.discard(len);
+                built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
+            } else {
+                self.c.forward(len);
+            }
+            self.exchange.sent_tracked(Owed::Close);
+            return Ok(true);
+        };
+        // Closed on the server as well: drivers do this to have a statement prepared anew after its
+        // tables have changed.
+        self.c.discard(len);
+        let on_server = self.server.as_mut().is_some_and(|server| server.statements.remove(statement.id));
+        let there: &[u8] = if on_server { &statement.name } else { NO_STATEMENT };
+        built(build::close(self.c.own(), b'S', there))?;
+        self.exchange.sent_tracked(Owed::CloseStatement { name: name.into(), statement, on_server });
         Ok(true)
+    }
+
+    /// The text that deallocates on the server what the client calls `name`, if the client has
+    /// prepared that by the protocol.
+    fn deallocation(&mut self, core: &mut Core, name: &str) -> Result<Option<Vec<u8>>, End> {
+        let Some(statement) = core.statements.as_ref().and_then(|s| s.get(name.as_bytes())).cloned() else {
+            return Ok(None);
+        };
+        self.ensure_statement(core, &statement)?;
+        self.stall = true;
+        self.failed = false;
+        self.pending = Some(Pending::Deallocate(name.as_bytes().into()));
+        Ok(Some([b"DEALLOCATE ", &statement.name[..]].concat()))
     }
 }
 

@@ -57,6 +57,8 @@ pub(super) enum Pending {
     DiscardAll,
     /// Its prepared statements are gone.
     DeallocateAll,
+    /// Its prepared statement of this name is gone.
+    Deallocate(Box<[u8]>),
 }
 
 /// See the module.
@@ -432,6 +434,13 @@ impl Relay {
                 if let Some(server) = &mut self.server {
                     server.was_cleaned();
                     server.carried.wishes = std::sync::Arc::default();
+                }
+            }
+            Pending::Deallocate(name) => {
+                if let Some(statement) = core.statements().remove(&name)
+                    && let Some(server) = &mut self.server
+                {
+                    server.statements.remove(statement.id);
                 }
             }
             Pending::DeallocateAll => {

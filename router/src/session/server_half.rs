@@ -177,13 +177,22 @@ impl Relay {
         let ends = fields.as_ref().and_then(|f| f.severity()).is_some_and(|s| s == b"FATAL" || s == b"PANIC");
         if ends && !quiet && header.len <= WHOLE_BYTES {
             // The backend is about to close. Whether the session survives is decided then.
-            let text = fields.and_then(|f| f.message().map(|m| String::from_utf8_lossy(m).into_owned()));
+            let text = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
             self.last_words = Some(ErrorResponse::error(
                 SqlState(code.unwrap_or(*b"XX000")),
                 text.unwrap_or_else(|| "the shard ended the connection".to_owned()),
             ));
             self.s.discard(header.len);
             return Ok(Ok(true));
+        }
+        if code == Some(sqlstate::FEATURE_NOT_SUPPORTED.0)
+            && text_of(fields.as_ref()).is_some_and(|text| text.starts_with(b"cached plan must not change"))
+            && let Some(server) = &mut self.server
+        {
+            // A table has changed under a prepared statement. Drivers prepare again: they must not
+            // find the old one here, so the connection is cleaned before anybody uses it.
+            server.carried.dirty = true;
+            server.carried.session = 0;
         }
         let mut undo = std::mem::take(&mut self.undo);
         let is = self.exchange.got_error(&mut undo);
@@ -223,7 +232,10 @@ impl Relay {
                     server.statements.remove(statement.id);
                 }
             }
-            Undo::Closed(name, statement) => {
+            Undo::Closed(name, statement, on_server) => {
+                if let Some(server) = server.filter(|_| on_server) {
+                    server.statements.insert(&statement);
+                }
                 if !core.statements().contains(&name) {
                     core.statements().insert(&name, statement);
                 }
@@ -292,4 +304,8 @@ impl Relay {
         .hint("The router's log has the cause.");
         self.fail_statements(core, &error);
     }
+}
+
+fn text_of<'a>(fields: Option<&message::ErrorFields<'a>>) -> Option<&'a [u8]> {
+    fields.and_then(|fields| fields.message())
 }
