@@ -2,45 +2,21 @@
 //! exactly what comes back. Also good enough to run statements.
 
 pub mod differential;
+mod login;
 pub mod messages;
+mod target;
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine;
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
+pub use login::{base64url, md5_verifier, scram_verifier};
 pub use messages::Message;
-
-use crate::wait;
-
-/// Where and as whom to log in.
-#[derive(Clone)]
-pub struct Target {
-    endpoint: Endpoint,
-    tls: Option<Tls>,
-    user: String,
-    password: Option<String>,
-    params: Vec<(String, String)>,
-    channel_binding: bool,
-}
-
-#[derive(Clone)]
-enum Endpoint {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-#[derive(Clone)]
-struct Tls {
-    config: Arc<ClientConfig>,
-    server_name: String,
-}
+pub use target::Target;
 
 /// An error that a server sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,132 +61,6 @@ impl From<&Message> for SqlError {
     fn from(m: &Message) -> Self {
         let (sqlstate, message) = (m.field(b'C'), m.field(b'M'));
         Self { sqlstate, message, hint: m.field(b'H'), severity: m.field(b'V') }
-    }
-}
-
-impl Target {
-    /// Over TCP.
-    pub fn tcp(address: SocketAddr) -> Self {
-        Self::new(Endpoint::Tcp(address))
-    }
-
-    /// Over a unix socket.
-    pub fn unix(path: PathBuf) -> Self {
-        Self::new(Endpoint::Unix(path))
-    }
-
-    fn new(endpoint: Endpoint) -> Self {
-        let (user, params) = (String::new(), Vec::new());
-        Self { endpoint, tls: None, user, password: None, params, channel_binding: false }
-    }
-
-    /// As this user.
-    pub fn user(mut self, user: &str) -> Self {
-        user.clone_into(&mut self.user);
-        self
-    }
-
-    /// With this password.
-    pub fn password(mut self, password: &str) -> Self {
-        self.password = Some(password.to_owned());
-        self
-    }
-
-    /// To this database.
-    pub fn database(self, database: &str) -> Self {
-        self.param("database", database)
-    }
-
-    /// With this startup parameter, in place of an earlier one.
-    pub fn param(mut self, name: &str, value: &str) -> Self {
-        self.params.retain(|(n, _)| n != name);
-        self.params.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Over TLS, for a server of this name.
-    pub fn tls(mut self, config: &Arc<ClientConfig>, server_name: &str) -> Self {
-        self.tls = Some(Tls { config: config.clone(), server_name: server_name.to_owned() });
-        self
-    }
-
-    /// With SCRAM-SHA-256-PLUS or not at all.
-    pub fn channel_binding(mut self) -> Self {
-        self.channel_binding = true;
-        self
-    }
-
-    /// A connection on which nothing but TLS has happened.
-    ///
-    /// # Errors
-    /// If there is no connection or the handshake fails.
-    pub fn open(&self) -> io::Result<Raw> {
-        let stream = match &self.endpoint {
-            Endpoint::Tcp(address) => {
-                let socket = TcpStream::connect(address)?;
-                socket.set_nodelay(true)?;
-                socket.set_read_timeout(Some(wait::DEADLINE))?;
-                Stream::Tcp(socket)
-            }
-            Endpoint::Unix(path) => {
-                let socket = UnixStream::connect(path)?;
-                socket.set_read_timeout(Some(wait::DEADLINE))?;
-                Stream::Unix(socket)
-            }
-        };
-        let mut raw = Raw { stream, inbox: Vec::new(), taken: 0, params: Vec::new(), key: Vec::new() };
-        if let Some(tls) = &self.tls {
-            raw.send(&messages::ssl_request());
-            let mut answer = [0];
-            raw.stream.read_exact(&mut answer)?;
-            if answer != *b"S" {
-                return Err(io::Error::other("no TLS here"));
-            }
-            raw = raw.upgrade(&tls.config, &tls.server_name)?;
-        }
-        Ok(raw)
-    }
-
-    /// The startup packet that this target sends.
-    pub fn startup(&self) -> Vec<u8> {
-        let mut params = vec![("user", self.user.as_str())];
-        params.extend(self.params.iter().map(|(n, v)| (n.as_str(), v.as_str())));
-        messages::startup(&params)
-    }
-
-    /// Logs in.
-    ///
-    /// # Errors
-    /// If the server refuses.
-    pub fn try_connect(&self) -> Result<Raw, Refused> {
-        let mut raw = self.open().map_err(|e| Refused::Closed(e.to_string()))?;
-        raw.send(&self.startup());
-        raw.authenticate(&self.user, self.password.as_deref(), self.channel_binding)?;
-        Ok(raw)
-    }
-
-    /// Logs in.
-    ///
-    /// # Panics
-    /// If the server refuses.
-    #[track_caller]
-    pub fn connect(&self) -> Raw {
-        match self.try_connect() {
-            Ok(raw) => raw,
-            Err(refused) => panic!("login of {:?} refused: {refused:?}", self.user),
-        }
-    }
-
-    /// How the login is refused.
-    ///
-    /// # Panics
-    /// If it is not.
-    #[track_caller]
-    pub fn refused(&self) -> Refused {
-        match self.try_connect() {
-            Ok(_) => panic!("{:?} could log in", self.user),
-            Err(refused) => refused,
-        }
     }
 }
 
@@ -493,101 +343,4 @@ impl Raw {
     pub fn value(&mut self, sql: &str) -> String {
         self.column(sql).into_iter().next().unwrap_or_else(|| panic!("{sql}: no rows"))
     }
-
-    /// Answers whatever the server asks for until it is ready for queries.
-    ///
-    /// # Errors
-    /// If it refuses.
-    pub fn authenticate(&mut self, user: &str, password: Option<&str>, bound: bool) -> Result<(), Refused> {
-        let mut scram: Option<ScramSha256> = None;
-        let mut shape = Vec::new();
-        let password = password.unwrap_or_default();
-        loop {
-            let message = self.try_read().map_err(|e| Refused::Closed(e.to_string()))?;
-            shape.push((message.tag, message.body.len()));
-            match message.tag {
-                b'E' => {
-                    let bytes = messages::frame(b'E', &message.body);
-                    return Err(Refused::Error { error: Box::new((&message).into()), bytes, shape });
-                }
-                b'Z' => return Ok(()),
-                b'R' => self.answer(&message.body, user, password, bound, &mut scram)?,
-                _ => {}
-            }
-        }
-    }
-
-    fn answer(
-        &mut self,
-        body: &[u8],
-        user: &str,
-        password: &str,
-        bound: bool,
-        scram: &mut Option<ScramSha256>,
-    ) -> Result<(), Refused> {
-        let closed = |e: &dyn std::fmt::Display| Refused::Closed(e.to_string());
-        let (kind, rest) = body.split_at_checked(4).ok_or(Refused::Closed("a short R".into()))?;
-        match (kind[3], scram) {
-            (0, _) => {}
-            (3, _) => self.send(&messages::frame(b'p', &messages::strings(&[password]))),
-            (5, _) => {
-                let salt = rest.try_into().map_err(|e| closed(&e))?;
-                let hash =
-                    postgres_protocol::authentication::md5_hash(user.as_bytes(), password.as_bytes(), salt);
-                self.send(&messages::frame(b'p', &messages::strings(&[&hash])));
-            }
-            (10, scram) => {
-                let plus = String::from_utf8_lossy(rest).contains("SCRAM-SHA-256-PLUS");
-                let hash = self.server_end_point().filter(|_| plus);
-                if bound && hash.is_none() {
-                    return Err(Refused::Closed("channel binding is not offered".into()));
-                }
-                let (name, binding) = match hash {
-                    Some(hash) => ("SCRAM-SHA-256-PLUS", ChannelBinding::tls_server_end_point(hash)),
-                    None => ("SCRAM-SHA-256", ChannelBinding::unsupported()),
-                };
-                let exchange = scram.insert(ScramSha256::new(password.as_bytes(), binding));
-                let first = exchange.message().to_vec();
-                let mut body = messages::strings(&[name]);
-                body.extend((first.len() as u32).to_be_bytes());
-                body.extend(first);
-                self.send(&messages::frame(b'p', &body));
-            }
-            (11, Some(scram)) => {
-                scram.update(rest).map_err(|e| closed(&e))?;
-                let last = scram.message().to_vec();
-                self.send(&messages::frame(b'p', &last));
-            }
-            (12, Some(scram)) => scram.finish(rest).map_err(|e| closed(&e))?,
-            (other, _) => return Err(Refused::Closed(format!("authentication {other} is not understood"))),
-        }
-        Ok(())
-    }
-
-    /// The server's certificate in DER, over TLS.
-    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        let Stream::Tls(tls) = &self.stream else { return None };
-        Some(tls.conn.peer_certificates()?.first()?.to_vec())
-    }
-
-    /// The hash of the server's certificate; ours are signed with SHA-256.
-    fn server_end_point(&self) -> Option<Vec<u8>> {
-        let cert = self.peer_certificate()?;
-        Some(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &cert).as_ref().to_vec())
-    }
-}
-
-/// What `pg_authid` would hold for this password.
-pub fn scram_verifier(password: &str) -> String {
-    postgres_protocol::password::scram_sha_256(password.as_bytes())
-}
-
-/// What `pg_authid` would hold for this password under `md5`.
-pub fn md5_verifier(user: &str, password: &str) -> String {
-    postgres_protocol::password::md5(password.as_bytes(), user)
-}
-
-/// URL-safe base64 without padding, as in JWTs.
-pub fn base64url(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -13,5 +13,6 @@ mod placement;
 mod pool;
 mod prepared;
 mod protocol;
+mod startup;
 mod tls;
 mod vanish;
