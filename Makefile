@@ -35,15 +35,17 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --log-level error check bans licenses sources
 
-# Property tests of everything that decodes what strangers send, with more cases than in a test
-# run: minutes, or most of an hour.
+# Everything that decodes what strangers send: property tests with more cases than in a test run,
+# then the fuzzers. Minutes, or an hour.
 FUZZED = -p switchyard-wire -p switchyard-config -p switchyard-router --lib
 
 fuzz-brief:
-	PROPTEST_CASES=20000 $(CARGO) test --locked --release $(FUZZED)
+	PROPTEST_CASES=5000 $(CARGO) test --locked --release $(FUZZED)
+	@scripts/fuzz.sh 20
 
 fuzz:
-	PROPTEST_CASES=2000000 $(CARGO) test --locked --release $(FUZZED)
+	PROPTEST_CASES=200000 $(CARGO) test --locked --release $(FUZZED)
+	@scripts/fuzz.sh 600
 
 # Compares direct PostgreSQL, PgBouncer and Switchyard on this machine: see tests/bench/README.md.
 bench: postgres
