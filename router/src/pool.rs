@@ -419,18 +419,23 @@ fn best(idle: &[Idle], want: &Want<'_>) -> Option<usize> {
     found.map(|(_, at)| at)
 }
 
-/// How long the head of the queue may have waited before it is served whatever thread it is on.
-const LOCAL_FIRST: Duration = Duration::from_millis(5);
+/// How far behind the head of the queue somebody on the connection's own thread is looked for.
+const LOCAL_SEARCH: usize = 32;
 
-/// Who is next: the first in the queue, unless somebody on the connection's own thread is just
-/// behind and the first has not waited for long. That saves moving the socket between threads.
+/// Who is next: somebody on the connection's own thread, if he has waited at least half as long as
+/// the first in the queue; else the first. A connection that changes threads costs two wake-ups and
+/// two registrations.
 fn next_waiter(waiters: &mut VecDeque<Waiter>, home: usize) -> Option<Waiter> {
     let first = waiters.front()?;
-    if first.worker != home
-        && first.since.elapsed() < LOCAL_FIRST
-        && let Some(at) = waiters.iter().take(8).position(|w| w.worker == home)
-    {
-        return waiters.remove(at);
+    if first.worker != home {
+        let waited = first.since.elapsed();
+        let local = waiters
+            .iter()
+            .take(LOCAL_SEARCH)
+            .position(|w| w.worker == home && w.since.elapsed() * 2 >= waited);
+        if let Some(at) = local {
+            return waiters.remove(at);
+        }
     }
     waiters.pop_front()
 }

@@ -5,6 +5,7 @@
 //! front of the Bind or Describe that needs it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -137,16 +138,35 @@ impl ClientStatements {
     }
 }
 
+/// Spreads ids that we have given out ourselves, one after the other; nobody else chooses them.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The odd number next to 2^64 divided by the golden ratio.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// The statements that one server connection has, oldest use first out.
 pub(crate) struct ServerStatements {
-    used: HashMap<u64, (u64, Arc<Statement>)>,
+    used: HashMap<u64, (u64, Arc<Statement>), BuildHasherDefault<IdHasher>>,
     clock: u64,
     limit: usize,
 }
 
 impl ServerStatements {
     pub(crate) fn new(limit: u32) -> Self {
-        Self { used: HashMap::new(), clock: 0, limit: limit.max(1) as usize }
+        Self { used: HashMap::default(), clock: 0, limit: limit.max(1) as usize }
     }
 
     /// Whether the connection has it; if so, that counts as a use.

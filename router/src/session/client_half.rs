@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame::{self, frontend};
 use switchyard_wire::{build, message};
@@ -61,7 +62,7 @@ impl Relay {
                     Poll::Ready(Err(_)) | Poll::Pending => return Ok(moved),
                 }
             }
-            if stalled || (self.server.is_none() && self.c.buffer.is_empty()) {
+            if stalled || (self.server.is_none() && self.c.is_done()) {
                 // Without a server connection and anything to say: idle, the session reads.
                 return Ok(moved);
             }
@@ -440,25 +441,24 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
-        let name = names.statement.to_vec();
-        if let Some(statement) = core.statements.as_ref().and_then(|s| s.get(&name)).cloned()
-            && statement.effect != Effect::Nothing
-        {
-            let text = String::from_utf8(statement.sql().to_vec()).ok();
-            self.note_effect(core, statement.effect.clone(), text);
-        }
-        let Some(server_name) = self.server_name_of(core, name)? else {
+        let known = core.statements.as_ref().and_then(|s| s.get(names.statement)).cloned();
+        let unknown_of_ours = known.is_none() && names.statement.starts_with(NAME_PREFIX);
+        if known.is_none() && !unknown_of_ours {
+            // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
             self.exchange.sent_extended();
             self.c.forward(len);
             return Ok(true);
-        };
-        let (portal, rest, old) = {
-            let fresh = self.c.buffer.fresh();
-            match message::bind_names(&fresh[frame::HEADER..here]) {
-                Ok(Some(names)) => (names.portal.to_vec(), frame::HEADER + names.rest, names.statement.len()),
-                _ => return Err(violation("invalid message format".to_owned())),
+        }
+        let (rest, old) = (frame::HEADER + names.rest, names.statement.len());
+        let portal: SmallVec<[u8; 64]> = SmallVec::from_slice(names.portal);
+        if let Some(statement) = &known {
+            if statement.effect != Effect::Nothing {
+                let text = String::from_utf8(statement.sql().to_vec()).ok();
+                self.note_effect(core, statement.effect.clone(), text);
             }
-        };
+            self.ensure_statement(core, statement)?;
+        }
+        let server_name = known.as_ref().map_or(NO_STATEMENT, |statement| &statement.name);
         let declared = (len - 1 - old + server_name.len()) as u32;
         self.c.buffer.swallow(rest);
         let out = self.c.own();
@@ -466,7 +466,7 @@ impl Relay {
         out.extend_from_slice(&declared.to_be_bytes());
         out.extend_from_slice(&portal);
         out.push(0);
-        out.extend_from_slice(&server_name);
+        out.extend_from_slice(server_name);
         out.push(0);
         self.exchange.sent_extended();
         self.c.forward(len - rest);

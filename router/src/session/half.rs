@@ -30,6 +30,12 @@ impl Half {
         !self.before.is_empty() || !self.buffer.approved().is_empty()
     }
 
+    /// Whether nothing is held and no message is half through.
+    #[inline]
+    pub(super) fn is_done(&self) -> bool {
+        self.buffer.is_empty() && self.before.is_empty() && self.pass == 0 && self.drop == 0
+    }
+
     /// Where bytes of the router's own are put, behind all that is approved so far.
     pub(super) fn own(&mut self) -> &mut Vec<u8> {
         if !self.buffer.approved().is_empty() {

@@ -146,12 +146,7 @@ impl Relay {
             moved |= self.poll_client_half(core, cx)?;
             // What the router answers itself counts as well.
             moved |= !said && self.s.has_output();
-            if self.server.is_none()
-                && self.wait.is_none()
-                && self.c.buffer.is_empty()
-                && !self.s.has_output()
-            {
-                debug_assert!(!self.c.has_output() && self.c.pass == 0 && self.c.drop == 0);
+            if self.server.is_none() && self.wait.is_none() && self.c.is_done() && !self.s.has_output() {
                 return Poll::Ready(Ok(()));
             }
             if !moved {
