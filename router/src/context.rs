@@ -16,11 +16,12 @@
 //!
 //! `docs/decisions/0002-context-handover.md` has the experiment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use switchyard_config::TenantId;
 use switchyard_config::topology::ContextTemplate;
 use switchyard_wire::build::{self, BuildError};
@@ -80,8 +81,14 @@ pub(crate) enum Wish {
 pub(crate) struct Interner {
     contexts: DashMap<ContextKey, Weak<TenantContext>>,
     wishes: DashMap<BTreeMap<String, Wish>, Weak<Wishes>>,
+    /// The last few, kept although no session has them: applications that connect for each request
+    /// ask for the same each time, and trying it out costs a turn on the shard.
+    recent: Mutex<VecDeque<Arc<Wishes>>>,
     last_id: AtomicU64,
 }
+
+/// Wishes that are kept although no session has them.
+const RECENT_WISHES: usize = 64;
 
 /// Two contexts are the same only if the tenant is the same, whatever they set.
 type ContextKey = (TenantId, Route, Vec<(String, String)>, Option<String>, Option<String>);
@@ -122,11 +129,23 @@ impl Interner {
 
     /// The wishes of a session.
     pub(crate) fn wishes(&self, values: BTreeMap<String, Wish>) -> Arc<Wishes> {
-        intern(&self.wishes, values, |values| Wishes {
-            id: if values.is_empty() { 0 } else { self.next_id() },
-            values: values.clone(),
-            reported: std::sync::OnceLock::new(),
-        })
+        let mut made = false;
+        let wishes = intern(&self.wishes, values, |values| {
+            made = true;
+            Wishes {
+                id: if values.is_empty() { 0 } else { self.next_id() },
+                values: values.clone(),
+                reported: std::sync::OnceLock::new(),
+            }
+        });
+        if made {
+            let mut recent = self.recent.lock();
+            recent.push_back(wishes.clone());
+            if recent.len() > RECENT_WISHES {
+                recent.pop_front();
+            }
+        }
+        wishes
     }
 }
 
@@ -358,7 +377,7 @@ mod tests {
         let interner = Interner::default();
         let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route());
         let none = interner.wishes(BTreeMap::new());
-        let mut go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
+        let go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
             let mut out = Vec::new();
             let (kind, prefix) = handover(&mut out, c, session, context, wishes).unwrap();
             assert_eq!(out.is_empty(), kind == Handover::Nothing);

@@ -214,13 +214,11 @@ async fn begin(
 
 fn welcome(
     out: &mut Vec<u8>,
-    reported: &[(Vec<u8>, Vec<u8>)],
+    reported: &crate::prime::Reported,
     handle: &SessionHandle,
 ) -> Result<(), build::BuildError> {
     build::auth_ok(out);
-    for (name, value) in reported {
-        build::parameter_status(out, name, value)?;
-    }
+    reported.encode(out)?;
     build::backend_key_data(out, handle.pid, &handle.secret.to_be_bytes())?;
     build::ready_for_query(out, b'I');
     Ok(())

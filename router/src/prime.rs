@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use switchyard_wire::build::{self, BuildError};
 use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
@@ -22,6 +23,23 @@ type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
 /// Longest `application_name`, in bytes. // NAMEDATALEN - 1, src/include/pg_config_manual.h
 const NAME_BYTES: usize = 63;
 
+/// What is reported to one session: the shard's own parameters, some of them replaced.
+pub(crate) struct Reported {
+    base: Arc<Parameters>,
+    instead: Parameters,
+}
+
+impl Reported {
+    /// Appends a ParameterStatus for each.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), BuildError> {
+        let replaced = |name: &[u8]| self.instead.iter().any(|(n, _)| n == name);
+        for (name, value) in self.base.iter().filter(|(name, _)| !replaced(name)).chain(&self.instead) {
+            build::parameter_status(out, name, value)?;
+        }
+        Ok(())
+    }
+}
+
 /// The parameters to report to a session with these wishes.
 ///
 /// # Errors
@@ -30,51 +48,42 @@ pub(crate) async fn parameters(
     seat: &Seat,
     wishes: &Arc<Wishes>,
     worker: usize,
-) -> Result<Parameters, ErrorResponse> {
-    let mut base = match seat.pool.parameters(&seat.context.route) {
-        Some(base) => base.as_ref().clone(),
+) -> Result<Reported, ErrorResponse> {
+    let base = match seat.pool.parameters(&seat.context.route) {
+        Some(base) => base,
         None => {
             let server = borrow(seat, wishes, worker).await?;
             seat.pool.give_back(server);
-            let base = seat.pool.parameters(&seat.context.route);
-            base.map(|b| b.as_ref().clone()).unwrap_or_default()
+            seat.pool.parameters(&seat.context.route).unwrap_or_default()
         }
     };
-    // The one that nearly everybody sends, and that is never refused.
     let plain = wishes.values.iter().all(|(name, wish)| is_plain(&base, name, wish));
     if plain {
-        if let Some(Wish::Value(name)) = wishes.values.get("application_name") {
-            overlay(&mut base, b"application_name", clean_name(name).as_bytes());
-        }
-        return Ok(base);
+        // The one that nearly everybody sends, and that is never refused.
+        let name = match wishes.values.get("application_name") {
+            Some(Wish::Value(name)) => Some((b"application_name".to_vec(), clean_name(name).into_bytes())),
+            _ => None,
+        };
+        return Ok(Reported { base, instead: name.into_iter().collect() });
     }
     if wishes.reported.get().is_none() {
         let mut server = borrow(seat, wishes, worker).await?;
+        // Somebody else may have been faster.
         if wishes.reported.get().is_none() {
-            let tried =
-                tokio::time::timeout(Duration::from_secs(10), try_out(&mut server, seat, wishes)).await;
-            match tried {
-                Ok(Ok(reported)) => {
-                    let _ = wishes.reported.set(reported);
-                }
-                Ok(Err(error)) => {
+            let limit = Duration::from_secs(10);
+            let tried = tokio::time::timeout(limit, try_out(&mut server, seat, wishes)).await;
+            match tried.unwrap_or_else(|_| Err(unavailable())) {
+                Ok(reported) => drop(wishes.reported.set(reported)),
+                Err(error) => {
                     server.broken = true;
                     seat.pool.give_back(server);
                     return Err(error);
-                }
-                Err(_) => {
-                    server.broken = true;
-                    seat.pool.give_back(server);
-                    return Err(unavailable());
                 }
             }
         }
         seat.pool.give_back(server);
     }
-    for (name, value) in wishes.reported.get().into_iter().flatten() {
-        overlay(&mut base, name, value);
-    }
-    Ok(base)
+    Ok(Reported { base, instead: wishes.reported.get().cloned().unwrap_or_default() })
 }
 
 fn is_plain(base: &Parameters, name: &str, wish: &Wish) -> bool {

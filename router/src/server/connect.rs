@@ -93,7 +93,17 @@ impl Target {
     /// Connects and logs in, within the shard's `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<(Server, Parameters), ConnectError> {
         let limit = self.shard.pool.connect_timeout;
-        match tokio::time::timeout(limit, self.attempt()).await {
+        let attempts = async {
+            match self.attempt().await {
+                // Ended by an administrator as it began (admin_shutdown): nothing is wrong with
+                // the shard.
+                Err(ConnectError::Refused { code: [b'5', b'7', b'P', b'0', b'1'], .. }) => {
+                    self.attempt().await
+                }
+                done => done,
+            }
+        };
+        match tokio::time::timeout(limit, attempts).await {
             Ok(done) => done,
             Err(_) => Err(ConnectError::Unreachable {
                 address: self.address(),
@@ -398,16 +408,24 @@ impl Login<'_> {
                     let (pid, key) = message::backend_key(&body).map_err(malformed)?;
                     identity = (pid, key.into());
                 }
-                backend::READY_FOR_QUERY if self.buf.is_empty() && body == b"I" => {
+                backend::READY_FOR_QUERY if body == b"I" => {
+                    // Something may stand behind it: a notice, or already the end.
+                    while !self.buf.is_empty() {
+                        match self.expect().await? {
+                            (backend::PARAMETER_STATUS | backend::NOTIFICATION, _) => {}
+                            (other, _) => return Err(unexpected(other)),
+                        }
+                    }
                     return Ok((parameters, identity.0, identity.1));
                 }
-                other => {
-                    let other = char::from(other);
-                    return Err(ConnectError::Protocol(format!("unexpected message {other:?} after login")));
-                }
+                other => return Err(unexpected(other)),
             }
         }
     }
+}
+
+fn unexpected(tag: u8) -> ConnectError {
+    ConnectError::Protocol(format!("unexpected message {:?} after login", char::from(tag)))
 }
 
 fn no_password() -> ConnectError {

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin as StdPin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -25,7 +26,7 @@ use super::{Core, End};
 use crate::buffer::Buffer;
 use crate::context::{self, Handover};
 use crate::exchange::{Exchange, Undo};
-use crate::pool::{Lend, PoolError, Want};
+use crate::pool::{Lend, Pool, PoolError, Want};
 use crate::server::Server;
 
 /// Relays that a thread keeps for reuse; more are freed.
@@ -68,6 +69,9 @@ pub(super) struct Relay {
     /// From the server to the client.
     pub(super) s: Half,
     pub(super) server: Option<Box<Server>>,
+    /// Where the server connection comes from, or is awaited from. The session's seat may be on
+    /// another shard by the time it goes back.
+    lender: Option<Arc<Pool>>,
     pub(super) exchange: Exchange,
     wait: Option<Box<Wait>>,
     /// When the current transaction began.
@@ -98,6 +102,7 @@ impl Relay {
                 c: Half::default(),
                 s: Half::default(),
                 server: None,
+                lender: None,
                 exchange: Exchange::new(),
                 wait: None,
                 began: None,
@@ -118,6 +123,7 @@ impl Relay {
     /// Keeps the relay for the next transaction of any session on this thread.
     pub(super) fn recycle(mut self: Box<Self>) {
         debug_assert!(self.server.is_none() && self.wait.is_none());
+        self.lender = None;
         self.c.clear();
         self.s.clear();
         self.exchange.reset();
@@ -196,6 +202,7 @@ impl Relay {
             session: core.id,
             worker: core.worker,
         };
+        self.lender = Some(core.seat.pool.clone());
         match core.seat.pool.lend(&want) {
             Lend::Now(server) => self.attach(core, server),
             Lend::Later(answer) => {
@@ -220,7 +227,17 @@ impl Relay {
             self.wait = None;
             self.c.buffer.widen();
             return Poll::Ready(match answer {
-                Ok(Ok(server)) => self.attach(core, server),
+                Ok(Ok(server)) => {
+                    let asked = self.lender.clone();
+                    core.refresh_seat()?;
+                    if asked.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+                        self.attach(core, server)
+                    } else {
+                        // The tenant has moved while the session waited.
+                        self.return_server(server);
+                        self.borrow_server(core)
+                    }
+                }
                 Ok(Err(PoolError::Closed)) => {
                     // The topology has changed under it: look again.
                     self.borrow_server(core)
@@ -371,11 +388,29 @@ impl Relay {
 
     /// A transaction begins on a connection that is kept.
     pub(super) fn begin_again(&mut self, core: &mut Core) -> Result<(), End> {
-        if self.began.is_none() {
-            self.began = Some(Instant::now());
-            self.make_ready(core)?;
+        if self.began.is_some() {
+            return Ok(());
         }
-        Ok(())
+        core.refresh_seat()?;
+        if !self.lender.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+            // What the session keeps the connection for cannot be carried to another shard.
+            return Err(End::Fatal(
+                ErrorResponse::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "the tenant of this session has moved to another shard",
+                )
+                .hint("Connect again."),
+            ));
+        }
+        self.began = Some(Instant::now());
+        self.make_ready(core)
+    }
+
+    /// Gives a server connection back to where it came from.
+    pub(super) fn return_server(&self, server: Box<Server>) {
+        if let Some(pool) = &self.lender {
+            pool.give_back(server);
+        }
     }
 
     fn release(&mut self, core: &mut Core) {
@@ -387,7 +422,7 @@ impl Relay {
                 let unread = self.s.buffer.fresh().len();
                 self.s.buffer.swallow(unread);
             }
-            core.seat.pool.give_back(server);
+            self.return_server(server);
         }
     }
 
@@ -418,7 +453,7 @@ impl Relay {
             Pending::ResetAll => {
                 core.wishes = core.startup_wishes.clone();
                 if let Some(server) = &mut self.server {
-                    server.carried.wishes = std::sync::Arc::default();
+                    server.carried.wishes = Arc::default();
                 }
             }
             Pending::DiscardAll => {
@@ -428,7 +463,7 @@ impl Relay {
                 core.statements().forget_unnamed();
                 if let Some(server) = &mut self.server {
                     server.was_cleaned();
-                    server.carried.wishes = std::sync::Arc::default();
+                    server.carried.wishes = Arc::default();
                 }
             }
             Pending::Deallocate(name) => {
@@ -461,7 +496,7 @@ impl Relay {
             pid = server.identity.pid, cause = cause.map(tracing::field::display), "lost a server connection");
         server.broken = true;
         core.handle.detached();
-        core.seat.pool.give_back(server);
+        self.return_server(server);
         let said = self.last_words.take().unwrap_or_else(|| {
             ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
                 .hint("Whether the statement was carried out is not known.")
@@ -521,10 +556,10 @@ impl Relay {
         }
         let idle = self.exchange.is_quiet() && !self.c.has_output() && self.s.pass == 0 && self.c.pass == 0;
         if idle && self.exchange.status == b'I' && self.s.buffer.fresh().is_empty() {
-            core.seat.pool.give_back(server);
+            self.return_server(server);
             return;
         }
-        let pool = core.seat.pool.clone();
+        let Some(pool) = self.lender.clone() else { return };
         if idle && self.s.buffer.fresh().is_empty() && tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(async move {
                 crate::server::roll_back(&mut server).await;

@@ -293,7 +293,7 @@ impl Relay {
         core.shared.stats.handover_failures.add(1);
         core.handle.detached();
         server.broken = true;
-        core.seat.pool.give_back(server);
+        self.return_server(server);
         let unread = self.s.buffer.fresh().len();
         self.s.buffer.swallow(unread);
         self.exchange.prefix = crate::context::Prefix::default();

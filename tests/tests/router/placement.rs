@@ -105,3 +105,38 @@ fn a_tenant_can_be_suspended_while_it_is_connected() {
     assert!(s.reload(|toml| toml.replace("state = \"suspended\"\n", "")));
     assert_eq!(s.login("acme").value("SELECT 1"), "1");
 }
+
+#[test]
+fn a_session_that_cannot_be_carried_is_told_that_its_tenant_moved() {
+    let mut s = Setup::new().pool("size = 4").tenant_on("mover", 0).start();
+    let ports = ports(&s);
+    let mut pinned = s.login("mover");
+    pinned.rows("CREATE TEMP TABLE kept (a int)");
+    assert_eq!(pinned.value(PORT), ports[0]);
+    assert!(
+        s.reload(|toml| toml.replace("id = \"mover\"\nshard = \"s0\"", "id = \"mover\"\nshard = \"s1\""))
+    );
+    pinned.send(&m::query("INSERT INTO kept VALUES (1)"));
+    let answer = pinned.until_ready_or_end();
+    assert!(answer.iter().any(|m| m.tag == b'E' && m.sqlstate() == "57P01"), "{answer:?}");
+    assert_eq!(s.login("mover").value(PORT), ports[1]);
+}
+
+#[test]
+fn a_session_that_waits_goes_where_its_tenant_has_moved() {
+    let mut s = Setup::new().pool("size = 1").tenant_on("mover", 0).tenant_on("stays", 0).start();
+    let ports = ports(&s);
+    let (mut holder, mut mover) = (s.login("stays"), s.login("mover"));
+    holder.rows("BEGIN");
+    mover.send(&m::query(PORT));
+    switchyard_tests::wait::until_true("the client to wait", || {
+        s.router.metrics().sum("switchyard_client_connections", &[("state", "waiting")]) >= 1.0
+    });
+    assert!(
+        s.reload(|toml| toml.replace("id = \"mover\"\nshard = \"s0\"", "id = \"mover\"\nshard = \"s1\""))
+    );
+    holder.rows("COMMIT");
+    let answer = mover.until_ready();
+    let port = answer.iter().find(|m| m.tag == b'D').expect("a row");
+    assert!(port.body.ends_with(ports[1].as_bytes()), "{answer:?}");
+}
