@@ -17,6 +17,7 @@
 
 pub mod certs;
 pub mod cluster;
+pub mod dice;
 pub mod drivers;
 pub mod faults;
 pub mod jwt;
@@ -30,6 +31,7 @@ pub mod wait;
 
 pub use certs::Certs;
 pub use cluster::Cluster;
+pub use dice::Dice;
 pub use faults::FaultProxy;
 pub use raw::{Raw, Refused, SqlError, Target};
 pub use router::Router;

@@ -12,6 +12,8 @@ pub enum Step {
     Ready(usize),
     /// Reads up to and with a message of this type.
     Tag(u8),
+    /// Reads up to the ReadyForQuery after a row whose first value is this text.
+    Row(String),
 }
 
 /// Sends bytes, then reads up to one ReadyForQuery.
@@ -34,6 +36,15 @@ pub fn play(raw: &mut Raw, script: &[Step]) -> Vec<String> {
             Step::Send(bytes) => raw.send(bytes),
             Step::Ready(n) => (0..*n).for_each(|_| keep(raw.until_ready_or_end())),
             Step::Tag(tag) => keep(raw.until_tag(*tag)),
+            Step::Row(text) => loop {
+                let messages = raw.until_ready_or_end();
+                let value = |m: &Message| m.tag == b'D' && m.values().first() == Some(&Some(text.clone()));
+                let last = messages.iter().any(value) || messages.last().is_none_or(|m| m.tag != b'Z');
+                keep(messages);
+                if last {
+                    break;
+                }
+            },
         }
     }
     seen

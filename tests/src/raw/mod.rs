@@ -120,6 +120,19 @@ impl Raw {
         }
     }
 
+    /// How long a read waits before it takes the peer for dead, where that is not the usual.
+    ///
+    /// # Panics
+    /// If the socket has no such thing.
+    pub fn patience(&mut self, time: std::time::Duration) {
+        let set = match &self.stream {
+            Stream::Tcp(s) => s.set_read_timeout(Some(time)),
+            Stream::Unix(s) => s.set_read_timeout(Some(time)),
+            Stream::Tls(s) => s.sock.set_read_timeout(Some(time)),
+        };
+        set.expect("a socket has a timeout");
+    }
+
     /// Says that nothing more will be sent.
     pub fn half_close(&mut self) {
         let _ = match &mut self.stream {

@@ -2,7 +2,7 @@
 //! change hands.
 
 use switchyard_tests::raw::messages as m;
-use switchyard_tests::{Raw, Running, Setup};
+use switchyard_tests::{Dice, Raw, Running, Setup};
 
 const NAMES: &str = "SELECT name FROM clients ORDER BY id";
 
@@ -208,18 +208,6 @@ fn a_notification_reaches_nobody_else() {
     }
 }
 
-/// A small generator of numbers, so that a failure can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % sides as u64) as usize
-    }
-}
-
 /// One random step of one session; whatever it was, the session must see its own rows only.
 fn step(s: &Running, dice: &mut Dice, tenant: &str, session: &mut Option<Raw>) {
     let raw = session.get_or_insert_with(|| s.login(tenant));
@@ -298,7 +286,7 @@ fn heavy_random_steps_of_many_tenants_over_few_connections() {
         for seed in 1..=2_u64 {
             let (s, ids) = (&s, &ids);
             scope.spawn(move || {
-                let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let mut dice = Dice::new(seed);
                 for _ in 0..1500 {
                     // One session at a time in each thread can hold a connection, and one may be
                     // pinned, so that nobody waits for what is never given back.

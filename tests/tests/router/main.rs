@@ -13,6 +13,7 @@ mod placement;
 mod pool;
 mod prepared;
 mod protocol;
+mod random;
 mod startup;
 mod tls;
 mod vanish;

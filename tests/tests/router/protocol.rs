@@ -352,6 +352,33 @@ fn flush_sync_and_the_order_of_errors() {
                 vec![Step::Send([x("SELECT 1/0"), m::query("SELECT 2"), m::sync()].concat()), Step::Ready(1)],
             ),
             (
+                "Query after a Bind of nothing",
+                vec![
+                    Step::Send([m::bind("", "nope", &[]), m::query("SELECT 2"), m::sync()].concat()),
+                    Step::Ready(1),
+                    Step::Send(m::query("SELECT 3")),
+                    Step::Ready(1),
+                ],
+            ),
+            (
+                "Query after a Parse of a name in use",
+                vec![
+                    Step::Send([m::parse("a", "SELECT 1"), m::sync()].concat()),
+                    Step::Ready(1),
+                    Step::Send([m::parse("a", "SELECT 2"), m::query("SELECT 2"), m::sync()].concat()),
+                    Step::Ready(1),
+                    Step::Send(m::query("SELECT 3")),
+                    Step::Ready(1),
+                ],
+            ),
+            (
+                "an unnamed Parse that was skipped",
+                rounds(&[
+                    [m::execute("nope", 0), m::parse("", "SELECT 1"), m::sync()].concat(),
+                    [m::bind("", "", &[]), m::execute("", 0), m::sync()].concat(),
+                ]),
+            ),
+            (
                 "a transaction over pipelined batches",
                 vec![
                     Step::Send(
