@@ -97,8 +97,10 @@ fn a_queue_can_be_seen() {
     let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
     acme.rows("BEGIN");
     globex.send(&m::query("SELECT 7"));
-    let seen = wait_for(&s, "the one in the queue", |seen| clients(seen, "waiting") == 1.0);
-    assert_eq!((clients(&seen, "idle_in_transaction"), clients(&seen, "idle")), (1.0, 0.0));
+    let seen = wait_for(&s, "the one in the queue", |seen| {
+        (clients(seen, "waiting"), clients(seen, "idle_in_transaction")) == (1.0, 1.0)
+    });
+    assert_eq!(clients(&seen, "idle"), 0.0);
     assert_eq!(seen.sum("switchyard_pool_waiting_clients", &[("shard", "s0")]), 1.0);
     assert!(seen.sum("switchyard_pool_oldest_wait_seconds", &[("shard", "s0")]) > 0.0);
     let active = [("shard", "s0"), ("state", "active")];
