@@ -4,6 +4,8 @@
 //! one before another session of the same tenant uses it), never what is safe: between tenants
 //! every connection is cleaned whatever its statements looked like.
 
+mod harmless;
+
 use std::sync::LazyLock;
 
 use memchr::memchr;
@@ -93,7 +95,10 @@ pub(crate) fn classify(sql: &[u8]) -> Effect {
         Some(b'i' | b'u' | b's' | b'w' | b'b' | b'c' | b'r' | b'd' | b'e' | b'v' | b'(' | b'm' | b't')
     ) || text.is_empty();
     if usual && is_plain_word(&text[..end]) && single(text) {
-        return suspects(text);
+        return match suspects(text) {
+            Effect::Nothing if harmless::calls_unknown(text) => Effect::Unknown,
+            effect => effect,
+        };
     }
     let mut all = Several::default();
     let mut rest = sql;
@@ -299,7 +304,10 @@ fn one(text: &[u8]) -> Effect {
                 Effect::Nothing
             }
         }
-        word if is_plain_word(word.as_bytes()) => suspects(text),
+        word if is_plain_word(word.as_bytes()) => match suspects(text) {
+            Effect::Nothing if harmless::calls_unknown(text) => Effect::Unknown,
+            effect => effect,
+        },
         // DO, CALL, EXECUTE, and what we do not know.
         _ => Effect::Unknown,
     }
@@ -483,6 +491,8 @@ mod tests {
             ("CALL f()", Effect::Unknown),
             ("SELECT ';'; SELECT $a$;$a$, E'\\';', \";\"", Effect::Nothing),
             ("SELECT nextval('s')", Effect::Nothing),
+            ("SELECT set_tenant('x')", Effect::Unknown),
+            ("SELECT 1; SELECT set_tenant('x')", Effect::Unknown),
             ("SELECT currval('s')", Effect::Unknown),
         ] {
             assert_eq!(classify(sql.as_bytes()), effect, "{sql}");

@@ -7,12 +7,14 @@
 //!
 //! * Where the connection last served somebody else, `DISCARD ALL` goes first, by the extended
 //!   protocol and without a Sync. It commits at once (`XACT_FLAGS_NEEDIMMEDIATECOMMIT`,
-//!   src/backend/tcop/postgres.c), so what follows is not part of its transaction; if it fails,
-//!   PostgreSQL skips everything up to a Sync, the client's statement included.
-//! * A context that is only variables follows as fast-path calls of `set_config`. If one of them
-//!   fails, the statement runs on a cleaned connection, which belongs to no tenant.
-//! * A context with a role or a search path follows as `BEGIN`, `set_config`.., `COMMIT` by the
-//!   extended protocol, again without a Sync: if any part fails, the client's statement is skipped.
+//!   src/backend/tcop/postgres.c), so what follows is not part of its transaction.
+//! * The context follows as `BEGIN`, one `SELECT set_config(..)` for all of it, `COMMIT`, again by the
+//!   extended protocol and without a Sync. It is committed before the client's statement begins, so
+//!   that an error there does not revert it, and `VACUUM` and its like still run.
+//! * If any part fails, PostgreSQL skips everything up to a Sync, the client's statement included.
+//!   Then nothing has run, and the relay tries another connection.
+//!
+//! There is no ReadyForQuery in it, so the replies arrive together with the client's own.
 //!
 //! `docs/decisions/0002-context-handover.md` has the experiment.
 
@@ -22,6 +24,7 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use switchyard_config::TenantId;
 use switchyard_config::topology::ContextTemplate;
 use switchyard_wire::build::{self, BuildError};
@@ -229,9 +232,6 @@ pub(crate) fn handover(
     let mut prefix = Prefix::default();
     let foreign = carried.context != 0 && carried.context != context.id;
     if foreign || (carried.dirty && !own) {
-        // First and by itself: a short statement_timeout left behind would stop DISCARD ALL.
-        set_config(out, "statement_timeout", Some("0"))?;
-        prefix.readies += 1;
         extended(out, b"DISCARD ALL", &[])?;
         prefix.commands += 1;
         set_context(out, &mut prefix, context, wishes)?;
@@ -265,38 +265,41 @@ fn set_context(
     context: &TenantContext,
     wishes: &Wishes,
 ) -> Result<(), BuildError> {
-    let strict = context.role.is_some() || context.search_path.is_some();
-    if !strict {
-        for (name, wish) in &wishes.values {
-            set_wish(out, prefix, name, wish)?;
-        }
-        // Last, so that no wish can override the tenant.
-        for (name, value) in &context.variables {
-            set_config(out, name, Some(value))?;
-            prefix.readies += 1;
-        }
-        return Ok(());
-    }
+    let mut settings: SmallVec<[(&str, &str); 8]> = SmallVec::new();
     extended(out, b"BEGIN", &[])?;
     for (name, wish) in &wishes.values {
         match wish {
-            Wish::Value(value) => extended_set(out, name, value)?,
-            Wish::Statement(sql) => extended(out, sql.as_bytes(), &[])?,
+            Wish::Value(value) => settings.push((name, value)),
+            Wish::Statement(sql) => {
+                extended(out, sql.as_bytes(), &[])?;
+                prefix.commands += 1;
+            }
         }
     }
-    for (name, value) in &context.variables {
-        extended_set(out, name, value)?;
-    }
+    // The context last, so that no wish can override the tenant.
+    settings.extend(context.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     if let Some(path) = context.search_path.as_ref().filter(|_| !wishes.values.contains_key("search_path")) {
-        extended_set(out, "search_path", path)?;
-        prefix.commands += 1;
+        settings.push(("search_path", path));
     }
     if let Some(role) = &context.role {
-        extended_set(out, "role", role)?;
+        settings.push(("role", role));
+    }
+    if !settings.is_empty() {
+        let mut sql = Vec::with_capacity(64);
+        let mut values: SmallVec<[&[u8]; 16]> = SmallVec::new();
+        for (n, (name, value)) in settings.iter().enumerate() {
+            sql.extend_from_slice(if n == 0 { b"SELECT " } else { b", " });
+            let (name_at, value_at) = (2 * n + 1, 2 * n + 2);
+            sql.extend_from_slice(
+                format!("pg_catalog.set_config(${name_at}, ${value_at}, false)").as_bytes(),
+            );
+            values.extend([name.as_bytes(), value.as_bytes()]);
+        }
+        extended(out, &sql, &values)?;
         prefix.commands += 1;
     }
     extended(out, b"COMMIT", &[])?;
-    prefix.commands += (wishes.values.len() + context.variables.len() + 2) as u16;
+    prefix.commands += 2;
     Ok(())
 }
 
@@ -316,11 +319,6 @@ fn extended(out: &mut Vec<u8>, sql: &[u8], params: &[&[u8]]) -> Result<(), Build
     build::parse(out, b"", sql, &[0, 0])?;
     build::bind_text(out, b"", b"", params)?;
     build::execute(out, b"", 0)
-}
-
-fn extended_set(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), BuildError> {
-    let sql = b"SELECT pg_catalog.set_config($1, $2, false)";
-    extended(out, sql, &[name.as_bytes(), value.as_bytes()])
 }
 
 /// A fast-path call of `set_config(name, value, false)`: a transaction of its own, without
@@ -385,15 +383,15 @@ mod tests {
         };
         assert_eq!(go(&carried(a.id, false, 1), 2, &a, &none), (Handover::Nothing, 0, 0));
         assert_eq!(go(&carried(a.id, true, 2), 2, &a, &none), (Handover::Nothing, 0, 0));
-        assert_eq!(go(&carried(a.id, true, 1), 2, &a, &none), (Handover::Clean, 1, 2));
-        assert_eq!(go(&carried(0, false, 0), 2, &a, &none), (Handover::Context, 0, 1));
-        assert_eq!(go(&carried(a.id + 7, false, 2), 2, &a, &none), (Handover::Clean, 1, 2));
+        assert_eq!(go(&carried(a.id, true, 1), 2, &a, &none), (Handover::Clean, 4, 0));
+        assert_eq!(go(&carried(0, false, 0), 2, &a, &none), (Handover::Context, 3, 0));
+        assert_eq!(go(&carried(a.id + 7, false, 2), 2, &a, &none), (Handover::Clean, 4, 0));
         let wish = |v: &str| Wish::Value(v.to_owned());
         let wishes = interner.wishes([("work_mem".to_owned(), wish("1MB"))].into());
         assert_eq!(go(&carried(a.id, false, 1), 2, &a, &wishes), (Handover::Wishes, 0, 1));
         let strict =
             interner.context(&template(Some("t_{tenant}")), &TenantId::new("a").unwrap(), "u", route());
-        assert_eq!(go(&carried(a.id, false, 1), 2, &strict, &wishes), (Handover::Clean, 1 + 5, 1));
+        assert_eq!(go(&carried(a.id, false, 1), 2, &strict, &wishes), (Handover::Clean, 4, 0));
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub(crate) enum Owed {
     Sync,
     /// No reply: the client has ended a COPY here.
     CopyEnd,
+    /// BindComplete.
+    Bind,
+    /// RowDescription or NoData.
+    Describe,
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
     /// ParseComplete for a statement without a name.
     ParseUnnamed,
     /// ParseComplete for a named statement that was sent on.
@@ -51,6 +57,20 @@ pub(crate) enum Owed {
 impl Owed {
     fn brings_ready(&self) -> bool {
         matches!(self, Self::Query | Self::Call | Self::Sync)
+    }
+
+    /// What is to be undone if it never comes.
+    fn undo(self) -> Option<Undo> {
+        match self {
+            Self::Parse(name, statement) => Some(Undo::Parsed(name, statement)),
+            Self::ParseAsClose(name) => Some(Undo::Named(name)),
+            Self::Inject(Some(statement)) => Some(Undo::Injected(statement)),
+            Self::Inject(None) | Self::ParseUnnamed => Some(Undo::Unnamed),
+            Self::CloseStatement { name, statement, on_server } => {
+                Some(Undo::Closed(name, statement, on_server))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -203,16 +223,13 @@ impl Exchange {
         self.boundary = true;
     }
 
-    /// Bind, Describe, Execute or Flush was sent.
+    /// A message of the extended protocol was sent, whose reply is `owed`.
     #[inline]
-    pub(crate) fn sent_extended(&mut self) {
-        if !self.copy_in {
-            self.open = true;
+    pub(crate) fn sent_extended(&mut self, owed: Owed) {
+        if self.copy_in {
+            // The server takes it for a reason to fail the COPY, and skips what follows.
+            return;
         }
-    }
-
-    /// Parse or Close was sent, whose reply is `owed`.
-    pub(crate) fn sent_tracked(&mut self, owed: Owed) {
         self.open = true;
         if !self.skipping {
             self.owed.push_back(owed);
@@ -274,6 +291,42 @@ impl Exchange {
         }
     }
 
+    /// BindComplete arrived.
+    #[inline]
+    pub(crate) fn got_bind_complete(&mut self) -> Result<(), Desync> {
+        self.skip_copy_ends();
+        match self.owed.pop_front() {
+            Some(Owed::Bind) => Ok(()),
+            _ => Err(Desync),
+        }
+    }
+
+    /// RowDescription or NoData arrived: for a Describe, or within a Query.
+    #[inline]
+    pub(crate) fn got_description(&mut self) -> Result<(), Desync> {
+        self.skip_copy_ends();
+        match self.owed.front() {
+            Some(Owed::Describe) => drop(self.owed.pop_front()),
+            Some(Owed::Query) => {}
+            _ => return Err(Desync),
+        }
+        Ok(())
+    }
+
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended arrived.
+    #[inline]
+    pub(crate) fn got_completion(&mut self) -> Result<(), Desync> {
+        self.skip_copy_ends();
+        match self.owed.front() {
+            Some(Owed::Execute) => drop(self.owed.pop_front()),
+            Some(Owed::Query) => {}
+            // Replication says it once more when the stream has ended.
+            _ if self.copy_both => {}
+            _ => return Err(Desync),
+        }
+        Ok(())
+    }
+
     fn skip_copy_ends(&mut self) {
         while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
             self.owed.pop_front();
@@ -302,30 +355,32 @@ impl Exchange {
                 }
             }
             match self.owed.pop_front() {
-                Some(Owed::Parse(name, statement)) => undo.push(Undo::Parsed(name, statement)),
-                Some(Owed::ParseAsClose(name)) => undo.push(Undo::Named(name)),
                 Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
-                Some(Owed::Inject(Some(statement))) => undo.push(Undo::Injected(statement)),
-                Some(Owed::Inject(None) | Owed::ParseUnnamed) => undo.push(Undo::Unnamed),
-                Some(Owed::CloseStatement { name, statement, on_server }) => {
-                    undo.push(Undo::Closed(name, statement, on_server));
-                }
-                _ => {}
+                Some(owed) => undo.extend(owed.undo()),
+                None => {}
             }
             first = false;
         }
     }
 
+    /// The server has run nothing of what it was sent, and will not. All of it is undone.
+    pub(crate) fn undo_all(&mut self, undo: &mut Vec<Undo>) {
+        while let Some(owed) = self.owed.pop_front() {
+            undo.extend(owed.undo());
+        }
+        self.reset();
+    }
+
     /// CopyInResponse arrived: Syncs that the client has sent in front of its end are not read.
     pub(crate) fn got_copy_in(&mut self) {
-        if matches!(self.owed.front(), Some(Owed::Query)) {
-            let mut rest = self.owed.split_off(1);
-            self.copy_in = !drop_to_copy_end(&mut rest);
-            self.owed.append(&mut rest);
-        } else {
-            self.copy_in = !drop_to_copy_end(&mut self.owed);
-            self.open = self.owed.is_empty() || self.open;
+        let mut rest = self.owed.split_off(1.min(self.owed.len()));
+        self.copy_in = !drop_to_copy_end(&mut rest);
+        let by_query = matches!(self.owed.front(), Some(Owed::Query));
+        if !by_query && !rest.iter().any(|owed| matches!(owed, Owed::Sync)) {
+            // The Sync that counts is still to come.
+            self.open = true;
         }
+        self.owed.append(&mut rest);
     }
 
     /// CopyBothResponse arrived: replication; the connection is the client's from here on.
@@ -378,9 +433,10 @@ mod tests {
     #[test]
     fn extended_messages_without_sync_keep_it_open() {
         let mut x = exchange();
-        x.sent_tracked(Owed::ParseUnnamed);
-        x.sent_extended();
+        x.sent_extended(Owed::ParseUnnamed);
+        x.sent_extended(Owed::Bind);
         assert!(x.got_parse_complete().unwrap());
+        x.got_bind_complete().unwrap();
         assert!(!x.is_over());
         x.sent_sync();
         x.got_ready(b'I').unwrap();
@@ -391,9 +447,10 @@ mod tests {
     fn a_query_ends_an_extended_group_that_has_no_sync() {
         // asyncpg: Parse, Describe, Flush; later a Query.
         let mut x = exchange();
-        x.sent_tracked(Owed::ParseUnnamed);
-        x.sent_extended();
+        x.sent_extended(Owed::ParseUnnamed);
+        x.sent_extended(Owed::Describe);
         x.got_parse_complete().unwrap();
+        x.got_description().unwrap();
         assert!(!x.is_over());
         x.sent_query();
         x.got_ready(b'I').unwrap();
@@ -405,9 +462,9 @@ mod tests {
         let statements = crate::statements::StatementInterner::default();
         let s = statements.get(b"x", &[0, 0]);
         let mut x = exchange();
-        x.sent_tracked(Owed::Parse((*b"a").into(), s.clone()));
+        x.sent_extended(Owed::Parse((*b"a").into(), s.clone()));
         x.sent_sync();
-        x.sent_tracked(Owed::Parse((*b"b").into(), s));
+        x.sent_extended(Owed::Parse((*b"b").into(), s));
         x.sent_sync();
         let mut undo = Vec::new();
         assert_eq!(x.got_error(&mut undo), ErrorIs::Plain);
@@ -421,11 +478,11 @@ mod tests {
     #[test]
     fn after_an_error_without_sync_everything_is_skipped() {
         let mut x = exchange();
-        x.sent_extended();
+        x.sent_extended(Owed::Bind);
         let mut undo = Vec::new();
         x.got_error(&mut undo);
         assert!(x.is_skipping());
-        x.sent_tracked(Owed::ParseUnnamed);
+        x.sent_extended(Owed::ParseUnnamed);
         x.sent_query();
         assert_eq!(x.readies_owed(), 0);
         x.sent_sync();
@@ -438,8 +495,8 @@ mod tests {
         // Sync sent together with Execute, then data, CopyDone and a second Sync.
         for copy_response_late in [false, true] {
             let mut x = exchange();
-            x.sent_tracked(Owed::ParseUnnamed);
-            x.sent_extended();
+            x.sent_extended(Owed::ParseUnnamed);
+            x.sent_extended(Owed::Execute);
             x.sent_sync();
             x.got_parse_complete().unwrap();
             if !copy_response_late {
@@ -451,9 +508,23 @@ mod tests {
             if copy_response_late {
                 x.got_copy_in();
             }
+            x.got_completion().unwrap();
             x.got_ready(b'I').unwrap();
             assert!(x.is_over(), "late: {copy_response_late}");
         }
+    }
+
+    #[test]
+    fn a_query_behind_an_error_is_skipped_with_the_rest() {
+        // Describe of a portal that is not there, Query, Parse, Sync.
+        let mut x = exchange();
+        x.sent_extended(Owed::Describe);
+        x.sent_query();
+        x.sent_extended(Owed::ParseUnnamed);
+        x.sent_sync();
+        x.got_error(&mut Vec::new());
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
     }
 
     #[test]
@@ -472,7 +543,7 @@ mod tests {
     fn nothing_passes_a_pending_prefix_but_one_group() {
         let mut x = Exchange::new();
         x.begin(Prefix { commands: 1, readies: 1 });
-        x.sent_extended();
+        x.sent_extended(Owed::Bind);
         assert!(!x.must_wait());
         x.sent_sync();
         assert!(x.must_wait());

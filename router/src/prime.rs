@@ -23,6 +23,17 @@ type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
 /// Longest `application_name`, in bytes. // NAMEDATALEN - 1, src/include/pg_config_manual.h
 const NAME_BYTES: usize = 63;
 
+/// Connections that are tried before a login fails.
+const ATTEMPTS: usize = 3;
+
+/// Why wishes could not be tried out.
+enum Failed {
+    /// The shard does not grant them.
+    Refused(ErrorResponse),
+    /// The connection was lost.
+    Lost,
+}
+
 /// What is reported to one session: the shard's own parameters, some of them replaced.
 pub(crate) struct Reported {
     base: Arc<Parameters>,
@@ -66,22 +77,29 @@ pub(crate) async fn parameters(
         };
         return Ok(Reported { base, instead: name.into_iter().collect() });
     }
-    if wishes.reported.get().is_none() {
+    for _ in 0..ATTEMPTS {
+        if wishes.reported.get().is_some() {
+            break;
+        }
         let mut server = borrow(seat, wishes, worker).await?;
         // Somebody else may have been faster.
         if wishes.reported.get().is_none() {
             let limit = Duration::from_secs(10);
-            let tried = tokio::time::timeout(limit, try_out(&mut server, seat, wishes)).await;
-            match tried.unwrap_or_else(|_| Err(unavailable())) {
-                Ok(reported) => drop(wishes.reported.set(reported)),
-                Err(error) => {
+            match tokio::time::timeout(limit, try_out(&mut server, seat, wishes)).await {
+                Ok(Ok(reported)) => drop(wishes.reported.set(reported)),
+                Ok(Err(Failed::Refused(error))) => {
                     server.broken = true;
                     seat.pool.give_back(server);
                     return Err(error);
                 }
+                // It was about to end. Nothing of the client has run on it.
+                Ok(Err(Failed::Lost)) | Err(_) => server.broken = true,
             }
         }
         seat.pool.give_back(server);
+    }
+    if wishes.reported.get().is_none() {
+        return Err(unavailable());
     }
     Ok(Reported { base, instead: wishes.reported.get().cloned().unwrap_or_default() })
 }
@@ -163,17 +181,19 @@ async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Serve
 }
 
 /// Sets the wishes on a clean connection and listens to what the shard reports.
-async fn try_out(
-    server: &mut Server,
-    seat: &Seat,
-    wishes: &Arc<Wishes>,
-) -> Result<Parameters, ErrorResponse> {
+async fn try_out(server: &mut Server, seat: &Seat, wishes: &Arc<Wishes>) -> Result<Parameters, Failed> {
     // Parameters are reported when they change: begin from where nothing is set.
     server.carried.dirty |= server.carried.context != 0;
     server.carried.session = 0;
     let mut out = Vec::new();
     let (kind, mut prefix) = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes)
-        .map_err(|_| ErrorResponse::fatal(sqlstate::INVALID_PARAMETER_VALUE, "invalid startup parameter"))?;
+        .map_err(|_| {
+            let text = "invalid startup parameter";
+            Failed::Refused(ErrorResponse::fatal(sqlstate::INVALID_PARAMETER_VALUE, text))
+        })?;
+    // Without it the shard would keep its replies to itself.
+    build::sync(&mut out);
+    prefix.readies += 1;
     if kind == context::Handover::Clean {
         server.was_cleaned();
     }
@@ -181,7 +201,8 @@ async fn try_out(
     server.carried.wishes = wishes.clone();
     server.carried.lost = false;
     server.carried.dirty = false;
-    server.stream.write_all(&out).await.map_err(|_| unavailable())?;
+    server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
+    server.stream.write_all(&out).await.map_err(|_| Failed::Lost)?;
     let mut reported = Parameters::new();
     let mut held = Vec::new();
     while prefix.is_pending() {
@@ -191,13 +212,13 @@ async fn try_out(
             other => other,
         })
         .await
-        .map_err(|_| unavailable())?;
+        .map_err(|_| Failed::Lost)?;
         held.extend_from_slice(&chunk[..n]);
         if held.len() > 1 << 20 {
-            return Err(unavailable());
+            return Err(Failed::Lost);
         }
         let mut at = 0;
-        while let Some(header) = frame::header(&held[at..]).map_err(|_| unavailable())? {
+        while let Some(header) = frame::header(&held[at..]).map_err(|_| Failed::Lost)? {
             if at + header.len > held.len() {
                 break;
             }
@@ -217,18 +238,21 @@ async fn try_out(
         }
         held.drain(..at);
     }
-    if held.is_empty() { Ok(reported) } else { Err(unavailable()) }
+    if held.is_empty() { Ok(reported) } else { Err(Failed::Lost) }
 }
 
 /// The shard's error as it would stand at the end of a login.
-fn refusal(body: &[u8]) -> ErrorResponse {
-    let Ok(fields) = message::ErrorFields::parse(body) else { return unavailable() };
+fn refusal(body: &[u8]) -> Failed {
+    let Ok(fields) = message::ErrorFields::parse(body) else { return Failed::Lost };
+    if fields.severity() != Some(b"ERROR") {
+        return Failed::Lost;
+    }
     let text = |f: Option<&[u8]>| f.map(|t| String::from_utf8_lossy(t).into_owned());
     let code = fields.code().and_then(|c| <[u8; 5]>::try_from(c).ok()).unwrap_or(*b"XX000");
     let mut error = ErrorResponse::fatal(SqlState(code), text(fields.message()).unwrap_or_default());
     error.detail = text(fields.detail());
     error.hint = text(fields.hint());
-    error
+    Failed::Refused(error)
 }
 
 #[cfg(test)]

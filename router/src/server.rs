@@ -61,6 +61,10 @@ impl ServerIdentity {
     }
 }
 
+/// In [`Server::unnamed_of`]: there may be an unnamed statement, and no session may find it. It is
+/// the router's own, or one of which nobody knows whether it was made.
+pub(crate) const UNNAMED_OF_NOBODY: u64 = u64::MAX;
+
 /// A connection to a shard. It is lent to one session at a time, and comes back to the pool only
 /// through [`crate::pool::Pool::give_back`], which decides whether it may be used again.
 pub(crate) struct Server {
@@ -69,7 +73,7 @@ pub(crate) struct Server {
     pub(crate) route: Route,
     pub(crate) carried: Carried,
     pub(crate) statements: ServerStatements,
-    /// Session whose unnamed statement it has; 0 if nobody's.
+    /// Session whose unnamed statement it has, or that has found none; else [`UNNAMED_OF_NOBODY`].
     pub(crate) unnamed_of: u64,
     /// Worker thread whose runtime watches the socket.
     pub(crate) home: usize,
@@ -87,7 +91,7 @@ impl Server {
     /// What it is left with after a reset: a clean connection, its statements gone.
     pub(crate) fn was_cleaned(&mut self) {
         self.statements.clear();
-        self.unnamed_of = 0;
+        self.unnamed_of = UNNAMED_OF_NOBODY;
         self.carried.dirty = false;
     }
 

@@ -147,7 +147,7 @@ impl Target {
             route: self.route.clone(),
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },
             statements: ServerStatements::new(self.shard.pool.statements),
-            unnamed_of: 0,
+            unnamed_of: super::UNNAMED_OF_NOBODY,
             home: self.home,
             idle_since: None,
             expires: Instant::now() + lifetime,

@@ -11,6 +11,7 @@ use super::relay::{Pending, Relay};
 use super::{Core, End};
 use crate::classify::{Effect, Pin, classify};
 use crate::exchange::Owed;
+use crate::server::UNNAMED_OF_NOBODY;
 use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement};
 
 /// What stopped the look at the client's messages.
@@ -71,6 +72,7 @@ impl Relay {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(End::ClientGone),
                 Poll::Ready(Ok(n)) => {
                     self.c.buffer.filled(n);
+                    self.note_for_replay(n);
                     core.account.bytes_in.add(n as u64);
                     moved = true;
                 }
@@ -158,13 +160,10 @@ impl Relay {
             }
             frontend::EXECUTE => {
                 core.account.statements.add(1);
-                self.exchange.sent_extended();
+                self.exchange.sent_extended(Owed::Execute);
                 self.c.forward(len);
             }
-            frontend::FLUSH => {
-                self.exchange.sent_extended();
-                self.c.forward(len);
-            }
+            frontend::FLUSH => self.c.forward(len),
             frontend::PARSE => return self.client_parse(core, len),
             frontend::BIND => return self.client_bind(core, len),
             frontend::DESCRIBE => return self.client_describe(core, len),
@@ -217,7 +216,8 @@ impl Relay {
             statements.forget_unnamed();
         }
         if let Some(server) = &mut self.server {
-            server.unnamed_of = 0;
+            // Gone, unless the server skips this Query.
+            server.unnamed_of = UNNAMED_OF_NOBODY;
         }
         match instead {
             Some(sql) => {
@@ -312,7 +312,7 @@ impl Relay {
         if len > max && self.c.buffer.fresh().get(frame::HEADER) == Some(&0) {
             // Too large to be kept, and without a name: it passes, and is good for this exchange.
             core.statements().forget_unnamed();
-            self.exchange.sent_tracked(Owed::ParseUnnamed);
+            self.exchange.sent_extended(Owed::ParseUnnamed);
             self.c.forward(len);
             return Ok(true);
         }
@@ -343,7 +343,7 @@ impl Relay {
             } else {
                 self.c.forward(len);
             }
-            self.exchange.sent_tracked(Owed::ParseUnnamed);
+            self.exchange.sent_extended(Owed::ParseUnnamed);
             return Ok(true);
         }
         self.c.discard(len);
@@ -351,7 +351,7 @@ impl Relay {
             // PostgreSQL must be the one to refuse it: the text may be at fault as well.
             self.ensure_statement(core, &existing)?;
             built(build::parse(self.c.own(), &existing.name, parse.sql, parse.types))?;
-            self.exchange.sent_tracked(Owed::ParseDuplicate(parse.name.into()));
+            self.exchange.sent_extended(Owed::ParseDuplicate(parse.name.into()));
             return Ok(true);
         }
         let limit = core.shared.settings().limits.statements_per_client;
@@ -365,12 +365,12 @@ impl Relay {
         let Some(server) = &mut self.server else { return Ok(true) };
         if self.exchange.status != b'E' && server.statements.touch(statement.id) {
             built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
-            self.exchange.sent_tracked(Owed::ParseAsClose(parse.name.into()));
+            self.exchange.sent_extended(Owed::ParseAsClose(parse.name.into()));
             core.shared.stats.statement_reuses.add(1);
         } else {
             self.make_room_for(core, &statement)?;
             built(build::parse(self.c.own(), &statement.name, parse.sql, parse.types))?;
-            self.exchange.sent_tracked(Owed::Parse(parse.name.into(), statement.clone()));
+            self.exchange.sent_extended(Owed::Parse(parse.name.into(), statement.clone()));
             core.shared.stats.statement_parses.add(1);
         }
         core.statements().insert(parse.name, statement);
@@ -382,7 +382,7 @@ impl Relay {
         let Some(server) = &mut self.server else { return Ok(()) };
         if let Some(evicted) = server.statements.insert(statement) {
             built(build::close(self.c.own(), b'S', &evicted.name))?;
-            self.exchange.sent_tracked(Owed::Evict);
+            self.exchange.sent_extended(Owed::Evict);
             core.shared.stats.statement_evictions.add(1);
         }
         Ok(())
@@ -396,7 +396,7 @@ impl Relay {
         }
         self.make_room_for(core, statement)?;
         built(build::parse(self.c.own(), &statement.name, statement.sql(), statement.types()))?;
-        self.exchange.sent_tracked(Owed::Inject(Some(statement.clone())));
+        self.exchange.sent_extended(Owed::Inject(Some(statement.clone())));
         core.shared.stats.statement_parses.add(1);
         Ok(())
     }
@@ -409,13 +409,13 @@ impl Relay {
         }
         if let Some((sql, types)) = core.statements.as_ref().and_then(|s| s.unnamed()) {
             built(build::parse(self.c.own(), b"", sql, types))?;
-            self.exchange.sent_tracked(Owed::Inject(None));
+            self.exchange.sent_extended(Owed::Inject(None));
             server.unnamed_of = core.id;
-        } else if server.unnamed_of != 0 {
-            // Another session's: it must not be found by this one.
+        } else {
+            // Another session's, or the router's own, or none: none is what the client must find.
             built(build::close(self.c.own(), b'S', b""))?;
-            self.exchange.sent_tracked(Owed::Evict);
-            server.unnamed_of = 0;
+            self.exchange.sent_extended(Owed::Evict);
+            server.unnamed_of = core.id;
         }
         Ok(())
     }
@@ -437,7 +437,7 @@ impl Relay {
         }
         if names.statement.is_empty() {
             self.ensure_unnamed(core)?;
-            self.exchange.sent_extended();
+            self.exchange.sent_extended(Owed::Bind);
             self.c.forward(len);
             return Ok(true);
         }
@@ -445,7 +445,7 @@ impl Relay {
         let unknown_of_ours = known.is_none() && names.statement.starts_with(NAME_PREFIX);
         if known.is_none() && !unknown_of_ours {
             // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
-            self.exchange.sent_extended();
+            self.exchange.sent_extended(Owed::Bind);
             self.c.forward(len);
             return Ok(true);
         }
@@ -468,7 +468,7 @@ impl Relay {
         out.push(0);
         out.extend_from_slice(server_name);
         out.push(0);
-        self.exchange.sent_extended();
+        self.exchange.sent_extended(Owed::Bind);
         self.c.forward(len - rest);
         Ok(true)
     }
@@ -495,7 +495,7 @@ impl Relay {
         let body = &self.c.buffer.fresh()[frame::HEADER..len];
         let target = message::describe(body).map_err(|_| violation("invalid message format".to_owned()))?;
         if self.exchange.is_skipping() || target.kind != b'S' {
-            self.exchange.sent_extended();
+            self.exchange.sent_extended(Owed::Describe);
             self.c.forward(len);
             return Ok(true);
         }
@@ -505,10 +505,10 @@ impl Relay {
         } else if let Some(server_name) = self.server_name_of(core, name)? {
             self.c.discard(len);
             built(build::describe(self.c.own(), b'S', &server_name))?;
-            self.exchange.sent_extended();
+            self.exchange.sent_extended(Owed::Describe);
             return Ok(true);
         }
-        self.exchange.sent_extended();
+        self.exchange.sent_extended(Owed::Describe);
         self.c.forward(len);
         Ok(true)
     }
@@ -525,13 +525,13 @@ impl Relay {
         }
         let (kind, name) = (target.kind, target.name.to_vec());
         if kind != b'S' {
-            self.exchange.sent_tracked(Owed::Close);
+            self.exchange.sent_extended(Owed::Close);
             self.c.forward(len);
             return Ok(true);
         }
         if name.is_empty() {
             core.statements().forget_unnamed();
-            self.exchange.sent_tracked(Owed::Close);
+            self.exchange.sent_extended(Owed::Close);
             self.c.forward(len);
             return Ok(true);
         }
@@ -542,16 +542,18 @@ impl Relay {
             } else {
                 self.c.forward(len);
             }
-            self.exchange.sent_tracked(Owed::Close);
+            self.exchange.sent_extended(Owed::Close);
             return Ok(true);
         };
+        // If the server skips it after an error, the client still has it: what follows must wait.
+        self.stall = true;
         // Closed on the server as well: drivers do this to have a statement prepared anew after its
         // tables have changed.
         self.c.discard(len);
         let on_server = self.server.as_mut().is_some_and(|server| server.statements.remove(statement.id));
         let there: &[u8] = if on_server { &statement.name } else { NO_STATEMENT };
         built(build::close(self.c.own(), b'S', there))?;
-        self.exchange.sent_tracked(Owed::CloseStatement { name: name.into(), statement, on_server });
+        self.exchange.sent_extended(Owed::CloseStatement { name: name.into(), statement, on_server });
         Ok(true)
     }
 

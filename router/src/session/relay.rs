@@ -32,6 +32,12 @@ use crate::server::Server;
 /// Relays that a thread keeps for reuse; more are freed.
 const STOCK_MAX: usize = 64;
 
+/// Most bytes of a client that are kept to be sent again on another connection.
+const REPLAY_BYTES: usize = 16 * 1024;
+
+/// Connections that are tried for one statement before it fails.
+const ATTEMPTS: u8 = 3;
+
 thread_local! {
     // Boxed, so that taking one out does not move it.
     #[allow(clippy::vec_box)]
@@ -90,6 +96,12 @@ pub(super) struct Relay {
     pub(super) fresh_pin: bool,
     /// The last statement that completed was a ROLLBACK.
     pub(super) rolled_back: bool,
+    /// What the client has sent since the connection was borrowed, while it can be taken back: until
+    /// the replies to the router's own messages are in.
+    replay: Vec<u8>,
+    can_replay: bool,
+    /// Connections tried for the current statement.
+    attempts: u8,
     /// What the client sends passes for skipped after an error, up to its next Sync.
     pub(super) skip_to_sync: bool,
 }
@@ -114,6 +126,9 @@ impl Relay {
                 fresh_pin: false,
                 rolled_back: false,
                 skip_to_sync: false,
+                replay: Vec::new(),
+                can_replay: false,
+                attempts: 0,
             })
         });
         relay.c.buffer = bytes;
@@ -136,6 +151,8 @@ impl Relay {
         self.fresh_pin = false;
         self.rolled_back = false;
         self.skip_to_sync = false;
+        self.can_replay = false;
+        self.attempts = 0;
         let _ = STOCK.try_with(|stock| {
             let mut stock = stock.borrow_mut();
             if stock.len() < STOCK_MAX {
@@ -301,7 +318,66 @@ impl Relay {
         core.handle.attached(&server.identity);
         self.server = Some(server);
         self.began = Some(Instant::now());
-        self.make_ready(core)
+        self.make_ready(core)?;
+        self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
+        if self.can_replay {
+            self.replay.clear();
+            let fresh = self.c.buffer.fresh();
+            self.can_replay = fresh.len() <= REPLAY_BYTES;
+            if self.can_replay {
+                self.replay.extend_from_slice(fresh);
+            }
+        }
+        Ok(())
+    }
+
+    /// The client has sent `bytes` more.
+    #[inline]
+    pub(super) fn note_for_replay(&mut self, len: usize) {
+        if !self.can_replay {
+            return;
+        }
+        let fresh = self.c.buffer.fresh();
+        if self.replay.len() + len > REPLAY_BYTES {
+            self.can_replay = false;
+        } else {
+            self.replay.extend_from_slice(&fresh[fresh.len() - len..]);
+        }
+    }
+
+    /// The connection has become the tenant's: from here on nothing is taken back.
+    pub(super) fn is_settled(&mut self) {
+        self.can_replay = false;
+        self.attempts = 0;
+    }
+
+    /// Begins again with what the client has sent, on another connection. False if that cannot be.
+    /// Only for a connection on which none of it has run.
+    pub(super) fn begin_anew(&mut self, core: &mut Core) -> Result<bool, End> {
+        if !self.can_replay || self.attempts >= ATTEMPTS {
+            return Ok(false);
+        }
+        self.attempts += 1;
+        self.can_replay = false;
+        let mut undo = std::mem::take(&mut self.undo);
+        self.exchange.undo_all(&mut undo);
+        for what in undo.drain(..) {
+            // The unnamed statement is as it was, or is prepared once more.
+            if !matches!(what, Undo::Unnamed) {
+                self.undo_one(core, what);
+            }
+        }
+        self.undo = undo;
+        self.c.clear();
+        self.c.buffer = Buffer::holding(&self.replay);
+        self.pending = None;
+        self.stall = false;
+        self.began = None;
+        if std::mem::take(&mut self.fresh_pin) {
+            core.pin = None;
+        }
+        self.borrow_server(core)?;
+        Ok(true)
     }
 
     /// Sees to it that the server connection carries the session's context and wishes before its
@@ -319,6 +395,7 @@ impl Relay {
         match kind {
             Handover::Nothing | Handover::Wishes => {}
             Handover::Context => {
+                server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
                 core.seat.pool.counters.contexts.fetch_add(1, Ordering::Relaxed);
             }
             Handover::Clean => {

@@ -108,23 +108,36 @@ impl Relay {
     /// A message that is not a row. False if more of it is needed.
     fn server_frame(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
         match header.tag {
-            backend::COMMAND_COMPLETE
-            | backend::ROW_DESCRIPTION
-            | backend::BIND_COMPLETE
-            | backend::PARAMETER_DESCRIPTION
-            | backend::NO_DATA
-            | backend::PORTAL_SUSPENDED
-            | backend::EMPTY_QUERY
+            backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
+                if self.exchange.got_completion().is_err() {
+                    return Ok(Err(Desync));
+                }
+                if self.fresh_pin && header.tag == backend::COMMAND_COMPLETE {
+                    let fresh = self.s.buffer.fresh();
+                    let tag = &fresh[frame::HEADER.min(fresh.len())..];
+                    self.fresh_pin &= !tag.starts_with(b"COMMIT");
+                    self.rolled_back = tag.starts_with(b"ROLLBACK");
+                }
+                self.s.forward(header.len);
+            }
+            backend::ROW_DESCRIPTION | backend::NO_DATA => {
+                if self.exchange.got_description().is_err() {
+                    return Ok(Err(Desync));
+                }
+                self.s.forward(header.len);
+            }
+            backend::BIND_COMPLETE => {
+                if self.exchange.got_bind_complete().is_err() {
+                    return Ok(Err(Desync));
+                }
+                self.s.forward(header.len);
+            }
+            backend::PARAMETER_DESCRIPTION
             | backend::FUNCTION_RESULT
             | backend::COPY_OUT
             | backend::COPY_DONE => {
                 if self.exchange.is_quiet() {
                     return Ok(Err(Desync));
-                }
-                if self.fresh_pin && header.tag == backend::COMMAND_COMPLETE {
-                    let tag = &self.s.buffer.fresh()[frame::HEADER.min(self.s.buffer.fresh().len())..];
-                    self.fresh_pin &= !tag.starts_with(b"COMMIT");
-                    self.rolled_back = tag.starts_with(b"ROLLBACK");
                 }
                 self.s.forward(header.len);
             }
@@ -215,7 +228,7 @@ impl Relay {
         Ok(Ok(true))
     }
 
-    fn undo_one(&mut self, core: &mut Core, undo: Undo) {
+    pub(super) fn undo_one(&mut self, core: &mut Core, undo: Undo) {
         let server = self.server.as_mut();
         match undo {
             Undo::Parsed(name, statement) => {
@@ -243,7 +256,7 @@ impl Relay {
             Undo::Unnamed => {
                 core.statements().forget_unnamed();
                 if let Some(server) = server {
-                    server.unnamed_of = 0;
+                    server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
                 }
             }
         }
@@ -272,23 +285,29 @@ impl Relay {
             | backend::NOTIFICATION
             | backend::PARAMETER_STATUS => {}
             backend::ERROR => {
-                let cause = message::ErrorFields::parse(&fresh[frame::HEADER..header.len])
-                    .ok()
-                    .and_then(|f| f.message().map(|m| String::from_utf8_lossy(m).into_owned()));
-                self.handover_failed(core, cause);
+                let fields = message::ErrorFields::parse(&fresh[frame::HEADER..header.len]).ok();
+                let code = fields.as_ref().and_then(|f| f.code());
+                // Wrong by configuration: another connection would say the same.
+                let hopeless = code.is_some_and(|c| c.starts_with(b"22") || c.starts_with(b"42"));
+                let cause = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
+                self.handover_failed(core, cause, hopeless)?;
                 return Ok(Ok(false));
             }
             _ => return Ok(Err(Desync)),
         }
+        let settled = !self.exchange.prefix.is_pending();
         self.s.discard(header.len);
+        if settled {
+            self.is_settled();
+        }
         Ok(Ok(true))
     }
 
-    /// The context could not be set. The client's statement was skipped, or ran on a clean
-    /// connection as nobody; either way its reply is not shown, and the connection is closed.
-    fn handover_failed(&mut self, core: &mut Core, cause: Option<String>) {
-        let Some(mut server) = self.server.take() else { return };
-        tracing::error!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+    /// The context could not be set. The client's statement was skipped: it is tried on another
+    /// connection, or fails. This one is closed.
+    fn handover_failed(&mut self, core: &mut Core, cause: Option<String>, hopeless: bool) -> Result<(), End> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
             pid = server.identity.pid, cause, "cannot set the tenant's context");
         core.shared.stats.handover_failures.add(1);
         core.handle.detached();
@@ -302,7 +321,10 @@ impl Relay {
             "the context of this tenant could not be set on its shard",
         )
         .hint("The router's log has the cause.");
-        self.fail_statements(core, &error);
+        if hopeless || !self.begin_anew(core)? {
+            self.fail_statements(core, &error);
+        }
+        Ok(())
     }
 }
 

@@ -300,3 +300,21 @@ fn heavy_random_steps_of_many_tenants_over_few_connections() {
         }
     });
 }
+
+#[test]
+fn a_function_that_sets_the_tenant_is_not_felt_by_the_next_session() {
+    let sql = "CREATE FUNCTION scratch.act_as(t text) RETURNS text LANGUAGE plpgsql AS $$ \
+               BEGIN PERFORM set_config('app.tenant_id', t, false); \
+               PERFORM set_config('work_mem', '77MB', false); RETURN t; END $$; \
+               GRANT EXECUTE ON FUNCTION scratch.act_as(text) TO PUBLIC";
+    let s = setup().pool("size = 1").sql(sql).start();
+    let (mut one, mut two, mut other) = (s.login("acme"), s.login("acme"), s.login("globex"));
+    for script in ["SELECT scratch.act_as('globex')", "SELECT 1; SELECT scratch.act_as('globex')"] {
+        one.rows(script);
+        assert_eq!(two.column(NAMES), s.canaries("acme"), "after {script}");
+        one.rows(script);
+        assert_ne!(two.value("SHOW work_mem"), "77MB", "after {script}");
+        one.rows(script);
+        assert_eq!(other.column(NAMES), s.canaries("globex"), "after {script}");
+    }
+}
