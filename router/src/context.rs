@@ -193,6 +193,8 @@ fn quote_identifier(name: &str) -> String {
 pub(crate) struct Prefix {
     /// CommandComplete messages to come.
     pub(crate) commands: u16,
+    /// CloseComplete messages to come.
+    pub(crate) closes: u16,
     /// ReadyForQuery messages to come.
     pub(crate) readies: u16,
 }
@@ -201,7 +203,7 @@ impl Prefix {
     /// Whether replies are still to come.
     #[inline]
     pub(crate) fn is_pending(self) -> bool {
-        self.commands != 0 || self.readies != 0
+        self.commands != 0 || self.closes != 0 || self.readies != 0
     }
 }
 
@@ -300,6 +302,9 @@ fn set_context(
     }
     extended(out, b"COMMIT", &[])?;
     prefix.commands += 2;
+    // The client must not find the router's own unnamed statement, whatever it sends.
+    build::close(out, b'S', b"")?;
+    prefix.closes += 1;
     Ok(())
 }
 

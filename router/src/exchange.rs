@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn nothing_passes_a_pending_prefix_but_one_group() {
         let mut x = Exchange::new();
-        x.begin(Prefix { commands: 1, readies: 1 });
+        x.begin(Prefix { commands: 1, closes: 0, readies: 1 });
         x.sent_extended(Owed::Bind);
         assert!(!x.must_wait());
         x.sent_sync();

@@ -132,7 +132,7 @@ impl Relay {
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
                 }
             }
-            if self.must_stall() || self.exchange.must_wait() {
+            if self.must_stall(header.tag) || self.exchange.must_wait() {
                 return Ok(Stop::Stalled);
             }
             if self.exchange.is_over() && header.tag != frontend::TERMINATE {
@@ -144,9 +144,11 @@ impl Relay {
         }
     }
 
-    /// Whether the reply to a group that is wholly sent must be seen before anything follows.
-    fn must_stall(&self) -> bool {
-        self.stall && !self.exchange.is_open() && !self.exchange.is_quiet()
+    /// Whether the reply to a group that is wholly sent must be seen before a message of this kind.
+    /// What a COPY waits for is part of its group.
+    fn must_stall(&self, tag: u8) -> bool {
+        let of_copy = matches!(tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL);
+        self.stall && !of_copy && !self.exchange.is_open() && !self.exchange.is_quiet()
     }
 
     /// Deals with one message. False if more of it is needed first.
@@ -346,6 +348,9 @@ impl Relay {
             self.exchange.sent_extended(Owed::ParseUnnamed);
             return Ok(true);
         }
+        // If the server skips it after an error, the name means what it meant: what follows this
+        // group must wait until that is known.
+        self.stall = true;
         self.c.discard(len);
         if let Some(existing) = core.statements().get(parse.name).cloned() {
             // PostgreSQL must be the one to refuse it: the text may be at fault as well.

@@ -274,6 +274,7 @@ impl Relay {
         let prefix = &mut self.exchange.prefix;
         match header.tag {
             backend::COMMAND_COMPLETE if prefix.commands > 0 => prefix.commands -= 1,
+            backend::CLOSE_COMPLETE if prefix.closes > 0 => prefix.closes -= 1,
             backend::READY_FOR_QUERY if prefix.readies > 0 && fresh.get(frame::HEADER) == Some(&b'I') => {
                 prefix.readies -= 1;
             }
