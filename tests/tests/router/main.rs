@@ -14,6 +14,7 @@ mod pool;
 mod prepared;
 mod protocol;
 mod random;
+mod settings;
 mod startup;
 mod tls;
 mod vanish;
