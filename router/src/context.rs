@@ -70,6 +70,9 @@ pub(crate) struct Wishes {
     pub(crate) reported: std::sync::OnceLock<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
+/// What asks for nothing.
+static NO_WISHES: Wishes = Wishes { id: 0, values: BTreeMap::new(), reported: std::sync::OnceLock::new() };
+
 /// One wish of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Wish {
@@ -233,17 +236,22 @@ pub(crate) fn handover(
     let own = carried.session == session;
     let mut prefix = Prefix::default();
     let foreign = carried.context != 0 && carried.context != context.id;
-    if foreign || (carried.dirty && !own) {
+    let same_wishes = carried.wishes.id == wishes.id;
+    let unclear = carried.lost && !same_wishes && !carried.wishes.values.is_empty();
+    if foreign || unclear || (carried.dirty && !own) {
         extended(out, b"DISCARD ALL", &[])?;
         prefix.commands += 1;
         set_context(out, &mut prefix, context, wishes)?;
         return Ok((Handover::Clean, prefix));
     }
     if carried.context == 0 || carried.lost {
-        set_context(out, &mut prefix, context, wishes)?;
+        // Wishes that are there stay as they are: a session that is kept to its connection may have
+        // changed them in a way that cannot be carried.
+        let there = carried.context != 0 && same_wishes;
+        set_context(out, &mut prefix, context, if there { &NO_WISHES } else { wishes })?;
         return Ok((Handover::Context, prefix));
     }
-    if carried.wishes.id == wishes.id {
+    if same_wishes {
         return Ok((Handover::Nothing, prefix));
     }
     for name in carried.wishes.values.keys() {

@@ -154,6 +154,11 @@ impl Exchange {
         self.is_quiet() && self.status == b'I'
     }
 
+    /// Nothing of the client is under way, and no transaction is open.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.owed.is_empty() && !self.open && !self.skipping && !self.copy_both && self.status == b'I'
+    }
+
     /// Nothing is owed and nothing is half sent; a transaction may be open.
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {

@@ -235,7 +235,7 @@ impl Relay {
     /// `text` is given where the statement stands alone and can be repeated on another connection.
     fn note_effect(&mut self, core: &mut Core, effect: Effect, text: Option<String>) {
         let Some(server) = &mut self.server else { return };
-        let alone = self.exchange.is_over() && !self.exchange.is_skipping();
+        let alone = self.exchange.is_untouched();
         // Only an error from here on keeps the effect from happening.
         self.failed = false;
         match effect {
