@@ -118,7 +118,7 @@ fn a_queue_can_be_seen() {
 
 #[test]
 fn who_gets_no_connection_in_time_is_counted() {
-    let s = setup().pool("size = 1\nqueue_timeout = \"50ms\"").start();
+    let s = setup().pool("size = 1\nqueue_timeout = \"1s\"").start();
     let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
     acme.rows("BEGIN");
     globex.send(&m::query("SELECT 7"));
