@@ -7,8 +7,8 @@
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -102,6 +102,49 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn vacate(&mut self, route: &Route) {
+        self.open -= 1;
+        if let Some(live) = self.live.get_mut(route) {
+            *live -= 1;
+            if *live == 0 {
+                self.live.remove(route);
+            }
+        }
+    }
+}
+
+/// The place of a connection that was made. A connection that is dropped anywhere but in the pool (its
+/// session or its login ended before it was taken) gives the place back by this.
+pub(crate) struct ServerPlace {
+    pool: Weak<Pool>,
+    route: Route,
+    /// Given up by [`Pool::forget`], under the pool's lock.
+    taken: bool,
+}
+
+impl ServerPlace {
+    /// None, for a connection that belongs to no pool yet.
+    pub(crate) fn none(route: Route) -> Self {
+        Self { pool: Weak::new(), route, taken: false }
+    }
+
+    /// Gives up the claim. None if that was done before.
+    fn take(&mut self) -> Option<()> {
+        std::mem::take(&mut self.taken).then_some(())
+    }
+}
+
+impl Drop for ServerPlace {
+    fn drop(&mut self) {
+        if self.taken
+            && let Some(pool) = self.pool.upgrade()
+        {
+            pool.state.lock().vacate(&self.route);
+        }
+    }
+}
+
 struct Idle {
     server: Box<Server>,
     /// Since when nobody has used it.
@@ -167,7 +210,7 @@ impl Pool {
                 }
                 return Lend::Now(idle.server);
             }
-            self.forget(&mut state, &idle.server.route);
+            self.forget(&mut state, &mut idle.server);
         }
         if let Err(e) = self.make_room(&mut state, want) {
             return Lend::Never(PoolError::Connect(e));
@@ -193,8 +236,8 @@ impl Pool {
         }
         if state.open >= self.size() && !state.idle.is_empty() {
             // All idle ones are for other databases or logins: the one idle longest makes room.
-            let idle = state.idle.remove(0);
-            self.forget(state, &idle.server.route);
+            let mut idle = state.idle.remove(0);
+            self.forget(state, &mut idle.server);
         }
         if state.open < self.size() && state.connecting <= state.waiters.len() {
             self.start_connecting(state, want.route.clone());
@@ -202,13 +245,10 @@ impl Pool {
         Ok(())
     }
 
-    fn forget(&self, state: &mut State, route: &Route) {
-        state.open -= 1;
-        if let Some(live) = state.live.get_mut(route) {
-            *live -= 1;
-            if *live == 0 {
-                state.live.remove(route);
-            }
+    /// Takes the connection's place away, before it is closed.
+    fn forget(&self, state: &mut State, server: &mut Server) {
+        if server.place.take().is_some() {
+            state.vacate(&server.route);
         }
     }
 
@@ -233,7 +273,8 @@ impl Pool {
         let made = target.connect().await;
         place.taken = false;
         match made {
-            Ok((server, parameters)) => {
+            Ok((mut server, parameters)) => {
+                server.place = ServerPlace { pool: Arc::downgrade(&self), route: route.clone(), taken: true };
                 self.counters.connects.fetch_add(1, Ordering::Relaxed);
                 self.parameters.insert(route.clone(), Arc::new(parameters));
                 let mut state = self.state.lock();
@@ -275,7 +316,7 @@ impl Pool {
 
     /// Takes a connection back. Only one that is outside a transaction, owes nothing and is owed
     /// nothing is used again; the caller says so by not having marked it broken.
-    pub(crate) fn give_back(self: &Arc<Self>, server: Box<Server>) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut server: Box<Server>) {
         if server.identity.is_being_canceled() && !server.broken {
             // A cancel request is on its way to it. It must arrive before anybody else is served.
             let pool = self.clone();
@@ -295,7 +336,7 @@ impl Pool {
             || state.open > self.size()
             || Instant::now() >= server.expires
         {
-            self.forget(&mut state, &server.route);
+            self.forget(&mut state, &mut server);
             self.serve_next(&mut state);
             drop(state);
             say_goodbye(*server);
@@ -312,7 +353,7 @@ impl Pool {
             }
             if waiter.route != server.route {
                 // Its turn, but it needs another database or login: this one makes room.
-                self.forget(state, &server.route);
+                self.forget(state, &mut server);
                 let route = waiter.route.clone();
                 state.waiters.push_front(waiter);
                 self.start_connecting(state, route);
@@ -349,9 +390,9 @@ impl Pool {
         let (idle, waiters) = {
             let mut state = self.state.lock();
             state.closed = true;
-            let idle = std::mem::take(&mut state.idle);
-            for idle in &idle {
-                self.forget(&mut state, &idle.server.route);
+            let mut idle = std::mem::take(&mut state.idle);
+            for idle in &mut idle {
+                self.forget(&mut state, &mut idle.server);
             }
             (idle, std::mem::take(&mut state.waiters))
         };

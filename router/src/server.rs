@@ -71,6 +71,8 @@ pub(crate) struct Server {
     pub(crate) stream: ServerStream,
     pub(crate) identity: Arc<ServerIdentity>,
     pub(crate) route: Route,
+    /// Its place among the pool's connections.
+    pub(crate) place: crate::pool::ServerPlace,
     pub(crate) carried: Carried,
     pub(crate) statements: ServerStatements,
     /// Session whose unnamed statement it has, or that has found none; else [`UNNAMED_OF_NOBODY`].

@@ -31,7 +31,7 @@ impl Pool {
                 let age = now.duration_since(one.since);
                 let superfluous = age >= limits.idle_timeout && open > limits.min as usize;
                 if now >= one.server.expires || superfluous || !one.server.is_alive() {
-                    self.forget(&mut state, &one.server.route);
+                    self.forget(&mut state, &mut one.server);
                     open -= 1;
                     closing.push(one);
                 } else if now.duration_since(one.checked) >= limits.check_after {

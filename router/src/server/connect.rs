@@ -145,6 +145,7 @@ impl Target {
                 cancels: std::sync::atomic::AtomicU32::new(0),
             }),
             route: self.route.clone(),
+            place: crate::pool::ServerPlace::none(self.route.clone()),
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },
             statements: ServerStatements::new(self.shard.pool.statements),
             unnamed_of: super::UNNAMED_OF_NOBODY,

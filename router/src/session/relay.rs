@@ -271,13 +271,11 @@ impl Relay {
             core.seat.pool.counters.queue_timeouts.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
                 waited_ms = waited.as_millis() as u64, "no server connection became free in time");
-            return Poll::Ready(Err(End::Fatal(
-                ErrorResponse::fatal(
-                    sqlstate::TOO_MANY_CONNECTIONS,
-                    "no server connection became free in time",
-                )
-                .hint("All connections of the tenant's shard are busy; try again, or make its pool larger."),
-            )));
+            let text = "no server connection became free in time";
+            let error = ErrorResponse::error(sqlstate::TOO_MANY_CONNECTIONS, text)
+                .hint("All connections of the tenant's shard are busy; try again, or make its pool larger.");
+            self.refuse(core, &error);
+            return Poll::Ready(Ok(()));
         }
         Poll::Pending
     }

@@ -265,3 +265,33 @@ fn a_slow_path_to_the_shard_and_a_cut_one() {
     s.proxies[0].half_close();
     assert_eq!(next.value("SELECT 1"), "1");
 }
+
+#[test]
+fn a_client_that_vanishes_as_its_turn_comes_takes_no_place_with_it() {
+    let s = setup().pool("size = 1\nqueue_timeout = \"5s\"").start();
+    let mut holder = s.login("acme");
+    for _ in 0..150 {
+        holder.rows("BEGIN");
+        let mut waiter = s.login("globex");
+        waiter.send(&m::query("SELECT 1"));
+        // Both at once: now and then the connection is handed to who has just gone.
+        holder.send(&m::query("COMMIT"));
+        drop(waiter);
+        holder.until_ready();
+    }
+    assert_eq!(s.login("globex").value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_session_outlives_a_full_pool() {
+    let s = setup().pool("size = 1\nqueue_timeout = \"1s\"").start();
+    let (mut holder, mut waiter) = (s.login("acme"), s.login("globex"));
+    holder.rows("BEGIN");
+    for bytes in [m::query("SELECT 1"), m::extended("SELECT 1", &[])] {
+        waiter.send(&bytes);
+        let answer = waiter.until_ready();
+        assert!(answer.iter().any(|m| m.tag == b'E' && m.sqlstate() == "53300"), "{answer:?}");
+    }
+    holder.rows("COMMIT");
+    assert_eq!(waiter.value("SELECT 1"), "1");
+}
