@@ -39,8 +39,8 @@ pub(crate) enum Owed {
     ParseDuplicate(Box<[u8]>),
     /// ParseComplete, not to be shown: the router prepared a statement that the server lacked.
     Inject(Option<Arc<Statement>>),
-    /// CloseComplete, not to be shown: the router made room.
-    Evict,
+    /// CloseComplete, not to be shown: the router made room, by closing this one, or the unnamed one.
+    Evict(Option<Arc<Statement>>),
     /// CloseComplete for a portal, or for a statement that the client does not have.
     Close,
     /// CloseComplete for a statement of the client, which the server may have had as well. If an
@@ -66,6 +66,7 @@ impl Owed {
             Self::ParseAsClose(name) => Some(Undo::Named(name)),
             Self::Inject(Some(statement)) => Some(Undo::Injected(statement)),
             Self::Inject(None) | Self::ParseUnnamed => Some(Undo::Unnamed),
+            Self::Evict(Some(statement)) => Some(Undo::Evicted(statement)),
             Self::CloseStatement { name, statement, on_server } => {
                 Some(Undo::Closed(name, statement, on_server))
             }
@@ -83,6 +84,8 @@ pub(crate) enum Undo {
     Named(Box<[u8]>),
     /// The server does not have this statement.
     Injected(Arc<Statement>),
+    /// The server still has this statement.
+    Evicted(Arc<Statement>),
     /// The client still has this statement; so has the server, if it was to be closed there.
     Closed(Box<[u8]>, Arc<Statement>, bool),
     /// The server has no unnamed statement of this session.
@@ -291,7 +294,7 @@ impl Exchange {
                 Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE))
             }
             Some(Owed::ParseAsClose(_)) => Ok(Some(switchyard_wire::frame::backend::PARSE_COMPLETE)),
-            Some(Owed::Evict) => Ok(None),
+            Some(Owed::Evict(_)) => Ok(None),
             _ => Err(Desync),
         }
     }

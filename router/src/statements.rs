@@ -194,6 +194,11 @@ impl ServerStatements {
         evicted
     }
 
+    /// Notes that the connection still has it: closing it was skipped.
+    pub(crate) fn keep(&mut self, statement: &Arc<Statement>) {
+        self.used.insert(statement.id, (self.clock, statement.clone()));
+    }
+
     /// Whether it was there.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
         self.used.remove(&id).is_some()

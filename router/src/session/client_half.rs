@@ -352,10 +352,12 @@ impl Relay {
         // group must wait until that is known.
         self.stall = true;
         self.c.discard(len);
-        if let Some(existing) = core.statements().get(parse.name).cloned() {
-            // PostgreSQL must be the one to refuse it: the text may be at fault as well.
-            self.ensure_statement(core, &existing)?;
-            built(build::parse(self.c.own(), &existing.name, parse.sql, parse.types))?;
+        let statement = core.shared.statements.get(parse.sql, parse.types);
+        if core.statements().contains(parse.name) {
+            // PostgreSQL must be the one to refuse it: the text, or the transaction, may be at fault
+            // as well. So the text gets a name of ours, and then is given that name once more.
+            self.ensure_statement(core, &statement)?;
+            built(build::parse(self.c.own(), &statement.name, parse.sql, parse.types))?;
             self.exchange.sent_extended(Owed::ParseDuplicate(parse.name.into()));
             return Ok(true);
         }
@@ -366,7 +368,6 @@ impl Relay {
                     .detail(format!("The limit is {limit} for each client.")),
             ));
         }
-        let statement = core.shared.statements.get(parse.sql, parse.types);
         let Some(server) = &mut self.server else { return Ok(true) };
         if self.exchange.status != b'E' && server.statements.touch(statement.id) {
             built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
@@ -387,7 +388,7 @@ impl Relay {
         let Some(server) = &mut self.server else { return Ok(()) };
         if let Some(evicted) = server.statements.insert(statement) {
             built(build::close(self.c.own(), b'S', &evicted.name))?;
-            self.exchange.sent_extended(Owed::Evict);
+            self.exchange.sent_extended(Owed::Evict(Some(evicted)));
             core.shared.stats.statement_evictions.add(1);
         }
         Ok(())
@@ -419,7 +420,7 @@ impl Relay {
         } else {
             // Another session's, or the router's own, or none: none is what the client must find.
             built(build::close(self.c.own(), b'S', b""))?;
-            self.exchange.sent_extended(Owed::Evict);
+            self.exchange.sent_extended(Owed::Evict(None));
             server.unnamed_of = core.id;
         }
         Ok(())

@@ -245,9 +245,14 @@ impl Relay {
                     server.statements.remove(statement.id);
                 }
             }
+            Undo::Evicted(statement) => {
+                if let Some(server) = server {
+                    server.statements.keep(&statement);
+                }
+            }
             Undo::Closed(name, statement, on_server) => {
                 if let Some(server) = server.filter(|_| on_server) {
-                    server.statements.insert(&statement);
+                    server.statements.keep(&statement);
                 }
                 if !core.statements().contains(&name) {
                     core.statements().insert(&name, statement);

@@ -102,6 +102,13 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// The deviation that is allowed: in an aborted transaction a statement cannot be prepared on a
+/// connection that lacks it, so the refusal is the general one, where PostgreSQL counts the
+/// parameters first.
+fn is_known(expected: &str, found: &str) -> bool {
+    expected.starts_with("E ERROR 08P01 bind message supplies") && found.starts_with("E ERROR 25P02 ")
+}
+
 /// Runs a script on both connections: what differs, if anything.
 ///
 /// # Panics
@@ -113,7 +120,10 @@ pub fn difference(direct: &mut Raw, routed: &mut Raw, script: &[Step]) -> Option
     if expected == found {
         return None;
     }
-    let at = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
+    let at = expected.iter().zip(&found).take_while(|(a, b)| a == b || is_known(a, b)).count();
+    if at == expected.len() && at == found.len() {
+        return None;
+    }
     let from = at.saturating_sub(3);
     let show = |seen: &[String]| seen.iter().skip(from).take(12).cloned().collect::<Vec<_>>().join("\n    ");
     Some(format!(
