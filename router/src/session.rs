@@ -5,9 +5,13 @@
 //! server has said ReadyForQuery outside a transaction the connection goes back to the pool.
 //! An idle session owns no buffer and no server connection, only what is in [`Core`].
 
+mod borrow;
 mod client_half;
+mod effects;
+mod failure;
 mod half;
 pub(crate) mod handle;
+mod prepare;
 mod relay;
 mod server_half;
 

@@ -1,0 +1,309 @@
+//! How a relay comes by a server connection, makes it ready for the session, and gives it back.
+
+use std::future::Future;
+use std::pin::Pin as StdPin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use super::relay::Relay;
+use super::{Core, End};
+use crate::buffer::Buffer;
+use crate::context::{self, Handover};
+use crate::exchange::Undo;
+use crate::pool::{Lend, PoolError, Want};
+use crate::server::Server;
+
+/// Most bytes of a client that are kept to be sent again on another connection.
+const REPLAY_BYTES: usize = 16 * 1024;
+
+/// Connections that are tried for one statement before it fails.
+const ATTEMPTS: u8 = 3;
+
+/// A wait for a server connection.
+pub(super) struct Wait {
+    answer: oneshot::Receiver<Result<Box<Server>, PoolError>>,
+    timeout: StdPin<Box<Sleep>>,
+    since: Instant,
+}
+
+impl Relay {
+    /// Asks the pool for a connection. It is attached, or awaited, when this returns.
+    pub(super) fn borrow_server(&mut self, core: &mut Core) -> Result<(), End> {
+        core.refresh_seat()?;
+        let want = Want {
+            route: &core.seat.context.route,
+            context: core.seat.context.id,
+            wishes: core.wishes.id,
+            session: core.id,
+            worker: core.worker,
+        };
+        self.lender = Some(core.seat.pool.clone());
+        match core.seat.pool.lend(&want) {
+            Lend::Now(server) => self.attach(core, server),
+            Lend::Later(answer) => {
+                // Many may wait for long: hold what has arrived in no more memory than it needs.
+                self.c.buffer.shrink();
+                self.wait = Some(Box::new(Wait {
+                    answer,
+                    timeout: Box::pin(tokio::time::sleep(core.seat.pool.shard.pool.queue_timeout)),
+                    since: Instant::now(),
+                }));
+                Ok(())
+            }
+            Lend::Never(error) => self.unavailable(core, &error),
+        }
+    }
+
+    /// Whether the wait has ended: with a connection, or with an error told to the client.
+    pub(super) fn poll_wait(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let Some(wait) = &mut self.wait else { return Poll::Ready(Ok(())) };
+        if let Poll::Ready(answer) = StdPin::new(&mut wait.answer).poll(cx) {
+            core.account.wait_us.add(wait.since.elapsed().as_micros() as u64);
+            self.wait = None;
+            self.c.buffer.widen();
+            return Poll::Ready(match answer {
+                Ok(Ok(server)) => {
+                    let asked = self.lender.clone();
+                    core.refresh_seat()?;
+                    if asked.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+                        self.attach(core, server)
+                    } else {
+                        // The tenant has moved while the session waited.
+                        self.return_server(server);
+                        self.borrow_server(core)
+                    }
+                }
+                Ok(Err(PoolError::Closed)) => {
+                    // The topology has changed under it: look again.
+                    self.borrow_server(core)
+                }
+                Ok(Err(error)) => self.unavailable(core, &error),
+                Err(_) => self.unavailable(core, &PoolError::Closed),
+            });
+        }
+        if wait.timeout.as_mut().poll(cx).is_ready() {
+            let waited = wait.since.elapsed();
+            self.wait = None;
+            self.c.buffer.widen();
+            core.account.wait_us.add(waited.as_micros() as u64);
+            core.seat.pool.counters.queue_timeouts.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
+                waited_ms = waited.as_millis() as u64, "no server connection became free in time");
+            let text = "no server connection became free in time";
+            let error = ErrorResponse::error(sqlstate::TOO_MANY_CONNECTIONS, text)
+                .hint("All connections of the tenant's shard are busy; try again, or make its pool larger.");
+            self.refuse(core, &error);
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    fn unavailable(&mut self, core: &mut Core, error: &PoolError) -> Result<(), End> {
+        tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
+            error = %error, "no server connection");
+        let error = match error {
+            PoolError::Connect(error) => error.for_client(core.seat.pool.shard.name.as_str()),
+            PoolError::Closed => {
+                return Err(End::Fatal(
+                    ErrorResponse::fatal(
+                        sqlstate::ADMIN_SHUTDOWN,
+                        "the pool of this tenant's shard was closed",
+                    )
+                    .hint("Connect again."),
+                ));
+            }
+        };
+        self.refuse(core, &ErrorResponse { severity: Severity::Error, ..error });
+        Ok(())
+    }
+
+    /// Puts what makes the connection ready in front of the client's bytes.
+    fn attach(&mut self, core: &mut Core, mut server: Box<Server>) -> Result<(), End> {
+        if server.home != core.worker {
+            match server.stream.adopt() {
+                Ok(stream) => {
+                    server.stream = stream;
+                    server.home = core.worker;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot move a server connection between threads");
+                    return Err(End::Fatal(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")));
+                }
+            }
+        }
+        core.handle.attached(&server.identity);
+        self.server = Some(server);
+        self.began = Some(Instant::now());
+        self.make_ready(core)?;
+        self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
+        if self.can_replay {
+            self.replay.clear();
+            let fresh = self.c.buffer.fresh();
+            self.can_replay = fresh.len() <= REPLAY_BYTES;
+            if self.can_replay {
+                self.replay.extend_from_slice(fresh);
+            }
+        }
+        Ok(())
+    }
+
+    /// The client has sent `bytes` more.
+    #[inline]
+    pub(super) fn note_for_replay(&mut self, len: usize) {
+        if !self.can_replay {
+            return;
+        }
+        let fresh = self.c.buffer.fresh();
+        if self.replay.len() + len > REPLAY_BYTES {
+            self.can_replay = false;
+        } else {
+            self.replay.extend_from_slice(&fresh[fresh.len() - len..]);
+        }
+    }
+
+    /// The connection has become the tenant's: from here on nothing is taken back.
+    pub(super) fn is_settled(&mut self) {
+        self.can_replay = false;
+        self.attempts = 0;
+    }
+
+    /// Begins again with what the client has sent, on another connection. False if that cannot be.
+    /// Only for a connection on which none of it has run.
+    pub(super) fn begin_anew(&mut self, core: &mut Core) -> Result<bool, End> {
+        if !self.can_replay || self.attempts >= ATTEMPTS {
+            return Ok(false);
+        }
+        self.attempts += 1;
+        self.can_replay = false;
+        let mut undo = std::mem::take(&mut self.undo);
+        self.exchange.undo_all(&mut undo);
+        for what in undo.drain(..) {
+            // The unnamed statement is as it was, or is prepared once more.
+            if !matches!(what, Undo::Unnamed) {
+                self.undo_one(core, what);
+            }
+        }
+        self.undo = undo;
+        self.c.clear();
+        self.c.buffer = Buffer::holding(&self.replay);
+        self.pending = None;
+        self.stall = false;
+        self.began = None;
+        if std::mem::take(&mut self.fresh_pin) {
+            core.pin = None;
+        }
+        self.borrow_server(core)?;
+        Ok(true)
+    }
+
+    /// Sees to it that the server connection carries the session's context and wishes before its
+    /// next statement. Called when a connection was borrowed, and for a connection that is kept,
+    /// at the beginning of each transaction.
+    pub(super) fn make_ready(&mut self, core: &Core) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let own = self.c.own();
+        let made = context::handover(own, &server.carried, core.id, &core.seat.context, &core.wishes);
+        let (kind, prefix) = made.map_err(|error| {
+            tracing::error!(session = core.id, tenant = %core.who.tenant, %error, "cannot say the tenant's context");
+            server.broken = true;
+            End::Fatal(ErrorResponse::fatal(sqlstate::INTERNAL, "the context of this tenant cannot be set"))
+        })?;
+        match kind {
+            Handover::Nothing | Handover::Wishes => {}
+            Handover::Context => {
+                server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
+                core.seat.pool.counters.contexts.fetch_add(1, Ordering::Relaxed);
+            }
+            Handover::Clean => {
+                core.seat.pool.counters.cleanings.fetch_add(1, Ordering::Relaxed);
+                server.was_cleaned();
+            }
+        }
+        let carried = &mut server.carried;
+        carried.context = core.seat.context.id;
+        carried.lost = false;
+        carried.session = core.id;
+        if carried.wishes.id != core.wishes.id {
+            carried.wishes = core.wishes.clone();
+        }
+        self.exchange.begin(prefix);
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Gives the server connection back if the transaction is over. Nothing of the session may
+    /// still be on its way to it.
+    #[inline]
+    pub(super) fn give_back_if_over(&mut self, core: &mut Core) {
+        if self.server.is_none()
+            || !self.exchange.is_over()
+            || self.c.has_output()
+            || self.c.pass > 0
+            || self.s.pass > 0
+        {
+            return;
+        }
+        self.stall = false;
+        if let Some(began) = self.began.take() {
+            let took = began.elapsed();
+            core.account.transaction(took);
+            core.seat.shard_account.transactions.record(took);
+            if self.fresh_pin {
+                self.fresh_pin = false;
+                if self.rolled_back {
+                    core.pin = None;
+                }
+            }
+            self.rolled_back = false;
+        }
+        if core.is_pooled() {
+            self.release(core);
+        }
+    }
+
+    /// A transaction begins on a connection that is kept.
+    pub(super) fn begin_again(&mut self, core: &mut Core) -> Result<(), End> {
+        if self.began.is_some() {
+            return Ok(());
+        }
+        core.refresh_seat()?;
+        if !self.lender.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+            // What the session keeps the connection for cannot be carried to another shard.
+            return Err(End::Fatal(
+                ErrorResponse::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "the tenant of this session has moved to another shard",
+                )
+                .hint("Connect again."),
+            ));
+        }
+        self.began = Some(Instant::now());
+        self.make_ready(core)
+    }
+
+    /// Gives a server connection back to where it came from.
+    pub(super) fn return_server(&self, server: Box<Server>) {
+        if let Some(pool) = &self.lender {
+            pool.give_back(server);
+        }
+    }
+
+    fn release(&mut self, core: &mut Core) {
+        if let Some(mut server) = self.server.take() {
+            core.handle.detached();
+            if !self.s.buffer.fresh().is_empty() {
+                // It said something that belongs to no statement.
+                server.broken = true;
+                let unread = self.s.buffer.fresh().len();
+                self.s.buffer.swallow(unread);
+            }
+            self.return_server(server);
+        }
+    }
+}

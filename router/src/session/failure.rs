@@ -1,0 +1,124 @@
+//! What becomes of a session when something fails: its statement, its server connection, or itself.
+
+use std::io;
+
+use switchyard_wire::build;
+use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
+use switchyard_wire::frame::frontend;
+
+use super::relay::Relay;
+use super::{Core, End};
+
+impl Relay {
+    /// Fails what the client has sent and nobody has seen: its first message or, where that is of
+    /// the extended protocol, all up to its Sync. The session goes on.
+    pub(super) fn refuse(&mut self, core: &Core, error: &ErrorResponse) {
+        core.account.errors.add(1);
+        error.encode(self.s.own());
+        let header = switchyard_wire::frame::header(self.c.buffer.fresh());
+        let simple =
+            matches!(header, Ok(Some(h)) if matches!(h.tag, frontend::QUERY | frontend::FUNCTION_CALL));
+        if let (true, Ok(Some(header))) = (simple, header) {
+            self.c.discard(header.len);
+            build::ready_for_query(self.s.own(), b'I');
+        } else {
+            self.skip_to_sync = true;
+        }
+    }
+
+    /// The server connection ended or broke. If no transaction was open, the session goes on: each
+    /// statement under way fails by itself, as nothing of it was kept.
+    pub(super) fn server_lost(&mut self, core: &mut Core, cause: Option<&io::Error>) -> Result<(), End> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+            pid = server.identity.pid, cause = cause.map(tracing::field::display), "lost a server connection");
+        server.broken = true;
+        core.handle.detached();
+        self.return_server(server);
+        let said = self.last_words.take().unwrap_or_else(|| {
+            ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
+                .hint("Whether the statement was carried out is not known.")
+        });
+        let can_go_on = self.exchange.status == b'I'
+            && core.pin.is_none()
+            && self.s.pass == 0
+            && self.s.drop == 0
+            && self.s.buffer.fresh().is_empty();
+        if !can_go_on || (self.exchange.readies_owed() == 0 && !self.exchange.is_open()) {
+            return Err(End::Fatal(ErrorResponse { severity: Severity::Fatal, ..said }));
+        }
+        self.fail_statements(core, &said);
+        Ok(())
+    }
+
+    /// The server connection is gone, or will not be used: everything that the client has sent and
+    /// has no reply yet fails with `error`. The session goes on, as after any error.
+    pub(super) fn fail_statements(&mut self, core: &mut Core, error: &ErrorResponse) {
+        let owed = self.exchange.readies_owed();
+        let open = self.exchange.is_open();
+        core.account.errors.add(owed as u64 + u64::from(open));
+        let out = self.s.own();
+        for _ in 0..owed {
+            error.encode(out);
+            build::ready_for_query(out, b'I');
+        }
+        if open {
+            error.encode(out);
+            self.skip_to_sync = true;
+        }
+        self.c.drop_output();
+        self.exchange.reset();
+        self.pending = None;
+        self.began = None;
+        self.stall = false;
+    }
+
+    /// A cancel request came while the session waited for a server connection: what it would have
+    /// run is canceled. // src/backend/tcop/postgres.c ProcessInterrupts
+    pub(super) fn cancel_wait(&mut self, core: &mut Core) {
+        if self.wait.take().is_some() {
+            self.c.buffer.widen();
+            let text = "canceling statement due to user request";
+            self.refuse(core, &ErrorResponse::error(sqlstate::QUERY_CANCELED, text));
+        }
+    }
+
+    /// The session ends, wherever it is. The server connection goes back if that is safe, after a
+    /// rollback if that is needed; else it is closed and what it runs is canceled.
+    pub(super) fn abandon(&mut self, core: &mut Core) {
+        self.wait = None;
+        let Some(mut server) = self.server.take() else { return };
+        core.handle.detached();
+        if core.pin.is_some() || !core.is_pooled() {
+            server.carried.dirty = true;
+        }
+        let idle = self.exchange.is_quiet() && !self.c.has_output() && self.s.pass == 0 && self.c.pass == 0;
+        if idle && self.exchange.status == b'I' && self.s.buffer.fresh().is_empty() {
+            self.return_server(server);
+            return;
+        }
+        let Some(pool) = self.lender.clone() else { return };
+        if idle && self.s.buffer.fresh().is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+            tokio::spawn(async move {
+                crate::server::roll_back(&mut server).await;
+                pool.give_back(server);
+            });
+            return;
+        }
+        // In the middle of something: PostgreSQL would go on with it for nobody.
+        if tokio::runtime::Handle::try_current().is_ok() && !self.exchange.is_quiet() {
+            server.identity.cancel_begins();
+            let identity = server.identity.clone();
+            let shared = core.shared.clone();
+            let tls = pool.tls().clone();
+            tokio::spawn(async move { crate::cancel::send(&shared, &identity, &tls).await });
+        }
+        server.broken = true;
+        pool.give_back(server);
+    }
+
+    /// What was meant for the client and has not been sent; nothing if that ends within a message.
+    pub(super) fn unsent_to_client(&mut self) -> Vec<u8> {
+        if self.s.pass > 0 { Vec::new() } else { self.s.take_output() }
+    }
+}

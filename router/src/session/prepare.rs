@@ -1,0 +1,283 @@
+//! Prepared statements: the messages that make, use and close them.
+
+use smallvec::SmallVec;
+use switchyard_wire::error::{ErrorResponse, sqlstate};
+use switchyard_wire::frame::{self, frontend};
+use switchyard_wire::{build, message};
+
+use super::client_half::{built, violation};
+use super::effects::Pending;
+use super::relay::Relay;
+use super::{Core, End};
+use crate::classify::{Effect, classify};
+use crate::exchange::Owed;
+use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement};
+
+impl Relay {
+    pub(super) fn client_parse(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
+        let max = core.shared.settings().limits.statement_bytes;
+        if len > max && self.c.buffer.fresh().get(frame::HEADER) == Some(&0) {
+            // Too large to be kept, and without a name: it passes, and is good for this exchange.
+            core.statements().forget_unnamed();
+            self.exchange.sent_extended(Owed::ParseUnnamed);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        if !self.is_whole(len, max)? {
+            return Ok(false);
+        }
+        let body = self.c.buffer.fresh()[frame::HEADER..len].to_vec();
+        let parse = message::parse(&body).map_err(|_| violation("invalid message format".to_owned()))?;
+        if self.exchange.is_skipping() {
+            self.c.forward(len);
+            return Ok(true);
+        }
+        if parse.name.is_empty() {
+            // What it does is noted now: it is seldom prepared and not run.
+            let mut instead = None;
+            match classify(parse.sql) {
+                Effect::Nothing => {}
+                Effect::Deallocate(Some(name)) => instead = self.deallocation(core, &name)?,
+                effect => self.note_effect(core, effect, String::from_utf8(parse.sql.to_vec()).ok()),
+            }
+            core.statements().keep_unnamed(parse.sql, parse.types);
+            if let Some(server) = &mut self.server {
+                server.unnamed_of = core.id;
+            }
+            if let Some(sql) = instead {
+                self.c.discard(len);
+                built(build::parse(self.c.own(), b"", &sql, parse.types))?;
+            } else {
+                self.c.forward(len);
+            }
+            self.exchange.sent_extended(Owed::ParseUnnamed);
+            return Ok(true);
+        }
+        // If the server skips it after an error, the name means what it meant: what follows this
+        // group must wait until that is known.
+        self.stall = true;
+        self.c.discard(len);
+        let statement = core.shared.statements.get(parse.sql, parse.types);
+        if core.statements().contains(parse.name) {
+            // PostgreSQL must be the one to refuse it: the text, or the transaction, may be at fault
+            // as well. So the text gets a name of ours, and then is given that name once more.
+            self.ensure_statement(core, &statement)?;
+            built(build::parse(self.c.own(), &statement.name, parse.sql, parse.types))?;
+            self.exchange.sent_extended(Owed::ParseDuplicate(parse.name.into()));
+            return Ok(true);
+        }
+        let limit = core.shared.settings().limits.statements_per_client;
+        if core.statements().len() >= limit {
+            return Err(End::Fatal(
+                ErrorResponse::fatal(sqlstate::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements")
+                    .detail(format!("The limit is {limit} for each client.")),
+            ));
+        }
+        let Some(server) = &mut self.server else { return Ok(true) };
+        if self.exchange.status != b'E' && server.statements.touch(statement.id) {
+            built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
+            self.exchange.sent_extended(Owed::ParseAsClose(parse.name.into()));
+            core.shared.stats.statement_reuses.add(1);
+        } else {
+            self.make_room_for(core, &statement)?;
+            built(build::parse(self.c.own(), &statement.name, parse.sql, parse.types))?;
+            self.exchange.sent_extended(Owed::Parse(parse.name.into(), statement.clone()));
+            core.shared.stats.statement_parses.add(1);
+        }
+        core.statements().insert(parse.name, statement);
+        Ok(true)
+    }
+
+    /// Notes that the server gets `statement`, and closes the one that makes room for it.
+    fn make_room_for(&mut self, core: &Core, statement: &std::sync::Arc<Statement>) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        if let Some(evicted) = server.statements.insert(statement) {
+            built(build::close(self.c.own(), b'S', &evicted.name))?;
+            self.exchange.sent_extended(Owed::Evict(Some(evicted)));
+            core.shared.stats.statement_evictions.add(1);
+        }
+        Ok(())
+    }
+
+    /// Prepares `statement` on the server, if it is not there.
+    fn ensure_statement(&mut self, core: &Core, statement: &std::sync::Arc<Statement>) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        if server.statements.touch(statement.id) {
+            return Ok(());
+        }
+        self.make_room_for(core, statement)?;
+        built(build::parse(self.c.own(), &statement.name, statement.sql(), statement.types()))?;
+        self.exchange.sent_extended(Owed::Inject(Some(statement.clone())));
+        core.shared.stats.statement_parses.add(1);
+        Ok(())
+    }
+
+    /// Prepares the session's unnamed statement on the server, if it has another one there.
+    fn ensure_unnamed(&mut self, core: &mut Core) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        if server.unnamed_of == core.id {
+            return Ok(());
+        }
+        if let Some((sql, types)) = core.statements.as_ref().and_then(|s| s.unnamed()) {
+            built(build::parse(self.c.own(), b"", sql, types))?;
+            self.exchange.sent_extended(Owed::Inject(None));
+            server.unnamed_of = core.id;
+        } else {
+            // Another session's, or the router's own, or none: none is what the client must find.
+            built(build::close(self.c.own(), b'S', b""))?;
+            self.exchange.sent_extended(Owed::Evict(None));
+            server.unnamed_of = core.id;
+        }
+        Ok(())
+    }
+
+    pub(super) fn client_bind(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
+        let fresh = self.c.buffer.fresh();
+        let here = fresh.len().min(len);
+        let names = message::bind_names(&fresh[frame::HEADER..here])
+            .map_err(|_| violation("invalid message format".to_owned()))?;
+        let Some(names) = names else {
+            if here == len || self.c.buffer.room().is_empty() {
+                return Err(violation("invalid message format".to_owned()));
+            }
+            return Ok(false);
+        };
+        if self.exchange.is_skipping() {
+            self.c.forward(len);
+            return Ok(true);
+        }
+        if names.statement.is_empty() {
+            self.ensure_unnamed(core)?;
+            self.exchange.sent_extended(Owed::Bind);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        let known = core.statements.as_ref().and_then(|s| s.get(names.statement)).cloned();
+        let unknown_of_ours = known.is_none() && names.statement.starts_with(NAME_PREFIX);
+        if known.is_none() && !unknown_of_ours {
+            // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
+            self.exchange.sent_extended(Owed::Bind);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        let (rest, old) = (frame::HEADER + names.rest, names.statement.len());
+        let portal: SmallVec<[u8; 64]> = SmallVec::from_slice(names.portal);
+        if let Some(statement) = &known {
+            if statement.effect != Effect::Nothing {
+                let text = String::from_utf8(statement.sql().to_vec()).ok();
+                self.note_effect(core, statement.effect.clone(), text);
+            }
+            self.ensure_statement(core, statement)?;
+        }
+        let server_name = known.as_ref().map_or(NO_STATEMENT, |statement| &statement.name);
+        let declared = (len - 1 - old + server_name.len()) as u32;
+        self.c.buffer.swallow(rest);
+        let out = self.c.own();
+        out.push(frontend::BIND);
+        out.extend_from_slice(&declared.to_be_bytes());
+        out.extend_from_slice(&portal);
+        out.push(0);
+        out.extend_from_slice(server_name);
+        out.push(0);
+        self.exchange.sent_extended(Owed::Bind);
+        self.c.forward(len - rest);
+        Ok(true)
+    }
+
+    /// The name on the server of the client's statement, which is prepared there if need be. None
+    /// if the client has no such statement: then the server is asked by the client's own name, and
+    /// says what it always says.
+    fn server_name_of(&mut self, core: &mut Core, name: Vec<u8>) -> Result<Option<Box<[u8]>>, End> {
+        match core.statements.as_ref().and_then(|s| s.get(&name)).cloned() {
+            Some(statement) => {
+                self.ensure_statement(core, &statement)?;
+                Ok(Some(statement.name.clone()))
+            }
+            // A name of ours on the server is nobody's to guess.
+            None if name.starts_with(NAME_PREFIX) => Ok(Some(NO_STATEMENT.into())),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn client_describe(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
+        if !self.is_whole(len, crate::buffer::BUFFER_BYTES)? {
+            return Ok(false);
+        }
+        let body = &self.c.buffer.fresh()[frame::HEADER..len];
+        let target = message::describe(body).map_err(|_| violation("invalid message format".to_owned()))?;
+        if self.exchange.is_skipping() || target.kind != b'S' {
+            self.exchange.sent_extended(Owed::Describe);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        let name = target.name.to_vec();
+        if name.is_empty() {
+            self.ensure_unnamed(core)?;
+        } else if let Some(server_name) = self.server_name_of(core, name)? {
+            self.c.discard(len);
+            built(build::describe(self.c.own(), b'S', &server_name))?;
+            self.exchange.sent_extended(Owed::Describe);
+            return Ok(true);
+        }
+        self.exchange.sent_extended(Owed::Describe);
+        self.c.forward(len);
+        Ok(true)
+    }
+
+    pub(super) fn client_close(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
+        if !self.is_whole(len, crate::buffer::BUFFER_BYTES)? {
+            return Ok(false);
+        }
+        let body = &self.c.buffer.fresh()[frame::HEADER..len];
+        let target = message::close(body).map_err(|_| violation("invalid message format".to_owned()))?;
+        if self.exchange.is_skipping() {
+            self.c.forward(len);
+            return Ok(true);
+        }
+        let (kind, name) = (target.kind, target.name.to_vec());
+        if kind != b'S' {
+            self.exchange.sent_extended(Owed::Close);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        if name.is_empty() {
+            core.statements().forget_unnamed();
+            self.exchange.sent_extended(Owed::Close);
+            self.c.forward(len);
+            return Ok(true);
+        }
+        let Some(statement) = core.statements().remove(&name) else {
+            if name.starts_with(NAME_PREFIX) {
+                self.c.discard(len);
+                built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
+            } else {
+                self.c.forward(len);
+            }
+            self.exchange.sent_extended(Owed::Close);
+            return Ok(true);
+        };
+        // If the server skips it after an error, the client still has it: what follows must wait.
+        self.stall = true;
+        // Closed on the server as well: drivers do this to have a statement prepared anew after its
+        // tables have changed.
+        self.c.discard(len);
+        let on_server = self.server.as_mut().is_some_and(|server| server.statements.remove(statement.id));
+        let there: &[u8] = if on_server { &statement.name } else { NO_STATEMENT };
+        built(build::close(self.c.own(), b'S', there))?;
+        self.exchange.sent_extended(Owed::CloseStatement { name: name.into(), statement, on_server });
+        Ok(true)
+    }
+
+    /// The text that deallocates on the server what the client calls `name`, if the client has
+    /// prepared that by the protocol.
+    pub(super) fn deallocation(&mut self, core: &mut Core, name: &str) -> Result<Option<Vec<u8>>, End> {
+        let Some(statement) = core.statements.as_ref().and_then(|s| s.get(name.as_bytes())).cloned() else {
+            return Ok(None);
+        };
+        self.ensure_statement(core, &statement)?;
+        self.stall = true;
+        self.failed = false;
+        self.pending = Some(Pending::Deallocate(name.as_bytes().into()));
+        Ok(Some([b"DEALLOCATE ", &statement.name[..]].concat()))
+    }
+}
