@@ -14,15 +14,16 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BUCKETS, ShardName, TenantId};
+use crate::limits::{LimitSet, Plan, Plans};
 use crate::topology::{
     ContextTemplate, JwtAlgorithm, JwtIssuer, JwtKey, JwtKeys, LoginMethods, Placement, PoolLimits, PoolMode,
-    ServerLogin, ServerSecret, ServerTls, Shard, ShardIndex, SslMode, Tenant, TenantGrant, TenantState,
-    Topology, UnknownTenants, User,
+    Restriction, ServerLogin, ServerSecret, ServerTls, Shard, ShardIndex, SslMode, Tenant, TenantGrant,
+    TenantState, Topology, UnknownTenants, User,
 };
 use crate::verifier::{check_verifier, parse_scram_keys, scram_keys_text};
 
 /// The version of the format that is written, and the only one that is read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Why a snapshot was refused. Holds nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +57,16 @@ struct File {
     context: ContextTemplate,
     unknown_tenants: UnknownTenants,
     jwt: Vec<FileIssuer>,
+    plans: Vec<FilePlan>,
+    default_plan: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePlan {
+    name: String,
+    extends: Option<String>,
+    limits: LimitSet,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +124,9 @@ struct FileTenant {
     pool_mode: Option<PoolMode>,
     jwt: Vec<FileIssuer>,
     name: Option<String>,
+    plan: Option<String>,
+    limits: Option<LimitSet>,
+    restriction: Option<Restriction>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -223,7 +237,17 @@ fn write(t: &Topology) -> File {
         context: (*t.context).clone(),
         unknown_tenants: t.unknown_tenants,
         jwt: t.jwt.iter().map(|i| write_issuer(i)).collect(),
+        plans: t.plans.iter().map(write_plan).collect(),
+        default_plan: t.plans.default_plan().map(str::to_owned),
     }
+}
+
+fn write_plan(p: &Plan) -> FilePlan {
+    FilePlan { name: p.name.clone(), extends: p.extends.clone(), limits: p.limits.clone() }
+}
+
+fn read_plan(p: FilePlan) -> Plan {
+    Plan { name: p.name, extends: p.extends, limits: p.limits }
 }
 
 fn read(file: File) -> Result<Topology, SnapshotError> {
@@ -248,9 +272,11 @@ fn read(file: File) -> Result<Topology, SnapshotError> {
         }
         shards.push(Arc::new(read_shard(shard)?));
     }
-    let mut tenants = HashMap::new();
+    let plans = Plans::new(file.plans.into_iter().map(read_plan).collect(), file.default_plan)
+        .map_err(|_| SnapshotError::Inconsistent("plans do not fit each other"))?;
+    let mut tenants = HashMap::with_capacity(file.tenants.len());
     for tenant in file.tenants {
-        if tenants.insert(tenant.id.clone(), Arc::new(read_tenant(tenant))).is_some() {
+        if tenants.insert(tenant.id.clone(), Arc::new(read_tenant(tenant, &plans))).is_some() {
             return inconsistent("a tenant is there twice");
         }
     }
@@ -269,6 +295,7 @@ fn read(file: File) -> Result<Topology, SnapshotError> {
         context: Arc::new(file.context),
         unknown_tenants: file.unknown_tenants,
         jwt: file.jwt.into_iter().map(|i| Arc::new(read_issuer(i))).collect(),
+        plans: Arc::new(plans),
     })
 }
 
@@ -361,10 +388,14 @@ fn write_tenant(t: &Tenant) -> FileTenant {
         pool_mode: t.pool_mode,
         jwt: t.jwt.iter().map(|i| write_issuer(i)).collect(),
         name: t.name.clone(),
+        plan: t.plan.as_deref().map(str::to_owned),
+        limits: t.own_limits.as_deref().cloned(),
+        restriction: t.restriction,
     }
 }
 
-fn read_tenant(t: FileTenant) -> Tenant {
+fn read_tenant(t: FileTenant, plans: &Plans) -> Tenant {
+    let limits = plans.resolve(t.plan.as_deref(), t.limits.as_ref());
     Tenant {
         id: t.id,
         state: t.state,
@@ -373,6 +404,10 @@ fn read_tenant(t: FileTenant) -> Tenant {
         pool_mode: t.pool_mode,
         jwt: t.jwt.into_iter().map(|i| Arc::new(read_issuer(i))).collect(),
         name: t.name,
+        plan: t.plan.map(Arc::from),
+        own_limits: t.limits.map(Arc::new),
+        limits,
+        restriction: t.restriction,
     }
 }
 

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BUCKETS, ShardName, TenantId};
+use crate::limits::{LimitSet, Plans, TenantLimits};
 
 /// Index of a shard in [`Topology::shards`].
 pub type ShardIndex = u16;
@@ -35,6 +36,8 @@ pub struct Topology {
     pub unknown_tenants: UnknownTenants,
     /// Trusted issuers of JWTs for all tenants. Those of one tenant are in [`Tenant::jwt`].
     pub jwt: Vec<Arc<JwtIssuer>>,
+    /// Plans, by which tenants have their limits.
+    pub plans: Arc<Plans>,
 }
 
 /// Where a tenant lives.
@@ -58,6 +61,7 @@ impl Topology {
             context: Arc::new(ContextTemplate::default()),
             unknown_tenants: UnknownTenants::Refuse,
             jwt: Vec::new(),
+            plans: Arc::default(),
         }
     }
 
@@ -66,7 +70,10 @@ impl Topology {
         match self.tenants.get(id) {
             Some(tenant) => Some(tenant.clone()),
             None if self.unknown_tenants == UnknownTenants::Refuse => None,
-            None => Some(Arc::new(Tenant::new(id.clone()))),
+            None => {
+                let limits = self.plans.resolve(None, None);
+                Some(Arc::new(Tenant { limits, ..Tenant::new(id.clone()) }))
+            }
         }
     }
 
@@ -253,6 +260,27 @@ pub struct Tenant {
     pub jwt: Vec<Arc<JwtIssuer>>,
     /// A display name for people, kept from the catalog.
     pub name: Option<String>,
+    /// Its plan; else the default one.
+    pub plan: Option<Arc<str>>,
+    /// What it has otherwise than its plan says.
+    pub own_limits: Option<Arc<LimitSet>>,
+    /// What it may use: by `own_limits` and `plan`, resolved.
+    pub limits: Arc<TenantLimits>,
+    /// What the control plane has found it to have used up.
+    pub restriction: Option<Restriction>,
+}
+
+/// What a tenant has used up, beside its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Restriction {
+    /// More storage than its limit, where that makes it read-only.
+    Storage,
+    /// Its daily or monthly quota: it begins no transaction until this time, in seconds since 1970.
+    Quota {
+        /// When the quota begins anew.
+        until: u64,
+    },
 }
 
 impl Tenant {
@@ -266,6 +294,28 @@ impl Tenant {
             pool_mode: None,
             jwt: Vec::new(),
             name: None,
+            plan: None,
+            own_limits: None,
+            limits: Arc::default(),
+            restriction: None,
+        }
+    }
+
+    /// Whether it may log in and run statements.
+    pub fn is_served(&self) -> bool {
+        matches!(self.state, TenantState::Active | TenantState::ReadOnly)
+    }
+
+    /// Whether its transactions must be read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.state == TenantState::ReadOnly || self.restriction == Some(Restriction::Storage)
+    }
+
+    /// Until when its quota is used up, in seconds since 1970, as of `now`.
+    pub fn out_of_quota(&self, now: u64) -> Option<u64> {
+        match self.restriction {
+            Some(Restriction::Quota { until }) if until > now => Some(until),
+            _ => None,
         }
     }
 }
@@ -277,8 +327,24 @@ pub enum TenantState {
     /// Served.
     #[default]
     Active,
+    /// Served, and every transaction is read-only.
+    ReadOnly,
     /// Not served: who proves to be the tenant is told so, everyone else learns nothing.
     Suspended,
+    /// As suspended; its rows are deleted at the end of a time of grace.
+    Deleting,
+}
+
+impl TenantState {
+    /// The name that configuration, API and metrics have for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::ReadOnly => "read-only",
+            Self::Suspended => "suspended",
+            Self::Deleting => "deleting",
+        }
+    }
 }
 
 /// An explicit placement.

@@ -11,6 +11,6 @@ mod process;
 mod settings;
 pub mod store;
 
-pub use migrations::MigrationError;
+pub use migrations::{MIGRATIONS, MigrationError};
 pub use process::{StartError, run};
 pub use settings::{Settings, SettingsError};

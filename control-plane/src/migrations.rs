@@ -6,7 +6,14 @@ use tokio_postgres::Client;
 use tracing::info;
 
 /// The steps, in order. What is released is never edited: its checksum is in every catalog.
-const STEPS: &[(&str, &str)] = &[("catalog", include_str!("../migrations/0001_catalog.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("catalog", include_str!("../migrations/0001_catalog.sql")),
+    ("limits", include_str!("../migrations/0002_limits.sql")),
+    ("operations", include_str!("../migrations/0003_operations.sql")),
+];
+
+/// How many steps there are.
+pub const MIGRATIONS: usize = STEPS.len();
 
 /// Key of the advisory lock under which one control plane at a time migrates: `swyd-mig` in ASCII.
 const LOCK: i64 = 0x7377_7964_2d6d_6967;

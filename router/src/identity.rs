@@ -161,8 +161,8 @@ pub fn decide(
     hear_variables(&mut said, &context, user, &resolved.custom, &mut Vec::new())?;
     let tenant = topology.tenant(&id).ok_or(IdentityError::UnknownTenant { tenant: id })?;
     match tenant.state {
-        TenantState::Active => Ok(tenant),
-        TenantState::Suspended => Err(IdentityError::Suspended { tenant }),
+        TenantState::Active | TenantState::ReadOnly => Ok(tenant),
+        TenantState::Suspended | TenantState::Deleting => Err(IdentityError::Suspended { tenant }),
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use switchyard_config::TenantId;
-use switchyard_config::topology::{PoolMode, TenantState};
+use switchyard_config::topology::PoolMode;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 
 use crate::buffer::Buffer;
@@ -121,7 +121,7 @@ impl Shared {
             .hint("Connect again.")
         };
         let tenant = topology.tenant(&who.tenant).ok_or_else(gone)?;
-        if tenant.state == TenantState::Suspended {
+        if !tenant.is_served() {
             return Err(suspended(&who.tenant));
         }
         let user = topology.users.get(&who.user).ok_or_else(gone)?;

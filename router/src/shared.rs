@@ -153,7 +153,7 @@ impl Shared {
         // Sessions of tenants that are not served any more end even if they are idle.
         for session in &self.sessions {
             let tenant = topology.tenant(&session.who.tenant);
-            let served = tenant.is_some_and(|t| t.state == switchyard_config::topology::TenantState::Active);
+            let served = tenant.is_some_and(|t| t.is_served());
             if !served || !topology.users.contains_key(&session.who.user) {
                 session.command(Order::Refresh);
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use switchyard_config::BUCKETS;
+use switchyard_config::limits::Plans;
 use switchyard_config::topology::{
     ContextTemplate, JwtIssuer, Shard, ShardIndex, Tenant, Topology, UnknownTenants, User,
 };
@@ -17,6 +18,7 @@ pub(crate) struct Layout {
     pub(crate) context: Arc<ContextTemplate>,
     pub(crate) unknown_tenants: UnknownTenants,
     pub(crate) jwt: Vec<Arc<JwtIssuer>>,
+    pub(crate) plans: Arc<Plans>,
 }
 
 /// What lies between two versions.
@@ -46,6 +48,10 @@ impl Changes {
             next.context = layout.context;
             next.unknown_tenants = layout.unknown_tenants;
             next.jwt = layout.jwt;
+            if next.plans != layout.plans {
+                next.plans = layout.plans;
+                resolve_again(&mut next);
+            }
         }
         for id in &self.deleted_tenants {
             next.tenants.remove(id.as_str());
@@ -56,6 +62,17 @@ impl Changes {
         next.tenants.extend(self.tenants.into_iter().map(|t| (t.id.clone(), t)));
         next.users.extend(self.users.into_iter().map(|u| (u.name.clone(), u)));
         next
+    }
+}
+
+/// Gives every tenant what its plan says now.
+fn resolve_again(topology: &mut Topology) {
+    let plans = topology.plans.clone();
+    for tenant in topology.tenants.values_mut() {
+        let limits = plans.resolve(tenant.plan.as_deref(), tenant.own_limits.as_deref());
+        if tenant.limits != limits {
+            *tenant = Arc::new(Tenant { limits, ..(**tenant).clone() });
+        }
     }
 }
 
@@ -128,6 +145,36 @@ mod tests {
         assert_eq!(next.tenants["a"].state, TenantState::Suspended);
         assert!(!next.tenants.contains_key("b"));
         assert!(held.tenants.contains_key("b"), "what is held is never changed");
+    }
+
+    #[test]
+    fn a_change_of_a_plan_reaches_the_tenants_that_are_held() {
+        use switchyard_config::limits::{LimitSet, Plan};
+        let plans = |connections| {
+            let limits = LimitSet { connections: Some(connections), ..LimitSet::default() };
+            let plan = Plan { name: "p".into(), extends: None, limits };
+            Arc::new(Plans::new(vec![plan], None).unwrap())
+        };
+        let with_layout = |version, connections| Changes {
+            layout: Some(Layout {
+                shards: Vec::new(),
+                buckets: Vec::new(),
+                context: Arc::default(),
+                unknown_tenants: UnknownTenants::Refuse,
+                jwt: Vec::new(),
+                plans: plans(connections),
+            }),
+            ..changes(version, Vec::new(), &[])
+        };
+        let planned = Tenant { plan: Some("p".into()), ..Tenant::new(TenantId::new("a").unwrap()) };
+        let held = changes(1, vec![Arc::new(planned), tenant("b", TenantState::Active)], &[])
+            .applied_to(&Topology::empty());
+        let first = with_layout(2, 5).applied_to(&held);
+        assert_eq!(first.tenants["a"].limits.connections, Some(5));
+        assert_eq!(first.tenants["b"].limits.connections, None);
+        let second = with_layout(3, 6).applied_to(&first);
+        assert_eq!(second.tenants["a"].limits.connections, Some(6));
+        assert!(Arc::ptr_eq(&first.tenants["b"], &second.tenants["b"]));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The catalog's tables, as they are read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use switchyard_config::limits::{LimitSet, Plan, Plans};
 use switchyard_config::topology::{
-    ContextTemplate, JwtIssuer, LoginMethods, Placement, PoolMode, ServerLogin, ServerSecret, Shard, Tenant,
-    TenantGrant, TenantState, Topology, UnknownTenants, User,
+    ContextTemplate, JwtIssuer, LoginMethods, Placement, PoolMode, Restriction, ServerLogin, ServerSecret,
+    Shard, Tenant, TenantGrant, TenantState, Topology, UnknownTenants, User,
 };
 use switchyard_config::verifier::{check_verifier, parse_scram_keys};
 use switchyard_config::{ShardName, TenantId};
@@ -58,10 +60,11 @@ impl Catalog {
         within(async {
             let transaction = self.begin().await?;
             let (version, _) = version(&transaction).await?;
+            let layout = layout(&transaction).await?;
             let changes = Changes {
                 version,
-                layout: Some(layout(&transaction).await?),
-                tenants: tenants(&transaction, 0).await?,
+                tenants: tenants(&transaction, 0, &layout.plans).await?,
+                layout: Some(layout),
                 users: users(&transaction, 0).await?,
                 deleted_tenants: Vec::new(),
                 deleted_users: Vec::new(),
@@ -87,10 +90,11 @@ impl Catalog {
             let since = held.version as i64;
             let (deleted_tenants, deleted_users) = deleted(&transaction, since).await?;
             let layout = if layout_version > held.version { Some(layout(&transaction).await?) } else { None };
+            let plans = layout.as_ref().map_or(&held.plans, |layout| &layout.plans);
             let changes = Changes {
                 version,
+                tenants: tenants(&transaction, since, plans).await?,
                 layout,
-                tenants: tenants(&transaction, since).await?,
                 users: users(&transaction, since).await?,
                 deleted_tenants,
                 deleted_users,
@@ -137,16 +141,29 @@ async fn layout(t: &Transaction<'_>) -> Result<Layout, CatalogError> {
     let rows = t.query("SELECT bucket, shard FROM buckets ORDER BY bucket", &[]).await?;
     let buckets = buckets_by_name(&shards, rows.iter().map(|r| (r.get(0), r.get(1))))?;
 
-    let row = t.query_one("SELECT context, unknown_tenants FROM settings", &[]).await?;
+    let row = t.query_one("SELECT context, unknown_tenants, default_plan FROM settings", &[]).await?;
     let context: ContextTemplate = json("settings", "context", row.get(0))?;
     let unknown_tenants: UnknownTenants = json("settings", "unknown_tenants", Value::String(row.get(1)))?;
+
+    let plans = Arc::new(plans(t, row.get(2)).await?);
 
     let rows = t.query("SELECT name, doc FROM jwt_issuers ORDER BY name", &[]).await?;
     let jwt = rows
         .iter()
         .map(|r| Ok(Arc::new(JwtIssuer::from(json::<JwtIssuerDoc>("jwt issuer", r.get(0), r.get(1))?))))
         .collect::<Result<_, CatalogError>>()?;
-    Ok(Layout { shards, buckets, context: Arc::new(context), unknown_tenants, jwt })
+    Ok(Layout { shards, buckets, context: Arc::new(context), unknown_tenants, jwt, plans })
+}
+
+async fn plans(t: &Transaction<'_>, default: Option<String>) -> Result<Plans, CatalogError> {
+    let rows = t.query("SELECT name, extends, limits FROM plans ORDER BY name", &[]).await?;
+    let plan = |r: &Row| {
+        let name: String = r.get(0);
+        let limits: LimitSet = json("plan", &name, r.get(2))?;
+        Ok(Plan { name, extends: r.get(1), limits })
+    };
+    let plans = rows.iter().map(plan).collect::<Result<Vec<_>, CatalogError>>()?;
+    Plans::new(plans, default).map_err(|e| CatalogError::invalid("plan", "all", e.to_string()))
 }
 
 fn shard(row: &Row) -> Result<Arc<Shard>, CatalogError> {
@@ -175,17 +192,25 @@ fn login(user: String, secret: Option<String>) -> Result<ServerLogin, String> {
     Ok(ServerLogin { user, secret })
 }
 
-async fn tenants(t: &Transaction<'_>, since: i64) -> Result<Vec<Arc<Tenant>>, CatalogError> {
-    let sql = "SELECT t.id, t.name, t.state, t.pool_mode, t.context, t.jwt, p.shard, p.epoch
+async fn tenants(t: &Transaction<'_>, since: i64, plans: &Plans) -> Result<Vec<Arc<Tenant>>, CatalogError> {
+    let sql = "SELECT t.id, t.name, t.state, t.pool_mode, t.context, t.jwt, p.shard, p.epoch,
+                      t.plan, t.limits, t.restriction
                FROM tenants t LEFT JOIN placements p ON p.tenant = t.id
                WHERE t.changed_version > $1";
     let rows = t.query(sql, &[&since]).await?;
-    Ok(rows.iter().filter_map(tenant).collect())
+    let mut names = HashMap::new();
+    for row in &rows {
+        if let Some(name) = row.get::<_, Option<&str>>("plan") {
+            // One text for all tenants of a plan.
+            names.entry(name).or_insert_with(|| Arc::<str>::from(name));
+        }
+    }
+    Ok(rows.iter().filter_map(|row| tenant(row, plans, &names)).collect())
 }
 
 /// A tenant, or nothing if not even its id makes sense. One that is not understood is suspended:
 /// left out, it might be served as an unknown tenant with the default context.
-fn tenant(row: &Row) -> Option<Arc<Tenant>> {
+fn tenant(row: &Row, plans: &Plans, names: &HashMap<&str, Arc<str>>) -> Option<Arc<Tenant>> {
     let raw: &str = row.get("id");
     let id = match TenantId::new(raw) {
         Ok(id) => id,
@@ -194,13 +219,18 @@ fn tenant(row: &Row) -> Option<Arc<Tenant>> {
             return None;
         }
     };
-    Some(Arc::new(understood_tenant(row, &id).unwrap_or_else(|error| {
+    Some(Arc::new(understood_tenant(row, &id, plans, names).unwrap_or_else(|error| {
         error!(tenant = %id, %error, "a tenant in the catalog is not understood and stays suspended");
         Tenant { state: TenantState::Suspended, ..Tenant::new(id) }
     })))
 }
 
-fn understood_tenant(row: &Row, id: &TenantId) -> Result<Tenant, CatalogError> {
+fn understood_tenant(
+    row: &Row,
+    id: &TenantId,
+    plans: &Plans,
+    names: &HashMap<&str, Arc<str>>,
+) -> Result<Tenant, CatalogError> {
     let name = id.as_str();
     let text = |column: &str| row.get::<_, Option<String>>(column).map(Value::String);
     let placement = match row.get::<_, Option<&str>>("shard") {
@@ -211,6 +241,9 @@ fn understood_tenant(row: &Row, id: &TenantId) -> Result<Tenant, CatalogError> {
         None => None,
     };
     let jwt: Vec<JwtIssuerDoc> = json("tenant", name, row.get("jwt"))?;
+    let plan = row.get::<_, Option<&str>>("plan").and_then(|plan| names.get(plan)).cloned();
+    let own_limits = optional::<LimitSet>("tenant", name, row.get("limits"))?.map(Arc::new);
+    let restriction = optional::<Restriction>("tenant", name, row.get("restriction"))?;
     Ok(Tenant {
         id: id.clone(),
         state: json("tenant", name, Value::String(row.get("state")))?,
@@ -219,6 +252,10 @@ fn understood_tenant(row: &Row, id: &TenantId) -> Result<Tenant, CatalogError> {
         pool_mode: optional("tenant", name, text("pool_mode"))?,
         jwt: jwt.into_iter().map(|doc| Arc::new(doc.into())).collect(),
         name: row.get("name"),
+        limits: plans.resolve(plan.as_deref(), own_limits.as_deref()),
+        plan,
+        own_limits,
+        restriction,
     })
 }
 

@@ -6,6 +6,7 @@
 mod context;
 mod error;
 mod jwt;
+mod plans;
 mod reader;
 mod secret;
 mod settings;
@@ -99,7 +100,8 @@ fn read_topology(root: &Table<'_>, settings: &RouterSettings, unknown_tenants: U
     let buckets = shards::read_buckets(root, &shards, &names);
     let context = context::read_default(root, settings.catalog.is_some());
     let jwt = jwt::read(root);
-    let tenants = tenants::read(root, &names);
+    let plans = plans::read(root);
+    let tenants = tenants::read(root, &names, &plans, settings.catalog.is_some());
     let known = users::Known {
         login: settings.login,
         client_ca: settings.tls.client_ca.is_some() || root.table_has("tls", "client_ca"),
@@ -118,6 +120,7 @@ fn read_topology(root: &Table<'_>, settings: &RouterSettings, unknown_tenants: U
         context: Arc::new(context),
         unknown_tenants,
         jwt,
+        plans: Arc::new(plans),
     }
 }
 

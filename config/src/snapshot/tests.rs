@@ -64,6 +64,21 @@ fn full() -> Topology {
     tenant.pool_mode = Some(PoolMode::Session);
     tenant.jwt = vec![issuer("own", JwtKeys::File("jwks.json".into()))];
     tenant.name = Some("Acme \"Ltd\"".to_owned());
+    tenant.plan = Some("p".into());
+    tenant.own_limits = Some(Arc::new(LimitSet { connections: Some(3), ..LimitSet::default() }));
+    tenant.restriction = Some(Restriction::Quota { until: 1_800_000_000 });
+    let said = LimitSet {
+        weight: Some(7),
+        allow: Some(vec!["10.0.0.0/8".parse().unwrap()]),
+        wait_budget_ms: Some(0),
+        ..LimitSet::default()
+    };
+    let parent = Plan { name: "p0".to_owned(), extends: None, limits: said };
+    let plan = Plan { name: "p".to_owned(), extends: Some("p0".to_owned()), limits: LimitSet::default() };
+    let plans = Arc::new(Plans::new(vec![parent, plan], Some("p0".to_owned())).unwrap());
+    tenant.limits = plans.resolve(Some("p"), tenant.own_limits.as_deref());
+    assert_eq!((tenant.limits.weight, tenant.limits.connections), (7, Some(3)));
+    let other = Tenant { limits: plans.resolve(None, None), ..Tenant::new(id("ü")) };
     let user = |name: &str, verifier: Option<Verifier>, tenants: TenantGrant| {
         let login = ServerLogin { user: "u".to_owned(), secret: ServerSecret::Password("pw2".into()) };
         let user = User {
@@ -85,7 +100,7 @@ fn full() -> Topology {
             shard("s3", ServerSecret::None),
         ],
         buckets: (0..BUCKETS).map(|b| if b % 5 == 0 { 0 } else { 2 }).collect(),
-        tenants: [(id("acme"), Arc::new(tenant)), (id("ü"), Arc::new(Tenant::new(id("ü"))))].into(),
+        tenants: [(id("acme"), Arc::new(tenant)), (id("ü"), Arc::new(other))].into(),
         users: HashMap::from([
             user("a", Some(Verifier::Scram(SCRAM.into())), TenantGrant::One(id("acme"))),
             user("b", Some(Verifier::Md5(md5.into())), TenantGrant::List(vec![id("acme"), id("x")])),
@@ -104,6 +119,7 @@ fn full() -> Topology {
                 },
             ),
         ],
+        plans,
     }
 }
 
@@ -111,7 +127,10 @@ fn full() -> Topology {
 fn shown(t: &Topology) -> String {
     let tenants: BTreeMap<_, _> = t.tenants.iter().collect();
     let users: BTreeMap<_, _> = t.users.iter().collect();
-    format!("{:?}", (t.version, &t.shards, &t.buckets, tenants, users, &t.context, t.unknown_tenants, &t.jwt))
+    format!(
+        "{:?}",
+        (t.version, &t.shards, &t.buckets, tenants, users, &t.context, t.unknown_tenants, &t.jwt, &t.plans)
+    )
 }
 
 #[test]
@@ -143,7 +162,7 @@ fn what_is_refused() {
         from_json(&json.replacen(from, to, 1)).unwrap_err()
     };
     let inconsistent = |e: &SnapshotError| matches!(e, SnapshotError::Inconsistent(_));
-    assert_eq!(with("\"format\":1", "\"format\":2"), SnapshotError::Format(2));
+    assert_eq!(with("\"format\":2", "\"format\":1"), SnapshotError::Format(1));
     assert!(matches!(with("\"version\":42", "\"version\":-1"), SnapshotError::Form { .. }));
     assert!(matches!(with("\"host\"", "\"hots\""), SnapshotError::Form { .. }));
     assert!(matches!(with("\"pw1\"", "[\"pw1\"]"), SnapshotError::Form { .. }));

@@ -33,7 +33,7 @@ impl Store {
             "{} WHERE t.id > $1 AND ($2::text IS NULL OR t.state = $2) ORDER BY t.id LIMIT $3",
             select()
         );
-        let state = filter.state.map(state_name);
+        let state = filter.state.map(TenantState::as_str);
         let mut after = filter.after.clone().unwrap_or_default();
         let mut found = Vec::new();
         loop {
@@ -161,10 +161,11 @@ impl Store {
         if before.state == state {
             return Ok(before);
         }
-        t.execute("UPDATE tenants SET state = $2 WHERE id = $1", &[&id, &state_name(state)]).await?;
+        t.execute("UPDATE tenants SET state = $2 WHERE id = $1", &[&id, &state.as_str()]).await?;
         let action = match state {
             TenantState::Active => "resume",
-            TenantState::Suspended => "suspend",
+            TenantState::ReadOnly => "read-only",
+            TenantState::Suspended | TenantState::Deleting => "suspend",
         };
         finish(t, caller, action, before).await
     }
@@ -329,13 +330,6 @@ pub(super) fn from_json<T: DeserializeOwned>(field: &'static str, value: Value) 
 
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<Value, StoreError> {
     serde_json::to_value(value).map_err(|e| StoreError::invalid("context", e))
-}
-
-fn state_name(state: TenantState) -> &'static str {
-    match state {
-        TenantState::Active => "active",
-        TenantState::Suspended => "suspended",
-    }
 }
 
 pub(super) fn pool_mode_name(mode: PoolMode) -> &'static str {

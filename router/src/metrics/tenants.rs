@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use switchyard_config::TenantId;
-use switchyard_config::topology::{TenantState, Topology, UnknownTenants};
+use switchyard_config::topology::{Topology, UnknownTenants};
 
 use super::family::seconds;
 use super::ledger::{IDLE, Ledger, Page, Reading, Totals};
@@ -133,11 +133,7 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
         let Some(tenant) = topology.tenant(id) else { continue };
         let placed = topology.place(&tenant).and_then(|p| topology.shards.get(usize::from(p.shard)));
         let shard = placed.map_or("", |shard| shard.name.as_str());
-        let state = match tenant.state {
-            TenantState::Active => "active",
-            TenantState::Suspended => "suspended",
-        };
-        info.add(&[("shard", shard), ("state", state), ("tenant", &label(id.as_str()))], 1.0);
+        info.add(&[("shard", shard), ("state", tenant.state.as_str()), ("tenant", &label(id.as_str()))], 1.0);
     }
     let mut families: Vec<_> = [transactions, statements, errors, bytes, busy, wait, clients, info]
         .into_iter()

@@ -1,7 +1,7 @@
 //! Migrations, and what the tables do by themselves.
 
-use switchyard_control_plane::MigrationError;
 use switchyard_control_plane::store::{Store, StoreError};
+use switchyard_control_plane::{MIGRATIONS, MigrationError};
 use switchyard_tests::Cluster;
 
 use crate::{me, shard, store, tenant, url, user};
@@ -11,20 +11,23 @@ async fn control_planes_that_start_together_migrate_once() {
     let cluster = Cluster::start();
     let opened = tokio::join!(store(&cluster), store(&cluster), store(&cluster));
     opened.0.ping().await.unwrap();
-    assert_eq!(cluster.value("SELECT count(*) FROM switchyard.migrations"), "1");
-    let before = cluster.value("SELECT applied_at FROM switchyard.migrations");
+    assert_eq!(cluster.value("SELECT count(*) FROM switchyard.migrations"), MIGRATIONS.to_string());
+    let before = cluster.value("SELECT max(applied_at) FROM switchyard.migrations");
     store(&cluster).await;
-    assert_eq!(cluster.value("SELECT applied_at FROM switchyard.migrations"), before);
+    assert_eq!(cluster.value("SELECT max(applied_at) FROM switchyard.migrations"), before);
 }
 
 #[tokio::test]
 async fn a_schema_that_is_not_ours_is_refused() {
     let cluster = Cluster::start();
     store(&cluster).await;
-    cluster.sql("INSERT INTO switchyard.migrations VALUES (2, 'later', '\\x00')");
+    cluster.sql("INSERT INTO switchyard.migrations VALUES (1000, 'later', '\\x00')");
     let refused = Store::open(&url(&cluster)).await.err();
-    assert!(matches!(refused, Some(StoreError::Migration(MigrationError::Newer { found: 2, known: 1 }))));
-    cluster.sql("DELETE FROM switchyard.migrations WHERE number = 2");
+    assert!(
+        matches!(refused, Some(StoreError::Migration(MigrationError::Newer { found, known: MIGRATIONS }))
+        if found == MIGRATIONS + 1)
+    );
+    cluster.sql("DELETE FROM switchyard.migrations WHERE number = 1000");
     cluster.sql("UPDATE switchyard.migrations SET checksum = '\\x00'");
     let refused = Store::open(&url(&cluster)).await.err();
     assert!(matches!(refused, Some(StoreError::Migration(MigrationError::Checksum { number: 1 }))));

@@ -133,7 +133,7 @@ fn tenants_and_users() {
         ("[[tenants]]\nid = \"acme\"", "there is another tenant \"acme\""),
         ("[[tenants]]\nid = \"a\\nb\"", "tenants[0].id: must not contain control characters"),
         ("[[tenants]]\nid = \"x\"\nshard = \"s3\"", "there is no shard \"s3\"; did you mean `s1`?"),
-        ("[[tenants]]\nid = \"x\"\nstate = \"gone\"", "must be one of `active`, `suspended`"),
+        ("[[tenants]]\nid = \"x\"\nstate = \"gone\"", "must be one of `active`, `read-only`, `suspended`"),
         ("[[tenants]]\nid = \"x\"\ncontext = { role = \"{x}\" }", "tenants[0].context.role: knows {tenant}"),
         (
             "[[tenants]]\nid = \"x\"\ncontext = { search_path = [\"a\", \"\"] }",

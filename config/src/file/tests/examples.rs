@@ -78,7 +78,12 @@ fn known_keys() -> BTreeSet<(String, String)> {
     let ctx = Ctx::new(FULL, &path, &env);
     read_document(FULL, &ctx).unwrap();
     let asked = ctx.asked.into_inner();
-    let nested = [("shards.pool", "pool"), ("tenants.context", "context"), ("tenants.jwt.keys", "jwt")];
+    let nested = [
+        ("shards.pool", "pool"),
+        ("tenants.context", "context"),
+        ("tenants.jwt.keys", "jwt"),
+        ("tenants.limits", "plans"),
+    ];
     let keys = asked.iter().filter_map(|path| {
         let (section, key) = path.rsplit_once('.')?;
         let base = ["_file", "_env"].iter().find_map(|s| key.strip_suffix(s)).unwrap_or(key);
