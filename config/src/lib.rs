@@ -7,6 +7,7 @@
 pub mod file;
 pub mod ids;
 pub mod limits;
+pub mod seal;
 pub mod settings;
 pub mod snapshot;
 pub mod template;

@@ -33,6 +33,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("switchyard-catalog", &["switchyard-config"]),
     ("switchyard-router", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
     ("switchyard-control-plane", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
+    ("switchyard-shard-schema", &["switchyard-config", "switchyard-catalog"]),
     ("switchyard-migrator", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
 ];
 

@@ -31,7 +31,7 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files that `settings` names.
-    pub(crate) fn new(settings: &ServerTls) -> Result<Self, CatalogError> {
+    pub fn new(settings: &ServerTls) -> Result<Self, CatalogError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = Verifier {
             trusted: trusted(settings)?,
