@@ -6,11 +6,17 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::topology::PoolMode;
+use crate::topology::{PoolMode, ServerTls};
 
 /// The settings of one router process.
 #[derive(Debug, Clone)]
 pub struct RouterSettings {
+    /// The number of this router among its peers, 1 to [`MAX_ROUTER_ID`]; 0 where it has none. It
+    /// stands in the cancel keys of its sessions.
+    pub id: u16,
+    /// Other routers that clients reach by the same address: cancel requests for their sessions are
+    /// passed on to them.
+    pub peers: Vec<Peer>,
     /// Addresses to accept clients on. Default `127.0.0.1:6432`.
     pub listen: Vec<ListenAddress>,
     /// Address of `/metrics`, `/livez` and `/readyz`. Default `127.0.0.1:6433`.
@@ -31,6 +37,22 @@ pub struct RouterSettings {
     pub catalog: Option<CatalogSettings>,
     /// Per-tenant metric series kept; the rest fold into `_other`. Default 2000.
     pub metrics_tenants: usize,
+}
+
+/// Largest [`RouterSettings::id`]: it has 14 bits of a cancel key.
+pub const MAX_ROUTER_ID: u16 = (1 << 14) - 1;
+
+/// Another router behind the same address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its [`RouterSettings::id`].
+    pub id: u16,
+    /// Its host name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// TLS toward it.
+    pub tls: ServerTls,
 }
 
 /// Where clients are accepted.
@@ -140,6 +162,9 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a forwarded cancel request may take. Default 10 s.
     pub cancel_timeout: Duration,
+    /// Cancel requests with a key that is not known here, per second and network of the client (/24,
+    /// or /64 of IPv6); beyond it, all of that network are dropped. Default 100.
+    pub unknown_cancels: u32,
 }
 
 impl Default for Limits {
@@ -157,6 +182,7 @@ impl Default for Limits {
             idle_in_transaction_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             cancel_timeout: Duration::from_secs(10),
+            unknown_cancels: 100,
         }
     }
 }
@@ -175,6 +201,8 @@ pub struct CatalogSettings {
 impl Default for RouterSettings {
     fn default() -> Self {
         Self {
+            id: 0,
+            peers: Vec::new(),
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432)))],
             http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6433))),
             workers: 0,

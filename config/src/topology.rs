@@ -135,6 +135,26 @@ pub struct Shard {
     pub cordoned: bool,
 }
 
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Host name, address, or the directory of a unix socket (begins with `/`).
+    pub host: String,
+    /// TCP port, or the number in the unix socket's name.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
 /// A role on the shards, and what proves it.
 #[derive(Debug, Clone)]
 pub struct ServerLogin {

@@ -176,10 +176,10 @@ async fn begin(
     let wishes = wishes(shared, &opened, &seat.context)?;
     let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
     let stats = shared.stats.tenant(&tenant.id);
-    let mut secret = [0; 4];
-    aws_lc_rs::rand::fill(&mut secret)
-        .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
-    let handle = Arc::new(SessionHandle::new(shared.next_pid(), u32::from_be_bytes(secret), who.clone()));
+    let key = shared
+        .next_key(false, None)
+        .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
+    let handle = Arc::new(SessionHandle::new(key, who.clone()));
     let place = shared.take_client_place(handle.clone(), stats.clone()).map_err(|why| {
         shared.stats.reject(why);
         Ended::Refused(
@@ -219,7 +219,7 @@ fn welcome(
 ) -> Result<(), build::BuildError> {
     build::auth_ok(out);
     reported.encode(out)?;
-    build::backend_key_data(out, handle.pid, &handle.secret.to_be_bytes())?;
+    build::backend_key_data(out, handle.key.pid(), handle.key.secret())?;
     build::ready_for_query(out, b'I');
     Ok(())
 }

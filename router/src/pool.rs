@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use switchyard_config::topology::Shard;
+use switchyard_config::topology::{Endpoint, Shard};
 use tokio::sync::oneshot;
 
 use crate::logins::Logins;
@@ -189,10 +189,6 @@ impl Pool {
         self.parameters.get(route).map(|p| p.clone())
     }
 
-    pub(crate) fn tls(&self) -> &Arc<ShardTlsContext> {
-        &self.tls
-    }
-
     /// Lends a connection, at once if one is idle.
     pub(crate) fn lend(self: &Arc<Self>, want: &Want<'_>) -> Lend {
         let mut state = self.state.lock();
@@ -264,6 +260,7 @@ impl Pool {
         let mut place = Place { pool: &self, taken: true };
         let target = Target {
             shard: self.shard.clone(),
+            endpoint: Endpoint { host: self.shard.host.clone(), port: self.shard.port },
             login: self.logins.get(route.login),
             route: route.clone(),
             tls: self.tls.clone(),

@@ -9,10 +9,12 @@ use std::time::Duration;
 use switchyard_catalog::Watcher;
 use switchyard_config::file::{self, Loaded};
 use switchyard_config::topology::Topology;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::cancel;
 use crate::listen;
 use crate::session::handle::{Activity, Order};
 use crate::shared::{Shared, StartError};
@@ -82,6 +84,11 @@ impl Router {
         let bound = listen::bind(&settings.listen, workers)?;
         let shared = Arc::new(Shared::new(settings, workers)?);
         let mut tasks = JoinSet::new();
+        if let Some(listener) = shared.processes.lock().take() {
+            listener.set_nonblocking(true).map_err(StartError::Worker)?;
+            let listener = UnixListener::from_std(listener).map_err(StartError::Worker)?;
+            tasks.spawn(cancel::serve_processes(shared.clone(), listener));
+        }
         let catalog = shared.settings().catalog.clone();
         let watcher = match catalog {
             Some(catalog) => Some(follow(&shared, &topology, Watcher::start(catalog).await?, &mut tasks)?),

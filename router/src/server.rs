@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use switchyard_config::topology::Shard;
+use switchyard_config::topology::{Endpoint, Shard};
 
 use crate::context::Wishes;
 use crate::statements::ServerStatements;
 use crate::stream::ServerStream;
+use crate::tls::ShardTlsContext;
 
 /// Which connections of a shard can serve a session at all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,9 +38,12 @@ pub(crate) struct Carried {
 }
 
 /// What is needed to reach a connection from elsewhere, to cancel its query.
-#[derive(Debug)]
 pub(crate) struct ServerIdentity {
     pub(crate) shard: Arc<Shard>,
+    /// The host that it is a connection to, by the topology of the time when it was made.
+    pub(crate) endpoint: Endpoint,
+    /// TLS toward that host.
+    pub(crate) tls: Arc<ShardTlsContext>,
     pub(crate) pid: u32,
     pub(crate) key: Box<[u8]>,
     /// Cancel requests under way. Until they have arrived, the connection must not serve anybody

@@ -2,15 +2,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
+use parking_lot::Mutex;
 use switchyard_config::settings::RouterSettings;
 use switchyard_config::topology::{Shard, Topology};
 use switchyard_config::{ShardName, TenantId};
 
 use crate::auth::jwt::JwtVerifier;
+use crate::cancel::Guesses;
+use crate::cancel::key::{CancelKey, Keys};
 use crate::context::Interner;
 use crate::logins::Logins;
 use crate::pool::Pool;
@@ -32,13 +35,17 @@ pub(crate) struct Shared {
     pub(crate) logins: Arc<Logins>,
     pub(crate) jwt: JwtVerifier,
     pub(crate) stats: Stats,
-    /// Sessions by what the client has as the backend's process id.
-    pub(crate) sessions: DashMap<u32, Arc<SessionHandle>>,
+    /// Sessions by the place of their cancel keys: see [`Keys::place`].
+    pub(crate) sessions: DashMap<u64, Arc<SessionHandle>>,
+    pub(crate) keys: Keys,
+    /// Where other processes of this router pass cancel requests on to, until it is served.
+    pub(crate) processes: Mutex<Option<std::os::unix::net::UnixListener>>,
+    /// Cancel requests with unknown keys.
+    pub(crate) guesses: Guesses,
     clients: AtomicUsize,
     unauthenticated: AtomicUsize,
     unauthenticated_by_address: DashMap<IpAddr, usize>,
     last_session: AtomicU64,
-    last_pid: AtomicU32,
     draining: AtomicBool,
     /// Makes up salts for users that do not exist, so that they look like others.
     pub(crate) mock_secret: [u8; 32],
@@ -53,10 +60,9 @@ impl Shared {
     /// If certificates cannot be loaded, or the system gives no random numbers.
     pub(crate) fn new(settings: RouterSettings, workers: usize) -> Result<Self, StartError> {
         let mut mock_secret = [0; 32];
-        let mut pid = [0; 4];
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
-        aws_lc_rs::rand::fill(&mut pid).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
+        let (own, processes) = crate::cancel::process::claim(settings.id);
         Ok(Self {
             settings: ArcSwap::from_pointee(settings),
             topology: ArcSwap::from_pointee(Topology::empty()),
@@ -69,11 +75,13 @@ impl Shared {
             jwt: JwtVerifier::new(),
             stats: Stats::new(workers),
             sessions: DashMap::new(),
+            keys: Keys::new(own),
+            processes: Mutex::new(processes),
+            guesses: Guesses::default(),
             clients: AtomicUsize::new(0),
             unauthenticated: AtomicUsize::new(0),
             unauthenticated_by_address: DashMap::new(),
             last_session: AtomicU64::new(0),
-            last_pid: AtomicU32::new(u32::from_le_bytes(pid)),
             draining: AtomicBool::new(false),
             mock_secret,
             register_tenant: std::sync::OnceLock::new(),
@@ -198,11 +206,12 @@ impl Shared {
             return Err(Rejected::Clients);
         }
         tenant.sessions.fetch_add(1, Ordering::Relaxed);
-        self.sessions.insert(handle.pid, handle.clone());
+        let place = self.keys.place(handle.key.pid(), handle.key.secret());
+        self.sessions.insert(place, handle.clone());
         if self.is_draining() {
             handle.command(Order::Drain);
         }
-        Ok(ClientPlace { shared: self.clone(), pid: handle.pid, tenant })
+        Ok(ClientPlace { shared: self.clone(), place, tenant })
     }
 
     /// Clients, and connections that have not logged in.
@@ -214,15 +223,20 @@ impl Shared {
         self.last_session.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A process id that no session has.
-    pub(crate) fn next_pid(&self) -> u32 {
+    /// A cancel key that no session has. None if the system gives no random numbers.
+    pub(crate) fn next_key(&self, long: bool, backend: Option<u32>) -> Option<CancelKey> {
         loop {
-            // Positive as a signed number: drivers take it for one.
-            let pid = self.last_pid.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
-            if pid != 0 && !self.sessions.contains_key(&pid) {
-                return pid;
+            let key = self.keys.draw(long, backend)?;
+            if !self.sessions.contains_key(&self.keys.place(key.pid(), key.secret())) {
+                return Some(key);
             }
         }
+    }
+
+    /// The session with this cancel key.
+    pub(crate) fn session(&self, pid: u32, secret: &[u8]) -> Option<Arc<SessionHandle>> {
+        let session = self.sessions.get(&self.keys.place(pid, secret)).map(|s| s.clone());
+        session.filter(|s| s.key.is(pid, secret))
     }
 
     // --- the end ---
@@ -327,14 +341,14 @@ impl Drop for LoginPlace {
 /// A place among the clients; given back when dropped.
 pub(crate) struct ClientPlace {
     shared: Arc<Shared>,
-    pid: u32,
+    place: u64,
     tenant: Arc<TenantStats>,
 }
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
         self.shared.clients.fetch_sub(1, Ordering::AcqRel);
-        self.shared.sessions.remove(&self.pid);
+        self.shared.sessions.remove(&self.place);
         self.tenant.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -213,6 +213,8 @@ pub(crate) struct Stats {
     pub(crate) handover_failures: Count,
     pub(crate) cancels_sent: Count,
     pub(crate) cancels_ignored: Count,
+    pub(crate) cancels_passed_on: Count,
+    pub(crate) cancels_limited: Count,
     pub(crate) reloads_succeeded: Count,
     pub(crate) reloads_failed: Count,
 }
@@ -234,6 +236,8 @@ impl Stats {
             handover_failures: Count::default(),
             cancels_sent: Count::default(),
             cancels_ignored: Count::default(),
+            cancels_passed_on: Count::default(),
+            cancels_limited: Count::default(),
             reloads_succeeded: Count::default(),
             reloads_failed: Count::default(),
         }

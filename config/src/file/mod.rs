@@ -6,6 +6,7 @@
 mod context;
 mod error;
 mod jwt;
+mod peers;
 mod plans;
 mod reader;
 mod secret;

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::peers;
 use super::reader::Table;
 use super::value::Value;
 use crate::settings::{
     CatalogSettings, ClientTls, ClientTlsMode, IdentitySettings, Limits, ListenAddress, LoginSettings,
-    RouterSettings,
+    MAX_ROUTER_ID, RouterSettings,
 };
 use crate::template;
 use crate::topology::{PoolMode, UnknownTenants};
@@ -25,6 +26,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     let mut unknown = UnknownTenants::default();
     root.set("tls", &mut s.tls, |v| Some(tls(v.table()?)));
     if let Some(t) = root.table("router") {
+        t.set("id", &mut s.id, |v| v.integer(1..=u64::from(MAX_ROUTER_ID)));
         t.set("listen", &mut s.listen, listen);
         t.set("http_listen", &mut s.http_listen, |v| match v.text()? {
             "" => Some(None),
@@ -45,6 +47,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     root.set("identity", &mut s.identity, |v| Some(identity(v.table()?)));
     root.set("limits", &mut s.limits, |v| Some(limits(v.table()?)));
     s.catalog = root.opt("catalog", |v| Some(catalog(v.table()?)));
+    s.peers = peers::read(root, s.id);
     (s, unknown)
 }
 
@@ -188,6 +191,7 @@ fn limits(t: Table<'_>) -> Limits {
         v.duration(Duration::ZERO..=365 * DAY)
     });
     t.set("drain_timeout", &mut l.drain_timeout, |v| v.duration(Duration::ZERO..=DAY));
+    t.set("unknown_cancels", &mut l.unknown_cancels, |v| v.integer(1..=1_000_000));
     t.set("cancel_timeout", &mut l.cancel_timeout, |v| v.duration(100 * MS..=3600 * 1000 * MS));
     t.finish();
     l

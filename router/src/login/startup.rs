@@ -114,7 +114,7 @@ impl Opening {
                     let shared = self.shared.clone();
                     // The client waits for the connection to close: that says the request has
                     // been passed on.
-                    crate::cancel::request(&shared, pid, &key).await;
+                    crate::cancel::request(&shared, self.address, pid, &key).await;
                     return Err(Ended::Quietly);
                 }
                 First::Startup(startup) => return self.opened(startup).await,

@@ -196,6 +196,8 @@ impl RouterCollector {
         let mut cancels = names::CANCELS.samples();
         cancels.add(&[("outcome", "forwarded")], stats.cancels_sent.get() as f64);
         cancels.add(&[("outcome", "ignored")], stats.cancels_ignored.get() as f64);
+        cancels.add(&[("outcome", "passed_on")], stats.cancels_passed_on.get() as f64);
+        cancels.add(&[("outcome", "limited")], stats.cancels_limited.get() as f64);
         families.push(cancels.finish());
     }
 }

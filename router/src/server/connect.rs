@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use socket2::{SockRef, Socket, TcpKeepalive};
-use switchyard_config::topology::{ServerLogin, ServerSecret, Shard, SslMode};
+use switchyard_config::topology::{Endpoint, ServerLogin, ServerSecret, Shard, SslMode};
 use switchyard_wire::error::ErrorResponse;
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::scram::{ClientScram, ClientSecret, DerivedKeys};
@@ -77,6 +77,8 @@ pub(crate) struct LoginCache {
 /// Everything that a connection attempt needs to know.
 pub(crate) struct Target {
     pub(crate) shard: Arc<Shard>,
+    /// The one of its hosts that is meant.
+    pub(crate) endpoint: Endpoint,
     pub(crate) route: Route,
     /// The login, where it is not the shard's own.
     pub(crate) login: Option<Arc<ServerLogin>>,
@@ -87,7 +89,7 @@ pub(crate) struct Target {
 
 impl Target {
     fn address(&self) -> String {
-        format!("{}:{}", self.shard.host, self.shard.port)
+        self.endpoint.to_string()
     }
 
     /// Connects and logs in, within the shard's `connect_timeout`.
@@ -119,7 +121,7 @@ impl Target {
             // As libpq: `allow` and `prefer` try the other way if the first was refused.
             (SslMode::Allow, Err(ConnectError::Refused { .. })) => self.login(false).await,
             (SslMode::Prefer, Err(ConnectError::Tls { .. } | ConnectError::Refused { .. }))
-                if !self.shard.host.starts_with('/') =>
+                if !self.endpoint.host.starts_with('/') =>
             {
                 self.login(true).await
             }
@@ -128,7 +130,7 @@ impl Target {
     }
 
     async fn login(&self, plain: bool) -> Result<(Server, Parameters), ConnectError> {
-        let (stream, binding) = open(&self.shard, &self.tls, plain).await?;
+        let (stream, binding) = open(&self.endpoint, &self.tls, plain).await?;
         let login = self.login.as_deref().unwrap_or(&self.shard.login);
         let mut conversation =
             Login { stream, buf: Vec::with_capacity(4096), read: 0, target: self, binding };
@@ -140,6 +142,8 @@ impl Target {
             stream: conversation.stream,
             identity: Arc::new(ServerIdentity {
                 shard: self.shard.clone(),
+                endpoint: self.endpoint.clone(),
+                tls: self.tls.clone(),
                 pid,
                 key,
                 cancels: std::sync::atomic::AtomicU32::new(0),
@@ -168,35 +172,36 @@ fn jittered(lifetime: Duration) -> Duration {
     lifetime - (lifetime / 10).mul_f64(f64::from(u16::from_le_bytes(byte)) / 65536.0)
 }
 
-/// Opens a socket to the shard, with TLS as its mode says. Also returns the hash for channel
+/// Opens a socket to a server, with TLS as its mode says. Also returns the hash for channel
 /// binding where there is TLS.
 pub(crate) async fn open(
-    shard: &Shard,
+    endpoint: &Endpoint,
     tls: &ShardTlsContext,
     plain: bool,
 ) -> Result<(ServerStream, Option<Vec<u8>>), ConnectError> {
-    let address = format!("{}:{}", shard.host, shard.port);
+    let address = endpoint.to_string();
     let unreachable =
         |e: io::Error| ConnectError::Unreachable { address: address.clone(), cause: e.to_string() };
-    if shard.host.starts_with('/') {
-        let path = format!("{}/.s.PGSQL.{}", shard.host, shard.port);
+    if endpoint.host.starts_with('/') {
+        let path = format!("{}/.s.PGSQL.{}", endpoint.host, endpoint.port);
         return Ok((ServerStream::Unix(UnixStream::connect(path).await.map_err(unreachable)?), None));
     }
-    let mut stream = TcpStream::connect((shard.host.as_str(), shard.port)).await.map_err(unreachable)?;
+    let mut stream =
+        TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     keep_alive(&SockRef::from(&stream)).map_err(unreachable)?;
-    if plain || shard.tls.mode == SslMode::Disable {
+    if plain || tls.mode() == SslMode::Disable {
         return Ok((ServerStream::Tcp(stream), None));
     }
     let failed = |cause: String| ConnectError::Tls { address: address.clone(), cause };
     let answer = ask_for_tls(&mut stream).await.map_err(unreachable)?;
     match answer {
         b'S' => {}
-        b'N' if shard.tls.mode == SslMode::Prefer => return Ok((ServerStream::Tcp(stream), None)),
+        b'N' if tls.mode() == SslMode::Prefer => return Ok((ServerStream::Tcp(stream), None)),
         b'N' => return Err(failed("the shard does not offer tls".to_owned())),
         _ => return Err(failed("the shard answered neither yes nor no".to_owned())),
     }
-    let name = tls.server_name(&shard.host).map_err(|e| failed(e.to_string()))?;
+    let name = tls.server_name(&endpoint.host).map_err(|e| failed(e.to_string()))?;
     let connector = tls.connector().ok_or_else(|| failed("tls is disabled".to_owned()))?;
     let stream = connector.connect(name, stream).await.map_err(|e| failed(e.to_string()))?;
     let binding = crate::tls::peer_end_point_hash(stream.get_ref().1);

@@ -7,6 +7,7 @@ use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 use switchyard_wire::frame::frontend;
 
 use super::relay::Relay;
+use super::server_half::canceled_by_user;
 use super::{Core, End};
 
 impl Relay {
@@ -74,12 +75,17 @@ impl Relay {
     }
 
     /// A cancel request came while the session waited for a server connection: what it would have
-    /// run is canceled. // src/backend/tcop/postgres.c ProcessInterrupts
+    /// run is canceled.
     pub(super) fn cancel_wait(&mut self, core: &mut Core) {
         if self.wait.take().is_some() {
             self.c.buffer.widen();
-            let text = "canceling statement due to user request";
-            self.refuse(core, &ErrorResponse::error(sqlstate::QUERY_CANCELED, text));
+            self.refuse(core, &canceled_by_user());
+        } else if !self.exchange.is_quiet()
+            && let Some(identity) = core.handle.begin_cancel()
+        {
+            // The connection came just then, and the statement runs.
+            let shared = core.shared.clone();
+            tokio::spawn(async move { crate::cancel::send(&shared, &identity).await });
         }
     }
 
@@ -110,8 +116,7 @@ impl Relay {
             server.identity.cancel_begins();
             let identity = server.identity.clone();
             let shared = core.shared.clone();
-            let tls = pool.tls().clone();
-            tokio::spawn(async move { crate::cancel::send(&shared, &identity, &tls).await });
+            tokio::spawn(async move { crate::cancel::send(&shared, &identity).await });
         }
         server.broken = true;
         pool.give_back(server);

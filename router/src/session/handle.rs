@@ -8,6 +8,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::Who;
+use crate::cancel::key::CancelKey;
 use crate::server::ServerIdentity;
 
 /// What a session can be told.
@@ -52,12 +53,19 @@ pub(crate) enum Activity {
     IdleInTransaction = 2,
 }
 
+/// What a cancel request for a session meets.
+#[derive(Default)]
+struct Cancelable {
+    /// The server connection that it has borrowed.
+    server: Option<Arc<ServerIdentity>>,
+    /// A request has begun since it was borrowed.
+    canceled: bool,
+}
+
 /// A session as the registry has it.
 pub(crate) struct SessionHandle {
-    /// What the client has as the backend's process id.
-    pub(crate) pid: u32,
-    /// What the client has as the backend's secret.
-    pub(crate) secret: u32,
+    /// What the client has as the backend's process id and secret.
+    pub(crate) key: CancelKey,
     pub(crate) who: Arc<Who>,
     orders: AtomicU8,
     activity: AtomicU8,
@@ -65,21 +73,20 @@ pub(crate) struct SessionHandle {
     since: AtomicU32,
     waker: AtomicWaker,
     registered: AtomicBool,
-    target: Mutex<Option<Arc<ServerIdentity>>>,
+    target: Mutex<Cancelable>,
 }
 
 impl SessionHandle {
-    pub(crate) fn new(pid: u32, secret: u32, who: Arc<Who>) -> Self {
+    pub(crate) fn new(key: CancelKey, who: Arc<Who>) -> Self {
         Self {
-            pid,
-            secret,
+            key,
             who,
             orders: AtomicU8::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             since: AtomicU32::new(crate::clock::seconds()),
             waker: AtomicWaker::new(),
             registered: AtomicBool::new(false),
-            target: Mutex::new(None),
+            target: Mutex::default(),
         }
     }
 
@@ -148,21 +155,27 @@ impl SessionHandle {
     /// The session has borrowed this server connection.
     #[inline]
     pub(crate) fn attached(&self, server: &Arc<ServerIdentity>) {
-        *self.target.lock() = Some(server.clone());
+        *self.target.lock() = Cancelable { server: Some(server.clone()), canceled: false };
     }
 
     /// It gives it back. After this, no cancel request for the session can begin on it; one that
     /// has begun is counted in the server's identity.
     #[inline]
     pub(crate) fn detached(&self) {
-        *self.target.lock() = None;
+        self.target.lock().server = None;
     }
 
     /// The server connection to cancel on, if there is one, with the cancel request counted in.
     pub(crate) fn begin_cancel(&self) -> Option<Arc<ServerIdentity>> {
-        let target = self.target.lock();
-        let server = target.as_ref()?;
+        let mut target = self.target.lock();
+        let server = target.server.clone()?;
+        target.canceled = true;
         server.cancel_begins();
-        Some(server.clone())
+        Some(server)
+    }
+
+    /// Whether a cancel request has begun on the server connection that the session has, or had last.
+    pub(crate) fn was_canceled(&self) -> bool {
+        self.target.lock().canceled
     }
 }

@@ -313,9 +313,13 @@ impl Relay {
     /// connection, or fails. This one is closed.
     fn handover_failed(&mut self, core: &mut Core, cause: Option<String>, hopeless: bool) -> Result<(), End> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
-        tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
-            pid = server.identity.pid, cause, "cannot set the tenant's context");
-        core.shared.stats.handover_failures.add(1);
+        // A cancel request came early: what it was for must not run elsewhere instead.
+        let canceled = core.handle.was_canceled();
+        if !canceled {
+            tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %server.identity.shard.name,
+                pid = server.identity.pid, cause, "cannot set the tenant's context");
+            core.shared.stats.handover_failures.add(1);
+        }
         core.handle.detached();
         server.broken = true;
         self.return_server(server);
@@ -327,11 +331,18 @@ impl Relay {
             "the context of this tenant could not be set on its shard",
         )
         .hint("The router's log has the cause.");
-        if hopeless || !self.begin_anew(core)? {
+        if canceled {
+            self.fail_statements(core, &canceled_by_user());
+        } else if hopeless || !self.begin_anew(core)? {
             self.fail_statements(core, &error);
         }
         Ok(())
     }
+}
+
+/// // src/backend/tcop/postgres.c ProcessInterrupts
+pub(super) fn canceled_by_user() -> ErrorResponse {
+    ErrorResponse::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
 }
 
 fn text_of<'a>(fields: Option<&message::ErrorFields<'a>>) -> Option<&'a [u8]> {

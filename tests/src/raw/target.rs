@@ -50,6 +50,12 @@ impl Target {
         Self { endpoint, tls: None, user, password: None, params, channel_binding: false }
     }
 
+    /// At another address, over TCP.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.endpoint = Endpoint::Tcp(address);
+        self
+    }
+
     /// As this user.
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.user);

@@ -121,3 +121,38 @@ fn it_ends_the_wait_for_a_server() {
     acme.rows("COMMIT");
     assert_eq!(globex.value("SELECT 1"), "1");
 }
+
+#[test]
+fn it_ends_a_statement_whose_context_is_still_being_set() {
+    let roles = "CREATE ROLE of_acme; CREATE ROLE of_globex; GRANT of_acme, of_globex TO app";
+    let context = "[context]\nrole = \"of_{tenant}\"\n[context.variables]\n\"app.tenant_id\" = \"{tenant}\"";
+    let s = setup().pool("size = 1").sql(roles).context(context).start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.rows("SELECT 1");
+    // The role of globex is not in the connection's cache, and cannot be looked up.
+    let mut admin = s.shards[0].admin();
+    admin.rows("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE");
+    globex.send(&m::query("SELECT 'ran'"));
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pg_authid'::regclass";
+    wait::until_true("the context to be awaited", || admin.value(waits) == "1");
+    cancel(&s, globex.key());
+    let messages = globex.until_ready();
+    assert!(messages.iter().any(|m| m.sqlstate() == "57014"), "{messages:?}");
+    admin.rows("COMMIT");
+    assert_eq!(globex.value("SELECT current_role"), "of_globex");
+    assert_eq!(s.router.metrics().sum("switchyard_handover_failures_total", &[]), 0.0);
+}
+
+#[test]
+fn it_reaches_a_shard_that_has_left_the_topology() {
+    let mut s = Setup::new().shards(2).tenant_on("acme", 0).start();
+    let mut acme = s.login("acme");
+    sleep(&s, &mut acme, "acme");
+    assert!(s.reload(|toml| {
+        let without = toml.replacen("name = \"s0\"", "name = \"other\"", 1);
+        without.replace("shard = \"s0\"", "shard = \"s1\"")
+    }));
+    cancel(&s, acme.key());
+    assert!(acme.until_ready().iter().any(|m| m.sqlstate() == "57014"));
+    assert_eq!(acme.value("SELECT count(*) FROM clients WHERE name LIKE 'misplaced%'"), "3");
+}

@@ -15,7 +15,15 @@ fn env(name: &str) -> Option<String> {
 /// The full example beside the files it names.
 fn full_dir(test: &str) -> Dir {
     let dir = Dir::new(test);
-    for name in ["server.crt", "server.key", "clients-ca.crt", "shards-ca.crt", "router.crt", "router.key"] {
+    for name in [
+        "server.crt",
+        "server.key",
+        "clients-ca.crt",
+        "shards-ca.crt",
+        "routers-ca.crt",
+        "router.crt",
+        "router.key",
+    ] {
         dir.write(&format!("tls/{name}"), "pem");
     }
     dir.write("tls/globex.pub", "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n");

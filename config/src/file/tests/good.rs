@@ -199,3 +199,13 @@ fn many_tenants_load_soon() {
     // Generous: it is to find what is quadratic, which takes minutes.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+#[test]
+fn peers_leave_out_the_router_itself() {
+    let text = "[router]\nid = 2\n[[peers]]\nid = 1\naddress = \"[::1]:6432\"\nsslmode = \"require\"\n\
+        [[peers]]\nid = 2\naddress = \"r2:6432\"\n[[peers]]\nid = 3\naddress = \"r3.internal:7\"\n";
+    let settings = good(&(text.to_owned() + &base())).settings;
+    let peers: Vec<_> = settings.peers.iter().map(|p| (p.id, p.host.as_str(), p.port, p.tls.mode)).collect();
+    use crate::topology::SslMode::{Prefer, Require};
+    assert_eq!((settings.id, peers), (2, vec![(1, "::1", 6432, Require), (3, "r3.internal", 7, Prefer)]));
+}
