@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::seal::SealKey;
 use crate::topology::{PoolMode, ServerTls};
 
 /// The settings of one router process.
@@ -35,6 +36,8 @@ pub struct RouterSettings {
     pub limits: Limits,
     /// The catalog, if topology comes from one.
     pub catalog: Option<CatalogSettings>,
+    /// The seal, if there are keys for it.
+    pub seal: Option<SealSettings>,
     /// Per-tenant metric series kept; the rest fold into `_other`. Default 2000.
     pub metrics_tenants: usize,
 }
@@ -53,6 +56,16 @@ pub struct Peer {
     pub port: u16,
     /// TLS toward it.
     pub tls: ServerTls,
+}
+
+/// How tenants' contexts are sealed.
+#[derive(Debug, Clone)]
+pub struct SealSettings {
+    /// The keys; the first signs. Never empty.
+    pub keys: Vec<SealKey>,
+    /// How long a token is good for. It is used once, at once: this is what the clocks of router and shard
+    /// may differ by. Default 5 min.
+    pub token_lifetime: Duration,
 }
 
 /// Where clients are accepted.
@@ -212,6 +225,7 @@ impl Default for RouterSettings {
             identity: IdentitySettings::default(),
             limits: Limits::default(),
             catalog: None,
+            seal: None,
             metrics_tenants: 2000,
         }
     }

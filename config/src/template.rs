@@ -308,6 +308,7 @@ mod tests {
     #[test]
     fn every_mistake_of_a_context_is_found() {
         let context = ContextTemplate {
+            mode: crate::topology::ContextMode::Plain,
             variables: [("app.x", "{y}"), ("APP.X", "ok"), ("role", "r")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),

@@ -376,10 +376,33 @@ pub struct Placement {
     pub epoch: u64,
 }
 
+/// Against whom a tenant's context is guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextMode {
+    /// Against accidents: the variables of the context are all there is, and whoever runs SQL can
+    /// change them.
+    #[default]
+    Plain,
+    /// Against hostile SQL: the connection is entered with a signed token, and policies ask
+    /// `switchyard.tenant_id()`. Needs the schema on the shard, and a key.
+    Sealed,
+}
+
+impl ContextMode {
+    /// Whether this is the plain mode.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+}
+
 /// What is set on a server connection for a tenant, with `{tenant}` (and `{user}`) to be filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContextTemplate {
+    /// What the shard takes the tenant's word for.
+    #[serde(default, skip_serializing_if = "ContextMode::is_plain")]
+    pub mode: ContextMode,
     /// Session variables and the templates of their values, such as `app.tenant_id = "{tenant}"`.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,

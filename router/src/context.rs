@@ -29,6 +29,7 @@ use switchyard_config::TenantId;
 use switchyard_config::topology::ContextTemplate;
 use switchyard_wire::build::{self, BuildError};
 
+use crate::seal::{SealError, Sealed};
 use crate::server::{Carried, Route};
 
 /// OID of `set_config(text, text, bool)`. // src/include/catalog/pg_proc.dat
@@ -48,6 +49,8 @@ pub(crate) struct TenantContext {
     search_path: Option<String>,
     /// The role to run as.
     role: Option<String>,
+    /// What the shard is told under seal, where the context is sealed.
+    pub(crate) sealed: Option<Sealed>,
 }
 
 impl TenantContext {
@@ -97,7 +100,8 @@ pub(crate) struct Interner {
 const RECENT_WISHES: usize = 64;
 
 /// Two contexts are the same only if the tenant is the same, whatever they set.
-type ContextKey = (TenantId, Route, Vec<(String, String)>, Option<String>, Option<String>);
+/// The epoch is there for sealed contexts only, which carry it.
+type ContextKey = (TenantId, Route, Vec<(String, String)>, Option<String>, Option<String>, Option<u64>);
 
 impl Interner {
     fn next_id(&self) -> u64 {
@@ -105,13 +109,14 @@ impl Interner {
     }
 
     /// The context of `tenant` for `user`. `route` has the database and the login that apply where
-    /// the template has no database.
+    /// the template has no database; `epoch` is the placement's.
     pub(crate) fn context(
         &self,
         template: &ContextTemplate,
         tenant: &TenantId,
         user: &str,
         mut route: Route,
+        epoch: u64,
     ) -> Arc<TenantContext> {
         let render = |t: &str| switchyard_config::template::render(t, tenant.as_str(), user);
         let variables: Vec<_> = template.variables.iter().map(|(k, v)| (k.clone(), render(v))).collect();
@@ -123,13 +128,15 @@ impl Interner {
         if let Some(database) = &template.database {
             route.database = render(database).into();
         }
-        let key = (tenant.clone(), route, variables, search_path, role);
-        intern(&self.contexts, key, |(_, route, variables, search_path, role)| TenantContext {
+        let epoch = (!template.mode.is_plain()).then_some(epoch);
+        let key = (tenant.clone(), route, variables, search_path, role, epoch);
+        intern(&self.contexts, key, |(tenant, route, variables, search_path, role, epoch)| TenantContext {
             id: self.next_id(),
             route: route.clone(),
             variables: variables.clone(),
             search_path: search_path.clone(),
             role: role.clone(),
+            sealed: epoch.map(|epoch| Sealed::new(tenant, epoch)),
         })
     }
 
@@ -191,6 +198,20 @@ fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// What makes the token of a sealed context.
+pub(crate) type Mint<'a> = &'a mut dyn FnMut(&Sealed) -> Result<String, SealError>;
+
+/// Why a connection cannot be made ready. Nothing has been sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandoverError {
+    /// Something is too long for a message.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// There is no token.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
 /// Replies that the router has asked for itself, and the client must not see.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prefix {
@@ -232,7 +253,8 @@ pub(crate) fn handover(
     session: u64,
     context: &TenantContext,
     wishes: &Wishes,
-) -> Result<(Handover, Prefix), BuildError> {
+    mint: Mint<'_>,
+) -> Result<(Handover, Prefix), HandoverError> {
     let own = carried.session == session;
     let mut prefix = Prefix::default();
     let foreign = carried.context != 0 && carried.context != context.id;
@@ -241,14 +263,14 @@ pub(crate) fn handover(
     if foreign || unclear || (carried.dirty && !own) {
         extended(out, b"DISCARD ALL", &[])?;
         prefix.commands += 1;
-        set_context(out, &mut prefix, context, wishes)?;
+        set_context(out, &mut prefix, context, wishes, mint)?;
         return Ok((Handover::Clean, prefix));
     }
     if carried.context == 0 || carried.lost {
         // Wishes that are there stay as they are: a session that is kept to its connection may have
         // changed them in a way that cannot be carried.
         let there = carried.context != 0 && same_wishes;
-        set_context(out, &mut prefix, context, if there { &NO_WISHES } else { wishes })?;
+        set_context(out, &mut prefix, context, if there { &NO_WISHES } else { wishes }, mint)?;
         return Ok((Handover::Context, prefix));
     }
     if same_wishes {
@@ -274,9 +296,13 @@ fn set_context(
     prefix: &mut Prefix,
     context: &TenantContext,
     wishes: &Wishes,
-) -> Result<(), BuildError> {
+    mint: Mint<'_>,
+) -> Result<(), HandoverError> {
     let mut settings: SmallVec<[(&str, &str); 8]> = SmallVec::new();
-    extended(out, b"BEGIN", &[])?;
+    // Minted first, so that nothing is written if it cannot be.
+    let token = context.sealed.as_ref().map(mint).transpose()?;
+    // The shard notes that a token has been used, whatever the session has made the default.
+    extended(out, if token.is_some() { b"BEGIN READ WRITE" } else { b"BEGIN" }, &[])?;
     for (name, wish) in &wishes.values {
         match wish {
             Wish::Value(value) => settings.push((name, value)),
@@ -294,12 +320,21 @@ fn set_context(
     if let Some(role) = &context.role {
         settings.push(("role", role));
     }
-    if !settings.is_empty() {
+    if !settings.is_empty() || token.is_some() {
         let mut sql = Vec::with_capacity(64);
         let mut values: SmallVec<[&[u8]; 16]> = SmallVec::new();
+        sql.extend_from_slice(b"SELECT ");
+        if let Some(token) = &token {
+            // Before any change of role. A parameter is not shown in pg_stat_activity.
+            sql.extend_from_slice(b"switchyard.enter($1)");
+            values.push(token.as_bytes());
+        }
         for (n, (name, value)) in settings.iter().enumerate() {
-            sql.extend_from_slice(if n == 0 { b"SELECT " } else { b", " });
-            let (name_at, value_at) = (2 * n + 1, 2 * n + 2);
+            if n > 0 || token.is_some() {
+                sql.extend_from_slice(b", ");
+            }
+            let name_at = values.len() + 1;
+            let value_at = name_at + 1;
             sql.extend_from_slice(
                 format!("pg_catalog.set_config(${name_at}, ${value_at}, false)").as_bytes(),
             );
@@ -372,25 +407,26 @@ mod tests {
             variables: [("app.x".to_owned(), "same".to_owned())].into(),
             ..ContextTemplate::default()
         };
-        let a = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
-        let b = interner.context(&fixed, &TenantId::new("b").unwrap(), "u", route());
-        let again = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
+        let a = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
+        let b = interner.context(&fixed, &TenantId::new("b").unwrap(), "u", route(), 7);
+        let again = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
         assert_ne!(a.id, b.id);
         assert_eq!(a.id, again.id);
         let before = a.id;
         drop((a, again));
-        let anew = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route());
+        let anew = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
         assert_ne!(anew.id, before, "an id left on a connection must not come to life again");
     }
 
     #[test]
     fn what_is_written_ahead() {
         let interner = Interner::default();
-        let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route());
+        let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route(), 7);
         let none = interner.wishes(BTreeMap::new());
         let go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
             let mut out = Vec::new();
-            let (kind, prefix) = handover(&mut out, c, session, context, wishes).unwrap();
+            let (kind, prefix) =
+                handover(&mut out, c, session, context, wishes, &mut |_| unreachable!()).unwrap();
             assert_eq!(out.is_empty(), kind == Handover::Nothing);
             (kind, prefix.commands, prefix.readies)
         };
@@ -403,7 +439,7 @@ mod tests {
         let wishes = interner.wishes([("work_mem".to_owned(), wish("1MB"))].into());
         assert_eq!(go(&carried(a.id, false, 1), 2, &a, &wishes), (Handover::Wishes, 0, 1));
         let strict =
-            interner.context(&template(Some("t_{tenant}")), &TenantId::new("a").unwrap(), "u", route());
+            interner.context(&template(Some("t_{tenant}")), &TenantId::new("a").unwrap(), "u", route(), 7);
         assert_eq!(go(&carried(a.id, false, 1), 2, &strict, &wishes), (Handover::Clean, 4, 0));
     }
 

@@ -19,6 +19,7 @@ mod metrics;
 mod pool;
 mod prime;
 mod run;
+mod seal;
 mod server;
 mod session;
 mod shared;

@@ -17,6 +17,7 @@ use switchyard_config::topology::{Endpoint, Shard};
 use tokio::sync::oneshot;
 
 use crate::logins::Logins;
+use crate::seal::Sealer;
 use crate::server::connect::{ConnectError, LoginCache, Parameters, Target};
 use crate::server::{Route, Server};
 use crate::stats::Histogram;
@@ -60,6 +61,8 @@ pub(crate) struct Pool {
     pub(crate) shard: Arc<Shard>,
     tls: Arc<ShardTlsContext>,
     logins: Arc<Logins>,
+    /// Makes the tokens of sealed contexts.
+    pub(crate) sealer: Arc<Sealer>,
     cache: Arc<LoginCache>,
     state: Mutex<State>,
     parameters: DashMap<Route, Arc<Parameters>>,
@@ -168,11 +171,17 @@ struct Failing {
 }
 
 impl Pool {
-    pub(crate) fn new(shard: Arc<Shard>, tls: Arc<ShardTlsContext>, logins: Arc<Logins>) -> Self {
+    pub(crate) fn new(
+        shard: Arc<Shard>,
+        tls: Arc<ShardTlsContext>,
+        logins: Arc<Logins>,
+        sealer: Arc<Sealer>,
+    ) -> Self {
         Self {
             shard,
             tls,
             logins,
+            sealer,
             cache: Arc::default(),
             state: Mutex::default(),
             parameters: DashMap::new(),
@@ -265,6 +274,7 @@ impl Pool {
             route: route.clone(),
             tls: self.tls.clone(),
             cache: self.cache.clone(),
+            sealed: self.sealer.is_ready(),
             home: crate::worker::current(),
         };
         let made = target.connect().await;

@@ -12,8 +12,9 @@ use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
-use crate::context::{self, Wish, Wishes};
+use crate::context::{self, HandoverError, Wish, Wishes};
 use crate::pool::{Lend, PoolError, Want};
+use crate::seal::Sealed;
 use crate::server::Server;
 use crate::session::Seat;
 
@@ -186,11 +187,16 @@ async fn try_out(server: &mut Server, seat: &Seat, wishes: &Arc<Wishes>) -> Resu
     server.carried.dirty |= server.carried.context != 0;
     server.carried.session = 0;
     let mut out = Vec::new();
-    let (kind, mut prefix) = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes)
-        .map_err(|_| {
+    let seal = &mut server.seal;
+    let mut mint = |sealed: &Sealed| seat.pool.sealer.mint(seal.as_mut(), sealed);
+    let made = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes, &mut mint);
+    let (kind, mut prefix) = made.map_err(|error| match error {
+        HandoverError::Build(_) => {
             let text = "invalid startup parameter";
             Failed::Refused(ErrorResponse::fatal(sqlstate::INVALID_PARAMETER_VALUE, text))
-        })?;
+        }
+        HandoverError::Seal(error) => Failed::Refused(error.for_client()),
+    })?;
     // Without it the shard would keep its replies to itself.
     build::sync(&mut out);
     prefix.readies += 1;

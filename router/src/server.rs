@@ -9,6 +9,7 @@ use std::time::Instant;
 use switchyard_config::topology::{Endpoint, Shard};
 
 use crate::context::Wishes;
+use crate::seal::ServerSeal;
 use crate::statements::ServerStatements;
 use crate::stream::ServerStream;
 use crate::tls::ShardTlsContext;
@@ -81,6 +82,10 @@ pub(crate) struct Server {
     pub(crate) statements: ServerStatements,
     /// Session whose unnamed statement it has, or that has found none; else [`UNNAMED_OF_NOBODY`].
     pub(crate) unnamed_of: u64,
+    /// Its place in the shard's list of server processes, where contexts are sealed.
+    pub(crate) seal: Option<ServerSeal>,
+    /// Whether it has been asked for: the router had a key when it connected.
+    pub(crate) asked_for_seal: bool,
     /// Worker thread whose runtime watches the socket.
     pub(crate) home: usize,
     /// Since when nobody has used it, where it was only probed since.

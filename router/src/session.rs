@@ -132,7 +132,8 @@ impl Shared {
         let pool = self.pool(&shard.name).ok_or_else(gone)?;
         let template = tenant.context.as_ref().unwrap_or(&topology.context);
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
-        let context = self.contexts.context(template, &who.tenant, &who.user, route);
+        let epoch = tenant.placement.as_ref().map_or(0, |p| p.epoch);
+        let context = self.contexts.context(template, &who.tenant, &who.user, route, epoch);
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
         let shard_account = self.stats.shard(&shard.name, worker);

@@ -17,6 +17,7 @@ use crate::cancel::key::{CancelKey, Keys};
 use crate::context::Interner;
 use crate::logins::Logins;
 use crate::pool::Pool;
+use crate::seal::Sealer;
 use crate::session::handle::{Order, SessionHandle};
 use crate::statements::StatementInterner;
 use crate::stats::{Rejected, Stats, TenantStats};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) contexts: Interner,
     pub(crate) statements: StatementInterner,
     pub(crate) logins: Arc<Logins>,
+    sealer: Arc<Sealer>,
     pub(crate) jwt: JwtVerifier,
     pub(crate) stats: Stats,
     /// Sessions by the place of their cancel keys: see [`Keys::place`].
@@ -63,6 +65,8 @@ impl Shared {
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
         let (own, processes) = crate::cancel::process::claim(settings.id);
+        let sealer = Arc::new(Sealer::default());
+        sealer.replace(settings.seal.as_ref());
         Ok(Self {
             settings: ArcSwap::from_pointee(settings),
             topology: ArcSwap::from_pointee(Topology::empty()),
@@ -72,6 +76,7 @@ impl Shared {
             contexts: Interner::default(),
             statements: StatementInterner::default(),
             logins: Arc::default(),
+            sealer,
             jwt: JwtVerifier::new(),
             stats: Stats::new(workers),
             sessions: DashMap::new(),
@@ -122,6 +127,7 @@ impl Shared {
     pub(crate) fn replace_settings(&self, settings: RouterSettings) -> Result<(), StartError> {
         let tls = load_client_tls(&settings)?;
         self.client_tls.store(tls);
+        self.sealer.replace(settings.seal.as_ref());
         self.settings.store(Arc::new(settings));
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
@@ -139,7 +145,12 @@ impl Shared {
             if !same {
                 let tls = ShardTlsContext::load(&shard.tls)
                     .map_err(|error| StartError::ShardTls { shard: shard.name.clone(), error })?;
-                made.push(Arc::new(Pool::new(shard.clone(), Arc::new(tls), self.logins.clone())));
+                made.push(Arc::new(Pool::new(
+                    shard.clone(),
+                    Arc::new(tls),
+                    self.logins.clone(),
+                    self.sealer.clone(),
+                )));
             }
         }
         let mut closing = Vec::new();

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod process;
 pub mod raw;
 pub mod router;
+pub mod sealed;
 pub mod setup;
 pub mod tokio_tls;
 pub mod wait;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use switchyard_config::{BUCKETS, TenantId};
+use switchyard_shard_schema::install::{Form, Revokes};
 
 use crate::certs::Certs;
 use crate::cluster::{self, Cluster};
@@ -10,6 +11,7 @@ use crate::faults::FaultProxy;
 use crate::raw::differential::{self, Step};
 use crate::raw::{Raw, Refused, Target, scram_verifier};
 use crate::router::Router;
+use crate::sealed::{self, SEAL_KEY};
 
 /// The user that acts for every tenant, as `app.<tenant>`.
 pub const USER: &str = "app";
@@ -32,6 +34,7 @@ pub struct Setup {
     proxied: bool,
     sql: String,
     server: (String, String),
+    sealed: Option<(Form, Revokes)>,
 }
 
 /// What has been started. All of it ends on drop.
@@ -66,6 +69,7 @@ impl Setup {
             proxied: false,
             sql: String::new(),
             server: (cluster::APP.to_owned(), cluster::APP_PASSWORD.to_owned()),
+            sealed: None,
         }
     }
 
@@ -147,6 +151,13 @@ impl Setup {
         self
     }
 
+    /// Contexts that are sealed, and policies that ask for them.
+    pub fn sealed(mut self, form: Form, revokes: Revokes) -> Self {
+        self.sealed = Some((form, revokes));
+        let context = format!("[context]\nmode = \"sealed\"\n{}", self.context);
+        self.context(&context).section(&format!("[seal]\nkey = {SEAL_KEY:?}"))
+    }
+
     /// Starts all of it.
     ///
     /// # Panics
@@ -168,6 +179,9 @@ impl Setup {
             starting.into_iter().map(|t| t.join().expect("the cluster starts")).collect()
         });
         for (index, shard) in shards.iter().enumerate() {
+            if let Some((form, revokes)) = self.sealed {
+                sealed::seal(shard, form, revokes);
+            }
             shard.sql(&format!("{}{}", self.rows(index), self.sql));
         }
         let proxies: Vec<_> = match self.proxied {

@@ -5,13 +5,24 @@ use std::collections::BTreeMap;
 use super::reader::{At, Table};
 use super::value::Value;
 use crate::template::check_context;
-use crate::topology::ContextTemplate;
+use crate::topology::{ContextMode, ContextTemplate};
 
 /// Longest template, in bytes.
 const MAX_TEMPLATE_BYTES: usize = 1024;
 
+/// The words of `mode`.
+const MODES: [(&str, ContextMode); 2] = [("plain", ContextMode::Plain), ("sealed", ContextMode::Sealed)];
+
 /// The context of tenants that have none of their own.
 pub(super) fn read_default(root: &Table<'_>, catalog: bool) -> ContextTemplate {
+    // `context = "sealed"` says no more than that.
+    let word = root.value("context").filter(|v| v.value.is_str());
+    if let Some(mode) = word {
+        return ContextTemplate {
+            mode: mode.one_of(&MODES).unwrap_or_default(),
+            ..ContextTemplate::default()
+        };
+    }
     match root.table("context") {
         Some(table) => read(table),
         None => {
@@ -43,6 +54,7 @@ pub(super) fn read(t: Table<'_>) -> ContextTemplate {
             }
         }
     }
+    t.set("mode", &mut context.mode, |v| v.one_of(&MODES));
     context.search_path = t.opt("search_path", |v| v.array(template));
     context.role = t.opt("role", template);
     context.database = t.opt("database", template);
@@ -58,7 +70,7 @@ pub(super) fn read(t: Table<'_>) -> ContextTemplate {
         };
         t.ctx.error(&at.unwrap_or_else(|| t.at_key(problem.key)), problem.message);
     }
-    let keys = ["variables", "search_path", "role", "database"];
+    let keys = ["variables", "search_path", "role", "database", "mode"];
     if context == ContextTemplate::default() && keys.iter().all(|k| *k == "variables" || !t.has(k)) {
         let message = "nothing is set for a tenant, so that row-level security cannot tell them apart";
         t.ctx.warn(&t.at, message);

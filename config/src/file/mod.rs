@@ -103,6 +103,11 @@ fn read_topology(root: &Table<'_>, settings: &RouterSettings, unknown_tenants: U
     let jwt = jwt::read(root);
     let plans = plans::read(root);
     let tenants = tenants::read(root, &names, &plans, settings.catalog.is_some());
+    let sealed = !context.mode.is_plain()
+        || tenants.values().any(|t| t.context.as_ref().is_some_and(|c| !c.mode.is_plain()));
+    if sealed && !root.has("seal") {
+        root.ctx.error(&root.at_key("seal"), "is missing: a sealed context needs a key");
+    }
     let known = users::Known {
         login: settings.login,
         client_ca: settings.tls.client_ca.is_some() || root.table_has("tls", "client_ca"),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::peers;
 use super::reader::Table;
 use super::value::Value;
+use crate::seal::parse_seal_keys;
 use crate::settings::{
     CatalogSettings, ClientTls, ClientTlsMode, IdentitySettings, Limits, ListenAddress, LoginSettings,
-    MAX_ROUTER_ID, RouterSettings,
+    MAX_ROUTER_ID, RouterSettings, SealSettings,
 };
 use crate::template;
 use crate::topology::{PoolMode, UnknownTenants};
@@ -48,6 +49,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     root.set("limits", &mut s.limits, |v| Some(limits(v.table()?)));
     s.catalog = root.opt("catalog", |v| Some(catalog(v.table()?)));
     s.peers = peers::read(root, s.id);
+    s.seal = root.opt("seal", |v| seal(v.table()?));
     (s, unknown)
 }
 
@@ -195,6 +197,24 @@ fn limits(t: Table<'_>) -> Limits {
     t.set("cancel_timeout", &mut l.cancel_timeout, |v| v.duration(100 * MS..=3600 * 1000 * MS));
     t.finish();
     l
+}
+
+fn seal(t: Table<'_>) -> Option<SealSettings> {
+    let found = t.secret("key");
+    if !t.has_secret("key") {
+        t.ctx.error(&t.at_key("key"), "is missing: give `key`, `key_file` or `key_env`");
+    }
+    let keys = found.and_then(|found| match parse_seal_keys(found.expose()) {
+        Ok(keys) => Some(keys),
+        Err(e) => {
+            t.ctx.error(&found.at, e.to_string());
+            None
+        }
+    });
+    let mut token_lifetime = Duration::from_secs(300);
+    t.set("token_lifetime", &mut token_lifetime, |v| v.duration(1000 * MS..=DAY));
+    t.finish();
+    Some(SealSettings { keys: keys?, token_lifetime })
 }
 
 fn catalog(t: Table<'_>) -> CatalogSettings {

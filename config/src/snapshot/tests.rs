@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::{SecretKey, Verifier};
+use crate::topology::{ContextMode, SecretKey, Verifier};
 
 const SCRAM: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
@@ -47,6 +47,7 @@ fn id(id: &str) -> TenantId {
 fn full() -> Topology {
     let keys = ServerSecret::ScramKeys { client_key: SecretKey([1; 32]), server_key: SecretKey([2; 32]) };
     let context = ContextTemplate {
+        mode: ContextMode::Sealed,
         variables: [("app.tenant_id".to_owned(), "{tenant}".to_owned())].into(),
         search_path: Some(vec!["{tenant}".to_owned(), "public".to_owned()]),
         role: Some("tenant_{tenant}".to_owned()),

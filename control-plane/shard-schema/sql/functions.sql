@@ -1,9 +1,11 @@
 -- Functions of the schema, for either form of the seal. Replaced as a whole by each install and upgrade.
 -- All run as switchyard_owner, with a pinned search path, or with every name and operator qualified.
 
--- Called once by a router on each new connection: its place among the server processes. A caller
--- other than the router only makes tokens under way to its own process void.
-CREATE OR REPLACE FUNCTION switchyard.hello(OUT slot integer, OUT nonce bigint, OUT pid integer)
+-- Called once by a router on each new connection: its place among the server processes, and the number of
+-- the last token that was used there. The counter is never set back, not even for a new nonce: setval is not
+-- undone by a rollback, but the nonce is. A caller other than the router only makes tokens under way to
+-- its own process void.
+CREATE OR REPLACE FUNCTION switchyard.hello(OUT slot integer, OUT nonce bigint, OUT pid integer, OUT used bigint)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text;
@@ -11,7 +13,8 @@ BEGIN
     pid := pg_backend_pid();
     -- 63 random bits.
     nonce := ('x' || replace(gen_random_uuid()::text, '-', ''))::bit(64)::bigint & 9223372036854775807;
-    SELECT b.slot INTO hello.slot FROM switchyard.backend b
+    SELECT b.slot, coalesce(pg_sequence_last_value(b.counter), 0) INTO hello.slot, hello.used
+      FROM switchyard.backend b
      WHERE b.pid = hello.pid
         OR NOT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE a.pid = b.pid)
      ORDER BY b.pid <> hello.pid, b.slot LIMIT 1 FOR UPDATE SKIP LOCKED;
@@ -25,6 +28,7 @@ BEGIN
     name := format('switchyard.used_%s', hello.slot);
     EXECUTE format('CREATE UNLOGGED SEQUENCE %s', name);
     INSERT INTO switchyard.backend VALUES (hello.slot, hello.pid, hello.nonce, name::regclass);
+    used := 0;
 END $$;
 
 -- Raises TN002 if the fence keeps the tenant out at this epoch. The detail is for programs.

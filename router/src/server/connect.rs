@@ -16,6 +16,7 @@ use switchyard_wire::{build, md5, message};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Carried, Route, Server, ServerIdentity};
+use crate::seal::ServerSeal;
 use crate::statements::ServerStatements;
 use crate::stream::ServerStream;
 use crate::tls::ShardTlsContext;
@@ -84,6 +85,8 @@ pub(crate) struct Target {
     pub(crate) login: Option<Arc<ServerLogin>>,
     pub(crate) tls: Arc<ShardTlsContext>,
     pub(crate) cache: Arc<LoginCache>,
+    /// Whether tokens are to be used on it.
+    pub(crate) sealed: bool,
     pub(crate) home: usize,
 }
 
@@ -137,6 +140,7 @@ impl Target {
         conversation.startup(login).await?;
         conversation.authenticate(login).await?;
         let (parameters, pid, key) = conversation.until_ready().await?;
+        let seal = if self.sealed { conversation.hello().await? } else { None };
         let lifetime = jittered(self.shard.pool.lifetime);
         let server = Server {
             stream: conversation.stream,
@@ -153,6 +157,8 @@ impl Target {
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },
             statements: ServerStatements::new(self.shard.pool.statements),
             unnamed_of: super::UNNAMED_OF_NOBODY,
+            seal,
+            asked_for_seal: self.sealed,
             home: self.home,
             idle_since: None,
             expires: Instant::now() + lifetime,
@@ -396,6 +402,30 @@ impl Login<'_> {
         match self.authentication().await? {
             (0, _) => Ok(()),
             _ => Err(broken(&"the shard asks for more after it has proven itself")),
+        }
+    }
+
+    /// Asks for a place among the shard's server processes. None if the shard has no schema, or
+    /// refuses: tenants in plain contexts are served all the same.
+    async fn hello(&mut self) -> Result<Option<ServerSeal>, ConnectError> {
+        let mut out = Vec::new();
+        let sql = b"SELECT slot, nonce, pid, used FROM switchyard.hello()";
+        build::query(&mut out, sql).map_err(|e| ConnectError::Protocol(e.to_string()))?;
+        self.send(&out).await?;
+        let mut seal = None;
+        loop {
+            let (tag, body) = self.message().await?;
+            match tag {
+                backend::DATA_ROW => seal = ServerSeal::from_row(&body),
+                backend::ERROR => {
+                    let error = refusal(&body);
+                    tracing::warn!(shard = %self.target.shard.name, %error, "cannot use the seal on this shard");
+                    seal = None;
+                }
+                backend::READY_FOR_QUERY if body == b"I" => return Ok(seal),
+                backend::READY_FOR_QUERY => return Err(unexpected(tag)),
+                _ => {}
+            }
         }
     }
 

@@ -14,9 +14,10 @@ use tokio::time::Sleep;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::buffer::Buffer;
-use crate::context::{self, Handover};
+use crate::context::{self, Handover, HandoverError};
 use crate::exchange::Undo;
 use crate::pool::{Lend, PoolError, Want};
+use crate::seal::{SealError, Sealed};
 use crate::server::Server;
 
 /// Most bytes of a client that are kept to be sent again on another connection.
@@ -137,6 +138,9 @@ impl Relay {
                 }
             }
         }
+        if core.seat.context.sealed.is_some() && server.seal.is_none() {
+            return self.attach_sealed(core, server);
+        }
         core.handle.attached(&server.identity);
         self.server = Some(server);
         self.began = Some(Instant::now());
@@ -150,6 +154,24 @@ impl Relay {
                 self.replay.extend_from_slice(fresh);
             }
         }
+        Ok(())
+    }
+
+    /// A connection on which no token can be used was made before there were keys or a schema, or
+    /// the shard still lacks them. Another is tried, which is made anew.
+    fn attach_sealed(&mut self, core: &mut Core, mut server: Box<Server>) -> Result<(), End> {
+        let asked = server.asked_for_seal;
+        server.broken = true;
+        self.return_server(server);
+        if !asked || self.attempts < ATTEMPTS {
+            self.attempts += u8::from(asked);
+            return self.borrow_server(core);
+        }
+        self.attempts = 0;
+        let error = SealError::NoPlace;
+        tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
+            %error, "cannot seal the tenant's context");
+        self.refuse(core, &ErrorResponse { severity: Severity::Error, ..error.for_client() });
         Ok(())
     }
 
@@ -208,11 +230,19 @@ impl Relay {
     pub(super) fn make_ready(&mut self, core: &Core) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
         let own = self.c.own();
-        let made = context::handover(own, &server.carried, core.id, &core.seat.context, &core.wishes);
+        let seal = &mut server.seal;
+        let mut mint = |sealed: &Sealed| core.seat.pool.sealer.mint(seal.as_mut(), sealed);
+        let (context, wishes) = (&core.seat.context, &core.wishes);
+        let made = context::handover(own, &server.carried, core.id, context, wishes, &mut mint);
         let (kind, prefix) = made.map_err(|error| {
             tracing::error!(session = core.id, tenant = %core.who.tenant, %error, "cannot say the tenant's context");
             server.broken = true;
-            End::Fatal(ErrorResponse::fatal(sqlstate::INTERNAL, "the context of this tenant cannot be set"))
+            End::Fatal(match error {
+                HandoverError::Seal(error) => error.for_client(),
+                HandoverError::Build(_) => {
+                    ErrorResponse::fatal(sqlstate::INTERNAL, "the context of this tenant cannot be set")
+                }
+            })
         })?;
         match kind {
             Handover::Nothing | Handover::Wishes => {}

@@ -10,6 +10,9 @@ use super::relay::Relay;
 use super::{Core, End};
 use crate::exchange::{Desync, ErrorIs, Undo};
 
+/// What a shard says whose fence keeps the tenant out. // control-plane/shard-schema/sql/functions.sql
+const FENCED: SqlState = SqlState(*b"TN002");
+
 /// Largest message of the server that is held whole, in bytes: errors, and what the router has
 /// asked for itself. Larger ones pass by count.
 const WHOLE_BYTES: usize = crate::buffer::BUFFER_BYTES;
@@ -295,8 +298,9 @@ impl Relay {
                 let code = fields.as_ref().and_then(|f| f.code());
                 // Wrong by configuration: another connection would say the same.
                 let hopeless = code.is_some_and(|c| c.starts_with(b"22") || c.starts_with(b"42"));
+                let fenced = code == Some(FENCED.0.as_slice());
                 let cause = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
-                self.handover_failed(core, cause, hopeless)?;
+                self.handover_failed(core, fenced, hopeless, cause)?;
                 return Ok(Ok(false));
             }
             _ => return Ok(Err(Desync)),
@@ -311,7 +315,13 @@ impl Relay {
 
     /// The context could not be set. The client's statement was skipped: it is tried on another
     /// connection, or fails. This one is closed.
-    fn handover_failed(&mut self, core: &mut Core, cause: Option<String>, hopeless: bool) -> Result<(), End> {
+    fn handover_failed(
+        &mut self,
+        core: &mut Core,
+        fenced: bool,
+        hopeless: bool,
+        cause: Option<String>,
+    ) -> Result<(), End> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         // A cancel request came early: what it was for must not run elsewhere instead.
         let canceled = core.handle.was_canceled();
@@ -326,11 +336,13 @@ impl Relay {
         let unread = self.s.buffer.fresh().len();
         self.s.buffer.swallow(unread);
         self.exchange.prefix = crate::context::Prefix::default();
-        let error = ErrorResponse::error(
-            sqlstate::SYSTEM_ERROR,
-            "the context of this tenant could not be set on its shard",
-        )
-        .hint("The router's log has the cause.");
+        let error = if fenced {
+            ErrorResponse::error(FENCED, "the tenant is not served on this shard at this epoch")
+                .hint("It has moved, or is being moved; try again in a moment.")
+        } else {
+            let text = "the context of this tenant could not be set on its shard";
+            ErrorResponse::error(sqlstate::SYSTEM_ERROR, text).hint("The router's log has the cause.")
+        };
         if canceled {
             self.fail_statements(core, &canceled_by_user());
         } else if hopeless || !self.begin_anew(core)? {

@@ -15,6 +15,7 @@ mod pool;
 mod prepared;
 mod protocol;
 mod random;
+mod sealed;
 mod settings;
 mod startup;
 mod tls;

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::settings::{ClientTlsMode, ListenAddress};
-use crate::topology::{JwtKeys, PoolMode, ServerSecret, Shard, TenantGrant, Verifier};
+use crate::topology::{ContextMode, JwtKeys, PoolMode, ServerSecret, Shard, TenantGrant, Verifier};
 use crate::{ShardName, TenantId};
 
 fn password(shard: &Shard) -> &str {
@@ -89,6 +89,31 @@ fn secrets_from_everywhere() {
     let shown = format!("{loaded:?}");
     for secret in passwords {
         assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn a_sealed_context_in_either_form() {
+    let key = "ab".repeat(32);
+    let rest = base().split_once("[[shards]]").map(|(_, rest)| format!("[[shards]]{rest}")).unwrap();
+    let seal = format!("[seal]\nkey = \"\"\"\n4 {key}\n3 {}\n\"\"\"\n", "cd".repeat(32));
+    let short = good(&format!("context = \"sealed\"\n{seal}{rest}"));
+    assert_eq!(short.topology.context.mode, ContextMode::Sealed);
+    let settings = short.settings.seal.as_ref().unwrap();
+    assert_eq!(settings.keys.iter().map(|k| k.kid).collect::<Vec<_>>(), [4, 3]);
+    assert!(!format!("{short:?}").contains(&key[..8]));
+    let long = good(&format!("{seal}token_lifetime = \"1m\"\n[context]\nmode = \"sealed\"\n{rest}"));
+    assert_eq!(long.topology.context.mode, ContextMode::Sealed);
+    assert_eq!(long.settings.seal.unwrap().token_lifetime, Duration::from_secs(60));
+    assert_eq!(good(&base()).topology.context.mode, ContextMode::Plain);
+    for (text, expected) in [
+        (format!("context = \"sealed\"\n{rest}"), "a sealed context needs a key"),
+        (format!("context = \"signed\"\n{seal}{rest}"), "must be"),
+        (format!("{rest}[seal]\nkey = \"1 ab\"\n"), "line 1 must be a number from 1 and 64 hexadecimal"),
+        (format!("{rest}[seal]\n"), "give `key`, `key_file` or `key_env`"),
+    ] {
+        let error = read(&text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }
 
