@@ -1,6 +1,7 @@
 //! The same bytes to PostgreSQL and through the router: what comes back must be the same.
 
 use super::Raw;
+use super::deviations::is_known;
 use super::messages::Message;
 
 /// What a script does next.
@@ -52,7 +53,7 @@ pub fn play(raw: &mut Raw, script: &[Step]) -> Vec<String> {
 
 /// A message as it is compared: all of it, except what a server chooses for itself. Positions in
 /// source files, process ids and session parameters are none of a client's business.
-fn normal(message: &Message) -> Option<String> {
+pub fn normal(message: &Message) -> Option<String> {
     let tag = message.tag as char;
     match message.tag {
         b'S' | b'K' => None,
@@ -102,25 +103,21 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The deviation that is allowed: in an aborted transaction a statement cannot be prepared on a
-/// connection that lacks it, so the refusal is the general one, where PostgreSQL counts the
-/// parameters first.
-fn is_known(expected: &str, found: &str) -> bool {
-    expected.starts_with("E ERROR 08P01 bind message supplies") && found.starts_with("E ERROR 25P02 ")
-}
-
 /// Runs a script on both connections: what differs, if anything.
 ///
 /// # Panics
 /// If a message that the script waits for does not come.
 #[track_caller]
 pub fn difference(direct: &mut Raw, routed: &mut Raw, script: &[Step]) -> Option<String> {
-    let expected = play(direct, script);
-    let found = play(routed, script);
+    compare(&play(direct, script), &play(routed, script))
+}
+
+/// What differs between what PostgreSQL said and what the router said, if anything.
+pub fn compare(expected: &[String], found: &[String]) -> Option<String> {
     if expected == found {
         return None;
     }
-    let at = expected.iter().zip(&found).take_while(|(a, b)| a == b || is_known(a, b)).count();
+    let at = expected.iter().zip(found).take_while(|(a, b)| a == b || is_known(a, b)).count();
     if at == expected.len() && at == found.len() {
         return None;
     }
@@ -130,8 +127,8 @@ pub fn difference(direct: &mut Raw, routed: &mut Raw, script: &[Step]) -> Option
         "differs at message {at} (of {} and {})\n  PostgreSQL:\n    {}\n  router:\n    {}",
         expected.len(),
         found.len(),
-        show(&expected),
-        show(&found)
+        show(expected),
+        show(found)
     ))
 }
 

@@ -1,6 +1,7 @@
 //! A client that is bytes on a socket, so that a test can say exactly what is sent, and see
 //! exactly what comes back. Also good enough to run statements.
 
+pub mod deviations;
 pub mod differential;
 mod login;
 pub mod messages;
@@ -289,6 +290,11 @@ impl Raw {
     /// A parameter that the server reported, or nothing.
     pub fn parameter(&self, name: &str) -> String {
         self.params.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).unwrap_or_default()
+    }
+
+    /// All parameters that the server reported, and their values as of now.
+    pub fn parameters(&self) -> &[(String, String)] {
+        &self.params
     }
 
     /// The body of BackendKeyData: process id and secret.

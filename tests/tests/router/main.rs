@@ -2,6 +2,7 @@
 
 mod cancel;
 mod cancel_elsewhere;
+mod checklist;
 mod context;
 mod drivers;
 mod identity;

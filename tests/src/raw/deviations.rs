@@ -1,0 +1,116 @@
+//! Where the router answers otherwise than PostgreSQL would, and why. All of it: what differs and is
+//! not listed here fails the tests. `docs/protocol.md` shows this list.
+
+/// One thing that the router does in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deviation {
+    /// By what the tests name it.
+    pub id: &'static str,
+    /// What PostgreSQL does.
+    pub postgresql: &'static str,
+    /// What the router does.
+    pub router: &'static str,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// The list.
+pub const DEVIATIONS: &[Deviation] = &[
+    Deviation {
+        id: "protocol 3.2",
+        postgresql: "15 to 17 have protocol 3.0 alone and say so",
+        router: "grants 3.2, with a cancel key of 32 bytes, and says that it supports 3.0 to 3.2",
+        why: "as PostgreSQL 18; clients of 3.0 notice nothing",
+    },
+    Deviation {
+        id: "direct TLS",
+        postgresql: "15 and 16 close the connection when it begins with a TLS handshake",
+        router: "does the handshake, if the client offers the ALPN protocol `postgresql`",
+        why: "as PostgreSQL 17",
+    },
+    Deviation {
+        id: "GSSAPI",
+        postgresql: "answers GSSENCRequest with G over TCP, where it is built with GSSAPI",
+        router: "answers N",
+        why: "it has no GSSAPI; clients go on with TLS or in plain text on the same connection",
+    },
+    Deviation {
+        id: "stuffed bytes",
+        postgresql: "does the TLS handshake, then refuses what was sent in front of it",
+        router: "refuses with the same words before the handshake",
+        why: "there is no reason to do the handshake",
+    },
+    Deviation {
+        id: "database name",
+        postgresql: "refuses a database that does not exist, after the password",
+        router: "connects to the database of the tenant, whatever the client calls it",
+        why: "which database a tenant has is the catalog's affair",
+    },
+    Deviation {
+        id: "replication",
+        postgresql: "serves replication connections",
+        router: "refuses them and says where to connect instead",
+        why: "a stream of changes is of all tenants, and its slot is of one server",
+    },
+    Deviation {
+        id: "startup-only settings",
+        postgresql: "takes settings at startup that nobody can change later (`ignore_system_indexes`)",
+        router: "refuses them with 55P02, as PostgreSQL does later",
+        why: "the server connection is already there",
+    },
+    Deviation {
+        id: "bytes that are not UTF-8",
+        postgresql: "takes names in the startup packet in any encoding",
+        router: "refuses names that are not UTF-8 (22021)",
+        why: "they are compared with names in the catalog, where two spellings of one name must not be two names",
+    },
+    Deviation {
+        id: "malformed messages",
+        postgresql: "fails the statement (08P01 and others) and goes on, or closes without a word where the length is at fault",
+        router: "says 08P01 and closes the connection, where it has to read the message itself",
+        why: "what cannot be read cannot be attributed, and its server connection must not go back to the pool",
+    },
+    Deviation {
+        id: "killed server",
+        postgresql: "says 57P01 and closes the connection when a server process is terminated",
+        router: "fails the statement with the same words, and the session goes on, if no transaction was open",
+        why: "nothing of the session was lost with the process",
+    },
+    Deviation {
+        id: "aborted transaction",
+        postgresql: "counts the parameters of a Bind, or describes a statement, before it looks at the transaction",
+        router: "25P02, where the server connection lacks the named statement",
+        why: "in an aborted transaction a statement cannot be prepared on a connection that lacks it",
+    },
+    Deviation {
+        id: "names of statements",
+        postgresql: "calls a statement in its errors what the client calls it",
+        router: "the name on the server connection, where the error is not about the name itself",
+        why: "the same text prepared by many clients is one statement on the server",
+    },
+];
+
+/// The deviation called `id`.
+///
+/// # Panics
+/// If there is none.
+#[track_caller]
+pub fn named(id: &str) -> &'static Deviation {
+    DEVIATIONS.iter().find(|d| d.id == id).unwrap_or_else(|| panic!("no deviation is called {id:?}"))
+}
+
+/// Whether one message may stand for another wherever they occur.
+pub fn is_known(expected: &str, found: &str) -> bool {
+    // "aborted transaction"
+    (expected.starts_with("E ERROR 08P01 bind message supplies") || expected.starts_with("n "))
+        && found.starts_with("E ERROR 25P02 ")
+}
+
+/// The list as a table in Markdown.
+pub fn table() -> String {
+    let mut table = String::from("| what | PostgreSQL | the router | why |\n|---|---|---|---|\n");
+    for d in DEVIATIONS {
+        table += &format!("| {} | {} | {} | {} |\n", d.id, d.postgresql, d.router, d.why);
+    }
+    table
+}
