@@ -118,9 +118,7 @@ async fn prove(
     let (resolved, proven) = match (resolved, proven) {
         (Ok(resolved), Ok(proven)) => (resolved, proven),
         (_, Err(proof::Failed::Gone)) => return Err(Ended::Quietly),
-        (_, Err(proof::Failed::Protocol(text))) => {
-            return Err(Ended::Refused(ErrorResponse::fatal(sqlstate::PROTOCOL_VIOLATION, text)));
-        }
+        (_, Err(proof::Failed::Protocol(error))) => return Err(Ended::Refused(error)),
         (_, Err(proof::Failed::Wrong(wrong))) => {
             return Err(refuse(shared, opened, &wrong.cause, wrong.method));
         }

@@ -6,12 +6,13 @@ use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 use switchyard_config::TenantId;
 use switchyard_config::topology::{Topology, Verifier};
+use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::scram::{self, ChannelBinding, ServerScram};
 use switchyard_wire::{build, md5, message};
 use zeroize::Zeroizing;
 
 use super::Wrong;
-use super::startup::{Opened, Opening};
+use super::startup::{Expected, Opened, Opening};
 use crate::auth::jwt::{Claims, looks_like_jwt};
 use crate::identity::{Proof, Resolved};
 use crate::stats::Method;
@@ -20,8 +21,8 @@ use crate::stats::Method;
 pub(crate) enum Failed {
     /// The client left.
     Gone,
-    /// The client does not speak the protocol.
-    Protocol(String),
+    /// The client does not speak the protocol; what it is told.
+    Protocol(ErrorResponse),
     /// The proof is no proof.
     Wrong(Wrong),
 }
@@ -46,6 +47,11 @@ impl Proven {
 
 fn wrong(method: Method, cause: impl Into<String>) -> Failed {
     Failed::Wrong(Wrong { method, cause: cause.into() })
+}
+
+/// What the client sent is no message of the protocol.
+pub(crate) fn malformed(error: &dyn std::fmt::Display) -> Failed {
+    Failed::Protocol(ErrorResponse::fatal(sqlstate::PROTOCOL_VIOLATION, error.to_string()))
 }
 
 fn proven(method: Method) -> Proven {
@@ -110,7 +116,6 @@ pub(crate) async fn prove(
 
 /// SCRAM by a stored verifier; without one, by one made up, which always fails.
 async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) -> Result<Proven, Failed> {
-    let malformed = |e: &dyn std::fmt::Display| Failed::Protocol(e.to_string());
     let parsed = verifier.map(scram::Verifier::parse).transpose();
     let (verifier, cause) = match parsed {
         Ok(Some(verifier)) => (verifier, "wrong password"),
@@ -128,15 +133,29 @@ async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) ->
     let mut out = Vec::new();
     build::auth_sasl(&mut out, exchange.mechanisms()).map_err(|e| malformed(&e))?;
     opening.send(&out).await.map_err(|_| Failed::Gone)?;
-    let body = opening.password().await?;
+    let body = opening.password(Expected::Sasl).await?;
+    let mechanism = body.split(|b| *b == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+    if !exchange.mechanisms().contains(&mechanism.as_ref()) {
+        return Err(scram_failed(scram::ScramError::Mechanism, cause));
+    }
     let initial = message::sasl_initial(&body).map_err(|e| malformed(&e))?;
-    let mechanism = String::from_utf8_lossy(initial.mechanism).into_owned();
-    let challenge =
-        exchange.first(&mechanism, initial.data.unwrap_or_default()).map_err(|e| scram_failed(e, cause))?;
+    let later;
+    let first = match initial.data {
+        Some(first) => first,
+        None => {
+            // The client begins once it is asked to. // RFC 4422, section 3.3
+            out.clear();
+            build::auth_sasl_continue(&mut out, b"").map_err(|e| malformed(&e))?;
+            opening.send(&out).await.map_err(|_| Failed::Gone)?;
+            later = opening.password(Expected::Sasl).await?;
+            &later
+        }
+    };
+    let challenge = exchange.first(&mechanism, first).map_err(|e| scram_failed(e, cause))?;
     out.clear();
     build::auth_sasl_continue(&mut out, &challenge).map_err(|e| malformed(&e))?;
     opening.send(&out).await.map_err(|_| Failed::Gone)?;
-    let body = Zeroizing::new(opening.password().await?);
+    let body = Zeroizing::new(opening.password(Expected::Sasl).await?);
     let (last, _client_key) = exchange.last(&body).map_err(|e| scram_failed(e, cause))?;
     // Sent together with the welcome, and only if there is one.
     build::auth_sasl_final(&mut opening.parting, &last).map_err(|e| malformed(&e))?;
@@ -146,7 +165,7 @@ async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) ->
 fn scram_failed(error: scram::ScramError, cause: &str) -> Failed {
     match error {
         scram::ScramError::WrongProof => wrong(Method::Scram, cause),
-        other => Failed::Protocol(other.to_string()),
+        other => Failed::Protocol(other.response()),
     }
 }
 
@@ -155,8 +174,8 @@ async fn ask_in_clear(opening: &mut Opening) -> Result<Zeroizing<Vec<u8>>, Faile
     let mut out = Vec::new();
     build::auth_cleartext(&mut out);
     opening.send(&out).await.map_err(|_| Failed::Gone)?;
-    let body = Zeroizing::new(opening.password().await?);
-    let password = message::password(&body).map_err(|e| Failed::Protocol(e.to_string()))?;
+    let body = Zeroizing::new(opening.password(Expected::Password).await?);
+    let password = message::password(&body).map_err(|e| malformed(&e))?;
     Ok(Zeroizing::new(password.to_vec()))
 }
 
@@ -202,8 +221,8 @@ async fn by_md5(opening: &mut Opening, stored: &str) -> Result<Proven, Failed> {
     let mut out = Vec::new();
     build::auth_md5(&mut out, salt);
     opening.send(&out).await.map_err(|_| Failed::Gone)?;
-    let body = opening.password().await?;
-    let answer = message::password(&body).map_err(|e| Failed::Protocol(e.to_string()))?;
+    let body = opening.password(Expected::Password).await?;
+    let answer = message::password(&body).map_err(|e| malformed(&e))?;
     let expected = md5::md5_response(stored, salt);
     if bool::from(expected.as_bytes().ct_eq(answer)) {
         Ok(proven(Method::Md5))

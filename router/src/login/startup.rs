@@ -7,14 +7,33 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame;
 use switchyard_wire::startup::{self, First, Startup};
 
-use super::{Address, Ended};
+use super::proof::{self, Failed};
+use super::{Address, Ended, Wrong};
 use crate::shared::Shared;
-use crate::stats::Rejected;
+use crate::stats::{Method, Rejected};
 use crate::stream::ClientStream;
 use crate::tls;
 
 /// Bytes read at once during login.
 const CHUNK: usize = 2048;
+
+/// What a client is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Expected {
+    /// A step of SASL.
+    Sasl,
+    /// A password.
+    Password,
+}
+
+impl Expected {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sasl => "SASL",
+            Self::Password => "password",
+        }
+    }
+}
 
 /// A connection that has not logged in.
 pub(crate) struct Opening {
@@ -226,26 +245,25 @@ impl Opening {
     }
 
     /// The body of the next message, which must be a password message of at most `token_bytes`.
-    pub(crate) async fn password(&mut self) -> Result<Vec<u8>, super::proof::Failed> {
-        use super::proof::Failed;
+    /// A length that cannot be, or a message that ends before its end, is a login that fails, as
+    /// to PostgreSQL.
+    pub(crate) async fn password(&mut self, expected: Expected) -> Result<Vec<u8>, Failed> {
         let max = self.shared.settings().limits.token_bytes.saturating_add(frame::HEADER);
         loop {
-            let header = frame::header(&self.held)
-                .map_err(|_| Failed::Protocol("invalid message length".to_owned()))?;
+            if let Some(&tag) = self.held.first()
+                && tag != frame::frontend::PASSWORD
+            {
+                self.shared.stats.reject(Rejected::Protocol);
+                let text = format!("expected {} response, got message type {tag}", expected.word());
+                return Err(proof::malformed(&text));
+            }
+            let no_message =
+                |cause| Failed::Wrong(Wrong { method: Method::None, cause: String::from(cause) });
+            let header = frame::header(&self.held).map_err(|_| no_message("invalid message length"))?;
             if let Some(header) = header {
-                if header.tag == frame::frontend::TERMINATE {
-                    return Err(Failed::Gone);
-                }
-                if header.tag != frame::frontend::PASSWORD {
-                    self.shared.stats.reject(Rejected::Protocol);
-                    return Err(Failed::Protocol(format!(
-                        "expected password response, got message type {}",
-                        header.tag
-                    )));
-                }
                 if header.len > max {
                     self.shared.stats.reject(Rejected::Protocol);
-                    return Err(Failed::Protocol("password message too large".to_owned()));
+                    return Err(no_message("password message too large"));
                 }
                 if self.held.len() >= header.len {
                     let body = self.held[frame::HEADER..header.len].to_vec();
@@ -253,7 +271,10 @@ impl Opening {
                     return Ok(body);
                 }
             }
-            self.read_more().await.map_err(|_| Failed::Gone)?;
+            let begun = !self.held.is_empty();
+            self.read_more()
+                .await
+                .map_err(|_| if begun { no_message("half a message") } else { Failed::Gone })?;
         }
     }
 

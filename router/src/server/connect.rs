@@ -254,11 +254,7 @@ impl Login<'_> {
         let built = build::startup(
             &mut out,
             switchyard_wire::startup::VERSION_3_0,
-            &[
-                ("user", &login.user),
-                ("database", &self.target.route.database),
-                ("application_name", "switchyard"),
-            ],
+            &[("user", &login.user), ("database", &self.target.route.database)],
         );
         built.map_err(|e| ConnectError::Protocol(e.to_string()))?;
         self.send(&out).await

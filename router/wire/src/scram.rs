@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::error::{SqlState, sqlstate};
+use crate::error::{ErrorResponse, SqlState, sqlstate};
 
 mod attributes;
 mod client;
@@ -33,21 +33,41 @@ pub const DEFAULT_ITERATIONS: u32 = 4096;
 /// `src/backend/libpq/auth-sasl.c`. Bounds nonces and salts, too.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Why an exchange ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+/// Why an exchange ended. The texts are PostgreSQL's, as the client hears them.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ScramError {
     /// The other side broke the protocol; what it did wrong.
-    #[error("malformed SCRAM message: {0}")]
+    #[error("malformed SCRAM message")]
     Malformed(&'static str),
-    /// Something that the protocol has and neither PostgreSQL nor we do: an authorization identity, a mandatory
-    /// extension, another channel binding.
-    #[error("unsupported in SCRAM: {0}")]
-    Unsupported(&'static str),
-    /// The client saw no channel binding on offer although there was one, or bound to another certificate:
-    /// somebody is in the middle.
+    /// The client chose a mechanism that was not offered.
+    #[error("client selected an invalid SASL authentication mechanism")]
+    Mechanism,
+    /// An authorization identity.
+    #[error("client uses authorization identity, but it is not supported")]
+    AuthorizationIdentity,
+    /// A mandatory extension, of which there are none.
+    #[error("client requires an unsupported SCRAM extension")]
+    MandatoryExtension,
+    /// A channel binding other than `tls-server-end-point`.
+    #[error("unsupported SCRAM channel-binding type \"{0}\"")]
+    BindingType(String),
+    /// The client saw no channel binding on offer although there was one: somebody is in the middle.
+    #[error("SCRAM channel binding negotiation error")]
+    Downgrade,
+    /// The client bound to another certificate: somebody is in the middle.
     #[error("SCRAM channel binding check failed")]
     ChannelBinding,
-    /// The proof does not fit the verifier: a wrong password, or a user that does not exist.
+    /// The client's last message says something else of channel binding than its first.
+    #[error("unexpected SCRAM channel-binding attribute in client-final-message")]
+    BindingAttribute,
+    /// A nonce with characters that are not allowed there.
+    #[error("non-printable characters in SCRAM nonce")]
+    NonceCharacters,
+    /// The nonce that came back is another.
+    #[error("invalid SCRAM response")]
+    Nonce,
+    /// The proof does not fit the verifier: a wrong password, or a user that does not exist. Or the message is
+    /// longer than any proof.
     #[error("SCRAM proof is wrong")]
     WrongProof,
     /// The server's signature does not fit the password, so it does not know it (client side).
@@ -73,12 +93,32 @@ impl ScramError {
     #[must_use]
     pub fn sqlstate(&self) -> SqlState {
         match self {
-            Self::Malformed(_) | Self::State => sqlstate::PROTOCOL_VIOLATION,
-            Self::Unsupported(_) => sqlstate::FEATURE_NOT_SUPPORTED,
-            Self::ChannelBinding => sqlstate::INVALID_AUTHORIZATION,
+            Self::Malformed(_)
+            | Self::Mechanism
+            | Self::BindingType(_)
+            | Self::BindingAttribute
+            | Self::NonceCharacters
+            | Self::Nonce
+            | Self::State => sqlstate::PROTOCOL_VIOLATION,
+            Self::AuthorizationIdentity | Self::MandatoryExtension => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::Downgrade | Self::ChannelBinding => sqlstate::INVALID_AUTHORIZATION,
             Self::WrongProof => sqlstate::INVALID_PASSWORD,
             Self::WrongServerSignature | Self::Refused | Self::Iterations(_) => sqlstate::SQLCLIENT_UNABLE,
             Self::Random => sqlstate::INTERNAL,
+        }
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn response(&self) -> ErrorResponse {
+        let response = ErrorResponse::fatal(self.sqlstate(), self.to_string());
+        match self {
+            Self::Malformed(what) => response.detail(*what),
+            Self::Nonce => response.detail("Nonce does not match."),
+            Self::Downgrade => response.detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support channel binding.",
+            ),
+            _ => response,
         }
     }
 }

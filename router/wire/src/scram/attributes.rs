@@ -6,15 +6,15 @@ use super::{MAX_MESSAGE, ScramError};
 /// name could be anything but ASCII).
 pub(super) fn text(message: &[u8]) -> Result<&str, ScramError> {
     if message.is_empty() {
-        return Err(ScramError::Malformed("empty message"));
+        return Err(ScramError::Malformed("The message is empty."));
     }
     if message.len() > MAX_MESSAGE {
-        return Err(ScramError::Malformed("message too long"));
+        return Err(ScramError::Malformed("The message is too long."));
     }
     if message.contains(&0) {
-        return Err(ScramError::Malformed("NUL in message"));
+        return Err(ScramError::Malformed("Message length does not match input length."));
     }
-    std::str::from_utf8(message).map_err(|_| ScramError::Malformed("message is not UTF-8"))
+    std::str::from_utf8(message).map_err(|_| ScramError::Malformed("The message is not UTF-8."))
 }
 
 /// What is left of a message's attributes.
@@ -39,7 +39,7 @@ impl<'a> Attributes<'a> {
         let mut chars = attribute.chars();
         match (chars.next(), chars.next()) {
             (Some(name), Some('=')) if name.is_ascii_alphabetic() => Ok(Some((name, chars.as_str()))),
-            _ => Err(ScramError::Malformed("attribute expected")),
+            _ => Err(ScramError::Malformed("Attribute expected.")),
         }
     }
 
@@ -48,8 +48,8 @@ impl<'a> Attributes<'a> {
     pub(super) fn expect(&mut self, name: char) -> Result<&'a str, ScramError> {
         match self.any()? {
             Some((found, value)) if found == name => Ok(value),
-            Some(('m', _)) => Err(ScramError::Unsupported("mandatory extension")),
-            _ => Err(ScramError::Malformed("unexpected attribute")),
+            Some(('m', _)) => Err(ScramError::MandatoryExtension),
+            _ => Err(ScramError::Malformed("Unexpected attribute.")),
         }
     }
 
@@ -58,8 +58,8 @@ impl<'a> Attributes<'a> {
     pub(super) fn skip_rest(&mut self) -> Result<(), ScramError> {
         while let Some((name, _)) = self.any()? {
             match name {
-                'm' => return Err(ScramError::Unsupported("mandatory extension")),
-                'p' => return Err(ScramError::Malformed("unexpected attribute")),
+                'm' => return Err(ScramError::MandatoryExtension),
+                'p' => return Err(ScramError::Malformed("Unexpected attribute.")),
                 _ => {}
             }
         }
@@ -67,7 +67,8 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// Whether a nonce has only the characters RFC 5802 allows: printable ASCII but the comma.
+/// Whether a nonce has only the characters RFC 5802 allows: printable ASCII but the comma. None at all
+/// passes (`is_scram_printable`): our own part is long enough.
 pub(super) fn is_nonce(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b',')
+    text.bytes().all(|byte| matches!(byte, 0x21..=0x7e) && byte != b',')
 }

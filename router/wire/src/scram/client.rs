@@ -153,7 +153,8 @@ impl ClientScram {
         let salt = attributes.expect('s')?;
         let iterations = attributes.expect('i')?;
         attributes.skip_rest()?;
-        if !nonce.strip_prefix(self.nonce.as_str()).is_some_and(is_nonce) {
+        let theirs = nonce.strip_prefix(self.nonce.as_str());
+        if !theirs.is_some_and(|theirs| !theirs.is_empty() && is_nonce(theirs)) {
             return Err(ScramError::Malformed("nonce does not match"));
         }
         let salt = unbase64(salt)

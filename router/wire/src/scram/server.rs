@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::attributes::{Attributes, is_nonce, text};
 use super::keys::{self, KEY, base64, hmac, sha256, unbase64_key, xor};
-use super::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, Verifier};
+use super::{MAX_MESSAGE, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, Verifier};
 
 /// What the connection can bind an exchange to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ enum State {
     Challenged {
         /// Base64 of what the `c` attribute must say.
         bound: String,
+        /// Whether that is a certificate.
+        plus: bool,
         client_first_bare: String,
         server_first: String,
         nonce: String,
@@ -80,23 +82,24 @@ impl ServerScram {
         let plus = match mechanism {
             SCRAM_SHA_256 => false,
             SCRAM_SHA_256_PLUS if self.binding != ChannelBinding::None => true,
-            _ => return Err(ScramError::Malformed("mechanism was not offered")),
+            _ => return Err(ScramError::Mechanism),
         };
-        let message = text(data)?;
+        let message = from_client(data)?;
         let (bound, bare) = self.gs2(plus, message)?;
         let mut attributes = Attributes::new(bare);
         // The user name is the startup packet's; PostgreSQL does not look at this one either.
         attributes.expect('n')?;
         let theirs = attributes.expect('r')?;
         if !is_nonce(theirs) {
-            return Err(ScramError::Malformed("non-printable characters in nonce"));
+            return Err(ScramError::NonceCharacters);
         }
         attributes.skip_rest()?;
         let nonce = format!("{theirs}{ours}");
         let server_first =
             format!("r={nonce},s={},i={}", base64(&self.verifier.salt), self.verifier.iterations);
         let answer = server_first.clone().into_bytes();
-        self.state = State::Challenged { bound, client_first_bare: bare.to_owned(), server_first, nonce };
+        self.state =
+            State::Challenged { bound, plus, client_first_bare: bare.to_owned(), server_first, nonce };
         Ok(answer)
     }
 
@@ -104,31 +107,35 @@ impl ServerScram {
     fn gs2<'a>(&self, plus: bool, message: &'a str) -> Result<(String, &'a str), ScramError> {
         let mut parts = message.splitn(3, ',');
         let (Some(flag), Some(authzid), Some(bare)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(ScramError::Malformed("incomplete header"));
+            return Err(ScramError::Malformed("The header is not complete."));
         };
         let bound = match (flag, plus, &self.binding) {
             ("n" | "y", true, _) => {
-                return Err(ScramError::Malformed("channel binding data missing for SCRAM-SHA-256-PLUS"));
+                return Err(ScramError::Malformed(
+                    "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data.",
+                ));
             }
             ("n", ..) => base64(b"n,,"),
             // It could have bound and thinks that we cannot: what we offered did not reach it.
-            ("y", false, ChannelBinding::TlsServerEndPoint(_)) => return Err(ScramError::ChannelBinding),
+            ("y", false, ChannelBinding::TlsServerEndPoint(_)) => return Err(ScramError::Downgrade),
             ("y", false, ChannelBinding::None) => base64(b"y,,"),
             ("p=tls-server-end-point", true, ChannelBinding::TlsServerEndPoint(hash)) => {
                 base64(&[b"p=tls-server-end-point,,", hash.as_slice()].concat())
             }
             (flag, true, _) if flag.starts_with("p=") => {
-                return Err(ScramError::Unsupported("channel binding type"));
+                return Err(ScramError::BindingType(flag[2..].to_owned()));
             }
             (flag, false, _) if flag.starts_with("p=") => {
-                return Err(ScramError::Malformed("channel binding data without SCRAM-SHA-256-PLUS"));
+                return Err(ScramError::Malformed(
+                    "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data.",
+                ));
             }
-            _ => return Err(ScramError::Malformed("unexpected channel binding flag")),
+            _ => return Err(ScramError::Malformed("Unexpected channel-binding flag.")),
         };
         match authzid {
             "" => Ok((bound, bare)),
-            id if id.starts_with("a=") => Err(ScramError::Unsupported("authorization identity")),
-            _ => Err(ScramError::Malformed("unexpected attribute in header")),
+            id if id.starts_with("a=") => Err(ScramError::AuthorizationIdentity),
+            _ => Err(ScramError::Malformed("Unexpected attribute in client-first-message.")),
         }
     }
 
@@ -138,25 +145,27 @@ impl ServerScram {
     /// # Errors
     /// [`ScramError::WrongProof`] for a wrong password; others see [`ScramError`]. The exchange is over.
     pub fn last(&mut self, data: &[u8]) -> Result<(Vec<u8>, [u8; KEY]), ScramError> {
-        let State::Challenged { bound, client_first_bare, server_first, nonce } =
+        let State::Challenged { bound, plus, client_first_bare, server_first, nonce } =
             std::mem::replace(&mut self.state, State::Done)
         else {
             return Err(ScramError::State);
         };
-        let message = text(data)?;
-        let (without_proof, proof) =
-            message.rsplit_once(",p=").ok_or(ScramError::Malformed("no proof in message"))?;
+        let message = from_client(data)?;
+        let (without_proof, proof) = message
+            .rsplit_once(",p=")
+            .ok_or(ScramError::Malformed("There is no proof in client-final-message."))?;
         let mut attributes = Attributes::new(without_proof);
         let binding = attributes.expect('c')?;
         let repeated = attributes.expect('r')?;
         attributes.skip_rest()?;
         if !bool::from(binding.as_bytes().ct_eq(bound.as_bytes())) {
-            return Err(ScramError::ChannelBinding);
+            return Err(if plus { ScramError::ChannelBinding } else { ScramError::BindingAttribute });
         }
+        let proof =
+            unbase64_key(proof).ok_or(ScramError::Malformed("Malformed proof in client-final-message."))?;
         if !bool::from(repeated.as_bytes().ct_eq(nonce.as_bytes())) {
-            return Err(ScramError::Malformed("nonce does not match"));
+            return Err(ScramError::Nonce);
         }
-        let proof = unbase64_key(proof).ok_or(ScramError::Malformed("malformed proof"))?;
 
         let parts: [&[u8]; 5] =
             [client_first_bare.as_bytes(), b",", server_first.as_bytes(), b",", without_proof.as_bytes()];
@@ -168,4 +177,9 @@ impl ServerScram {
         let answer = format!("v={}", base64(&hmac(&self.verifier.server_key, &parts)));
         Ok((answer.into_bytes(), *client_key))
     }
+}
+
+/// A message that is too long is none to PostgreSQL, and the login has failed.
+fn from_client(data: &[u8]) -> Result<&str, ScramError> {
+    if data.len() > MAX_MESSAGE { Err(ScramError::WrongProof) } else { text(data) }
 }
