@@ -5,7 +5,7 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: demo build test lint fuzz fuzz-brief postgres test-deps bench
+.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench
 
 # More for the demo, such as DEMO='--shards 3 --port 6432'.
 DEMO =
@@ -28,6 +28,11 @@ test: test-deps
 	$(BUILD)
 	$(CARGO) test --locked --workspace --doc --quiet
 	$(CARGO) nextest run --locked --workspace
+
+# What is compared with PostgreSQL, line by line; see docs/protocol.md.
+checklist: postgres
+	$(BUILD)
+	$(CARGO) nextest run --locked -p switchyard-tests --test router --no-capture -E 'test(checklist::)'
 
 lint:
 	@scripts/install-test-deps.sh lint

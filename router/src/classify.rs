@@ -259,7 +259,10 @@ fn one(text: &[u8]) -> Effect {
     let mut words = Words { rest: text };
     let Some(first) = words.next() else { return Effect::Nothing };
     match first.as_str() {
-        "set" => set(&mut words),
+        "set" => match set(&mut words) {
+            Effect::Set(name) if is_default(text, &name) => Effect::Reset(name),
+            effect => effect,
+        },
         "reset" => match words.next().as_deref() {
             Some("all") => Effect::ResetAll,
             Some("session" | "role") | None => Effect::Pin(Pin::Setting),
@@ -310,6 +313,18 @@ fn one(text: &[u8]) -> Effect {
         },
         // DO, CALL, EXECUTE, and what we do not know.
         _ => Effect::Unknown,
+    }
+}
+
+/// Whether this SET of `name` is a RESET of it: `SET x TO DEFAULT`, `SET TIME ZONE LOCAL`, `SET NAMES`.
+fn is_default(text: &[u8], name: &str) -> bool {
+    let words: Vec<_> = text.trim_ascii_end().split(|b| b.is_ascii_whitespace() || *b == b'=').collect();
+    let is = |word: &[u8], expected: &str| word.eq_ignore_ascii_case(expected.as_bytes());
+    match words.last() {
+        Some(last) if is(last, "default") => true,
+        Some(last) if is(last, "local") => name == "timezone" && words.iter().any(|word| is(word, "zone")),
+        Some(last) => is(last, "names") && name == "client_encoding",
+        None => false,
     }
 }
 
@@ -456,6 +471,13 @@ mod tests {
             ("SET search_path TO a, b", set("search_path")),
             ("set SESSION statement_timeout=5", set("statement_timeout")),
             ("SET TIME ZONE 'UTC'", set("timezone")),
+            ("SET TIME ZONE LOCAL", Effect::Reset("timezone".to_owned())),
+            ("SET time zone default ", Effect::Reset("timezone".to_owned())),
+            ("SET work_mem TO DEFAULT", Effect::Reset("work_mem".to_owned())),
+            ("SET work_mem=default", Effect::Reset("work_mem".to_owned())),
+            ("SET NAMES", Effect::Reset("client_encoding".to_owned())),
+            ("SET synchronous_commit = local", set("synchronous_commit")),
+            ("SET my.a = 'default'", set("my.a")),
             ("SET NAMES 'utf8'", set("client_encoding")),
             ("SET \"App\".x = 1", pin(Pin::Setting)),
             ("DEALLOCATE \"S_1\"", Effect::Deallocate(Some("S_1".to_owned()))),

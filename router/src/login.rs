@@ -30,6 +30,8 @@ pub(crate) enum Ended {
     Quietly,
     /// The client is told, the log has it already.
     Refused(ErrorResponse),
+    /// The same, in words that are already bytes.
+    Told(Vec<u8>),
 }
 
 impl From<std::io::Error> for Ended {
@@ -67,7 +69,13 @@ pub(crate) async fn login(
             return Some(Session::new(core, &early, client_place));
         }
         Ok(Err(Ended::Quietly)) => {}
-        Ok(Err(Ended::Refused(error))) => opening.refuse(&error).await,
+        Ok(Err(Ended::Refused(error))) => {
+            // Who is let in is told so first.
+            let mut words = if opening.let_in { std::mem::take(&mut opening.parting) } else { Vec::new() };
+            error.encode(&mut words);
+            opening.refuse(&words).await;
+        }
+        Ok(Err(Ended::Told(words))) => opening.refuse(&words).await,
         Err(_) => {
             shared.stats.reject(Rejected::Timeout);
             tracing::info!(address = address.map(tracing::field::display), "login not finished in time");
@@ -163,6 +171,8 @@ async fn begin(
     tenant: &Tenant,
     worker: usize,
 ) -> Result<Begun, Ended> {
+    opening.let_in = true;
+    build::auth_ok(&mut opening.parting);
     if let Some(register) = shared.register_tenant.get()
         && !shared.topology().tenants.contains_key(&tenant.id)
     {
@@ -175,7 +185,7 @@ async fn begin(
     let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
     let stats = shared.stats.tenant(&tenant.id);
     let key = shared
-        .next_key(false, None)
+        .next_key(opened.startup.granted_minor() >= 2, None)
         .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
     let handle = Arc::new(SessionHandle::new(key, who.clone()));
     let place = shared.take_client_place(handle.clone(), stats.clone()).map_err(|why| {
@@ -215,7 +225,6 @@ fn welcome(
     reported: &crate::prime::Reported,
     handle: &SessionHandle,
 ) -> Result<(), build::BuildError> {
-    build::auth_ok(out);
     reported.encode(out)?;
     build::backend_key_data(out, handle.key.pid(), handle.key.secret())?;
     build::ready_for_query(out, b'I');
@@ -228,6 +237,9 @@ fn wishes(
     opened: &Opened,
     context: &crate::context::TenantContext,
 ) -> Result<Arc<Wishes>, Ended> {
+    if let Some(error) = &opened.options_error {
+        return Err(Ended::Refused(error.clone()));
+    }
     let mut values = BTreeMap::new();
     let given = opened.options.iter().chain(&opened.startup.params);
     for (name, value) in given {
@@ -239,12 +251,19 @@ fn wishes(
             .startup_parameter
             .as_deref()
             .is_some_and(|p| p.eq_ignore_ascii_case(name));
+        if lower == "session_authorization" {
+            // Whoever logs in on a shard is the router's affair.
+            return Err(Ended::Refused(ErrorResponse::fatal(
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                format!("permission denied to set session authorization \"{value}\""),
+            )));
+        }
         if reserved || own || context.owns(&lower) || lower.starts_with("switchyard.") {
             continue;
         }
         values.insert(lower, Wish::Value(value.clone()));
     }
-    if opened.startup.get("replication").is_some_and(|v| !matches!(v, "false" | "off" | "no" | "0")) {
+    if opened.startup.replication {
         return Err(Ended::Refused(
             ErrorResponse::fatal(sqlstate::FEATURE_NOT_SUPPORTED, "replication connections are not routed")
                 .hint("Connect to the shard itself."),

@@ -250,8 +250,10 @@ impl Session {
     /// Leaves nothing behind: the server connection goes back or is closed, the client is told.
     fn finish(&mut self, end: End, cx: &mut Context<'_>) {
         let mut last_words = Vec::new();
+        let mut in_step = true;
         if let Some(mut relay) = self.relay.take() {
             relay.abandon(&mut self.core);
+            in_step = !relay.is_within_message();
             last_words = relay.unsent_to_client();
         }
         match &end {
@@ -264,7 +266,9 @@ impl Session {
                     error = error.message,
                     "session ended by the router"
                 );
-                error.encode(&mut last_words);
+                if in_step {
+                    error.encode(&mut last_words);
+                }
                 // One attempt: who does not read cannot hold up the end of the session.
                 let mut sent = 0;
                 while sent < last_words.len() {

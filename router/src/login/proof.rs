@@ -134,7 +134,8 @@ async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) ->
     build::auth_sasl(&mut out, exchange.mechanisms()).map_err(|e| malformed(&e))?;
     opening.send(&out).await.map_err(|_| Failed::Gone)?;
     let body = opening.password(Expected::Sasl).await?;
-    let mechanism = body.split(|b| *b == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+    let end = body.iter().position(|b| *b == 0).ok_or_else(|| malformed(&"invalid string in message"))?;
+    let mechanism = String::from_utf8_lossy(&body[..end]);
     if !exchange.mechanisms().contains(&mechanism.as_ref()) {
         return Err(scram_failed(scram::ScramError::Mechanism, cause));
     }

@@ -14,6 +14,9 @@ use crate::stats::{Method, Rejected};
 use crate::stream::ClientStream;
 use crate::tls;
 
+/// The first byte of a TLS handshake. // RFC 8446, section 5.1
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Bytes read at once during login.
 const CHUNK: usize = 2048;
 
@@ -44,6 +47,8 @@ pub(crate) struct Opening {
     held: Vec<u8>,
     /// To be sent together with what welcomes the client.
     pub(crate) parting: Vec<u8>,
+    /// The client has proven itself and is to become a session.
+    pub(crate) let_in: bool,
     pub(crate) local: bool,
     address: Address,
 }
@@ -53,6 +58,8 @@ pub(crate) struct Opened {
     pub(crate) startup: Startup,
     /// The settings within its `options`.
     pub(crate) options: Vec<(String, String)>,
+    /// What is wrong with them. Said to those who are let in only, as PostgreSQL does.
+    pub(crate) options_error: Option<ErrorResponse>,
     pub(crate) tls: bool,
     /// The name that the client asked for by TLS.
     pub(crate) sni: Option<String>,
@@ -64,7 +71,8 @@ pub(crate) struct Opened {
 impl Opening {
     pub(crate) fn new(shared: Arc<Shared>, stream: ClientStream, address: Address) -> Self {
         let local = address.is_none_or(|a| a.is_loopback());
-        Self { shared, stream: Some(stream), held: Vec::new(), parting: Vec::new(), local, address }
+        let (held, parting) = (Vec::new(), Vec::new());
+        Self { shared, stream: Some(stream), held, parting, let_in: false, local, address }
     }
 
     fn stream(&mut self) -> Result<&mut ClientStream, Ended> {
@@ -90,11 +98,9 @@ impl Opening {
     }
 
     /// Tells the client why it is not let in. Whether it hears it is its own affair.
-    pub(crate) async fn refuse(&mut self, error: &ErrorResponse) {
-        let mut out = Vec::new();
-        error.encode(&mut out);
+    pub(crate) async fn refuse(&mut self, words: &[u8]) {
         let telling = async {
-            let _ = self.send(&out).await;
+            let _ = self.send(words).await;
             if let Some(stream) = &mut self.stream {
                 let _ = std::future::poll_fn(|cx| stream.poll_shutdown(cx)).await;
                 // What it has sent meanwhile is read, or closing would reset the connection and
@@ -113,6 +119,7 @@ impl Opening {
 
     /// Reads up to the startup packet, through TLS if the client wants it.
     pub(crate) async fn open(&mut self) -> Result<Opened, Ended> {
+        self.direct_tls().await?;
         let (mut asked_tls, mut asked_gss) = (false, false);
         loop {
             match self.first().await? {
@@ -164,7 +171,12 @@ impl Opening {
     fn malformed(&self, error: &startup::StartupError) -> Ended {
         self.shared.stats.reject(Rejected::Protocol);
         tracing::debug!(address = self.address.map(tracing::field::display), %error, "malformed startup");
-        if error.is_silent() { Ended::Quietly } else { Ended::Refused(error.response()) }
+        if error.is_silent() {
+            return Ended::Quietly;
+        }
+        let mut words = Vec::new();
+        error.encode(&mut words);
+        Ended::Told(words)
     }
 
     /// Bytes that came with a request for encryption were not encrypted, and would later pass for
@@ -196,6 +208,36 @@ impl Opening {
             return self.send(b"N").await;
         }
         self.send(b"S").await?;
+        self.handshake(&context).await
+    }
+
+    /// TLS without asking first, if the first byte is that of a handshake. The client must say by
+    /// ALPN that it means PostgreSQL: its first bytes may have been meant for another server.
+    /// // src/backend/tcop/backend_startup.c ProcessSSLStartup
+    async fn direct_tls(&mut self) -> Result<(), Ended> {
+        let (Some(ClientStream::Tcp(stream)), Some(context)) = (&self.stream, self.shared.client_tls())
+        else {
+            return Ok(());
+        };
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 0 || first != [TLS_HANDSHAKE] {
+            return Ok(());
+        }
+        self.handshake(&context).await?;
+        match &self.stream {
+            Some(ClientStream::Tls(stream)) if tls::is_for_postgresql(stream.get_ref().1) => Ok(()),
+            _ => {
+                self.shared.stats.reject(Rejected::Tls);
+                tracing::info!(
+                    address = self.address.map(tracing::field::display),
+                    "direct tls without the protocol's name"
+                );
+                Err(Ended::Quietly)
+            }
+        }
+    }
+
+    async fn handshake(&mut self, context: &tls::ClientTlsContext) -> Result<(), Ended> {
         let Some(ClientStream::Tcp(stream)) = self.stream.take() else { return Err(Ended::Quietly) };
         match context.acceptor().accept(stream).await {
             Ok(stream) => {
@@ -219,14 +261,16 @@ impl Opening {
                     .hint("Add sslmode=require to the connection URL."),
             ));
         }
-        let options = match startup.get("options") {
-            Some(text) => startup::options(text).map_err(|e| self.malformed(&e))?,
-            None => Vec::new(),
+        let (options, options_error) = match startup.get("options").map(startup::options) {
+            Some(Ok(options)) => (options, None),
+            Some(Err(error)) => (Vec::new(), Some(error.response())),
+            None => (Vec::new(), None),
         };
-        if startup.minor > 0 || !startup.protocol_options.is_empty() {
+        if startup.needs_negotiation() {
             let unknown: Vec<&[u8]> = startup.protocol_options.iter().map(String::as_bytes).collect();
+            let version = startup::VERSION_3_0 | u32::from(startup.granted_minor());
             let mut out = Vec::new();
-            switchyard_wire::build::negotiate_version(&mut out, startup::VERSION_3_0, &unknown)
+            switchyard_wire::build::negotiate_version(&mut out, version, &unknown)
                 .map_err(|_| Ended::Quietly)?;
             self.send(&out).await?;
         }
@@ -236,6 +280,7 @@ impl Opening {
         };
         Ok(Opened {
             options,
+            options_error,
             tls: connection.is_some(),
             sni: connection.and_then(tls::sni).map(str::to_owned),
             certificate: connection.and_then(tls::peer_common_name),

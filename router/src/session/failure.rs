@@ -122,8 +122,14 @@ impl Relay {
         pool.give_back(server);
     }
 
+    /// Whether the client has got a part of a message of which the rest will not come. Whatever is
+    /// said to it then would pass for that rest.
+    pub(super) fn is_within_message(&self) -> bool {
+        self.s.pass > 0
+    }
+
     /// What was meant for the client and has not been sent; nothing if that ends within a message.
     pub(super) fn unsent_to_client(&mut self) -> Vec<u8> {
-        if self.s.pass > 0 { Vec::new() } else { self.s.take_output() }
+        if self.is_within_message() { Vec::new() } else { self.s.take_output() }
     }
 }

@@ -191,6 +191,14 @@ impl Relay {
         let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();
         let code = fields.as_ref().and_then(|f| f.code()).and_then(|c| <[u8; 5]>::try_from(c).ok());
         let ends = fields.as_ref().and_then(|f| f.severity()).is_some_and(|s| s == b"FATAL" || s == b"PANIC");
+        if ends && code == Some(sqlstate::PROTOCOL_VIOLATION.0) {
+            // The client is out of step: there is no going on for it on any connection.
+            let text = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
+            return Err(End::Fatal(ErrorResponse::fatal(
+                sqlstate::PROTOCOL_VIOLATION,
+                text.unwrap_or_else(|| "protocol violation".to_owned()),
+            )));
+        }
         if ends && !quiet && header.len <= WHOLE_BYTES {
             // The backend is about to close. Whether the session survives is decided then.
             let text = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());

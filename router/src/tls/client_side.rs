@@ -92,3 +92,8 @@ pub fn peer_alternative_names(connection: &ServerConnection) -> Vec<AlternativeN
 pub fn sni(connection: &ServerConnection) -> Option<&str> {
     connection.server_name()
 }
+
+/// Whether the client has asked for our protocol by ALPN.
+pub fn is_for_postgresql(connection: &ServerConnection) -> bool {
+    connection.alpn_protocol() == Some(ALPN_POSTGRESQL)
+}

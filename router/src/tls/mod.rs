@@ -23,7 +23,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-pub use client_side::{ClientTlsContext, peer_alternative_names, peer_common_name, sni};
+pub use client_side::{ClientTlsContext, is_for_postgresql, peer_alternative_names, peer_common_name, sni};
 pub use names::AlternativeName;
 pub use shard_side::{ShardTlsContext, peer_end_point_hash};
 

@@ -24,6 +24,9 @@ pub const GSS_REQUEST: u32 = 1234 << 16 | 5680;
 /// Protocol 3.0, the one every client speaks.
 pub const VERSION_3_0: u32 = 3 << 16;
 
+/// The newest minor version that we grant: `PG_PROTOCOL_LATEST` of PostgreSQL 18. Cancel keys may be long in it.
+pub const LATEST_MINOR: u16 = 2;
+
 /// Largest first packet in bytes, its length field included: `MAX_STARTUP_PACKET_LENGTH` (10000, without
 /// the length field) in `src/include/libpq/pqcomm.h`.
 pub const MAX_PACKET: usize = 10_004;
@@ -70,11 +73,25 @@ pub struct Startup {
     /// wins, as in PostgreSQL: `user`, `database`, `options` and `replication` are told apart by case there,
     /// settings are not. Always has a `user`.
     pub params: Vec<(String, String)>,
+    /// Whether a replication connection is asked for, of either kind.
+    pub replication: bool,
     /// The names of protocol options (`_pq_.*`), all of which are to be listed back if unknown.
     pub protocol_options: Vec<String>,
 }
 
 impl Startup {
+    /// The minor version that the client is granted. There never was a 3.1.
+    #[must_use]
+    pub fn granted_minor(&self) -> u16 {
+        if self.minor == 1 { 0 } else { self.minor.min(LATEST_MINOR) }
+    }
+
+    /// Whether the client is to be told which version it gets, and which of its protocol options are not known.
+    #[must_use]
+    pub fn needs_negotiation(&self) -> bool {
+        self.granted_minor() != self.minor || !self.protocol_options.is_empty()
+    }
+
     /// The value of a parameter; the name of a setting is matched without regard to ASCII case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -113,7 +130,7 @@ pub enum StartupError {
     #[error("invalid length of cancel request packet")]
     CancelLength,
     /// A protocol we do not speak.
-    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0")]
+    #[error("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{LATEST_MINOR}")]
     Version {
         /// As asked for.
         major: u16,
@@ -129,6 +146,9 @@ pub enum StartupError {
     /// No user.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
+    /// A value of `replication` that is none.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    Replication(String),
     /// A command-line switch in `options` that no session may use, or that does not exist.
     #[error("invalid command-line argument for server process: {0}")]
     Argument(String),
@@ -146,6 +166,7 @@ impl StartupError {
             Self::Version { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::Encoding => sqlstate::CHARACTER_NOT_IN_REPERTOIRE,
             Self::NoUser => sqlstate::INVALID_AUTHORIZATION,
+            Self::Replication(_) => sqlstate::INVALID_PARAMETER_VALUE,
             Self::Argument(_) | Self::NoValue(_) => sqlstate::SYNTAX_ERROR,
         }
     }
@@ -156,6 +177,9 @@ impl StartupError {
         let response = ErrorResponse::fatal(self.sqlstate(), self.to_string());
         match self {
             Self::Argument(_) => response.hint("Try \"postgres --help\" for more information."),
+            Self::Replication(_) => {
+                response.hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")
+            }
             _ => response,
         }
     }
@@ -229,7 +253,8 @@ fn cancel(body: &[u8]) -> Result<First, StartupError> {
 }
 
 fn session(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
-    let mut startup = Startup { major: 3, minor, params: Vec::new(), protocol_options: Vec::new() };
+    let (params, protocol_options) = (Vec::new(), Vec::new());
+    let mut startup = Startup { major: 3, minor, params, replication: false, protocol_options };
     // Where each name stands in `params`: a search per parameter would let a packet of thousands cost millions
     // of comparisons before authentication.
     let mut known: HashMap<String, usize> = HashMap::new();
@@ -250,6 +275,10 @@ fn session(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
         } else {
             text(value)?.to_owned()
         };
+        if name == "replication" {
+            let asked = if value == "database" { Some(true) } else { boolean(&value) };
+            startup.replication = asked.ok_or_else(|| StartupError::Replication(value.clone()))?;
+        }
         let key = if is_reserved(name) { name.to_owned() } else { format!("={}", name.to_ascii_lowercase()) };
         match known.get(&key) {
             Some(&at) => startup.params[at].1 = value,
@@ -266,6 +295,20 @@ fn session(minor: u16, body: &[u8]) -> Result<Startup, StartupError> {
         return Err(StartupError::NoUser);
     }
     Ok(startup)
+}
+
+/// A boolean as PostgreSQL reads it: its words, or as much of one as tells them apart
+/// (`parse_bool_with_len` in `src/backend/utils/adt/bool.c`).
+fn boolean(text: &str) -> Option<bool> {
+    let words =
+        [("true", true), ("false", false), ("yes", true), ("no", false), ("on", true), ("off", false)];
+    let text = text.to_ascii_lowercase();
+    match text.as_str() {
+        "1" => Some(true),
+        "0" => Some(false),
+        "" | "o" => None,
+        _ => words.iter().find(|(word, _)| word.starts_with(&text)).map(|(_, value)| *value),
+    }
 }
 
 fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], StartupError> {

@@ -59,6 +59,12 @@ pub const DEVIATIONS: &[Deviation] = &[
         why: "the server connection is already there",
     },
     Deviation {
+        id: "custom settings",
+        postgresql: "has no value for `my.setting` (NULL) until the session sets it",
+        router: "may have an empty one, if another session has set it on the same server connection before",
+        why: "PostgreSQL cannot forget the name of a custom setting; its value is gone",
+    },
+    Deviation {
         id: "bytes that are not UTF-8",
         postgresql: "takes names in the startup packet in any encoding",
         router: "refuses names that are not UTF-8 (22021)",
@@ -84,9 +90,9 @@ pub const DEVIATIONS: &[Deviation] = &[
     },
     Deviation {
         id: "names of statements",
-        postgresql: "calls a statement in its errors what the client calls it",
-        router: "the name on the server connection, where the error is not about the name itself",
-        why: "the same text prepared by many clients is one statement on the server",
+        postgresql: "looks at the first 63 bytes of a statement's name, which must be text, and uses it in errors",
+        router: "takes any bytes of any length for a name; errors that are not about the name use its own",
+        why: "names are the client's; the same text prepared by many clients is one statement on the server",
     },
 ];
 

@@ -122,7 +122,9 @@ pub fn compare(expected: &[String], found: &[String]) -> Option<String> {
         return None;
     }
     let from = at.saturating_sub(3);
-    let show = |seen: &[String]| seen.iter().skip(from).take(12).cloned().collect::<Vec<_>>().join("\n    ");
+    let show = |seen: &[String]| {
+        seen.iter().skip(from).take(8).map(|line| shortened(line)).collect::<Vec<_>>().join("\n    ")
+    };
     Some(format!(
         "differs at message {at} (of {} and {})\n  PostgreSQL:\n    {}\n  router:\n    {}",
         expected.len(),
@@ -130,6 +132,14 @@ pub fn compare(expected: &[String], found: &[String]) -> Option<String> {
         show(expected),
         show(found)
     ))
+}
+
+/// As much of a line as a reader wants to see.
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(240) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line.to_owned(),
+    }
 }
 
 /// Runs a script on both connections and compares.

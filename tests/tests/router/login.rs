@@ -4,7 +4,7 @@ use switchyard_tests::drivers::{psql, psql_ok};
 use switchyard_tests::raw::messages as m;
 use switchyard_tests::raw::{Refused, md5_verifier};
 use switchyard_tests::setup::{PASSWORD, user_toml};
-use switchyard_tests::{Router, Running, Setup};
+use switchyard_tests::{Router, Running, Setup, wait};
 
 fn setup() -> Setup {
     Setup::new().shards(1).tenants(["acme", "globex"])
@@ -152,4 +152,20 @@ fn a_statement_before_the_login_is_never_run() {
     );
     assert!(raw.ends());
     assert_eq!(s.shards[0].value("SELECT count(*) FROM scratch.items"), "0");
+}
+
+#[test]
+fn a_password_that_changes_on_the_shard() {
+    let mut s = setup().pool("size = 2").start();
+    let mut acme = s.login("acme");
+    assert_eq!(acme.value("SELECT 1"), "1");
+    s.shards[0].sql("ALTER ROLE app PASSWORD 'another-secret'");
+    // What is connected stays; what is not fails in words that give nothing away.
+    assert_eq!(acme.value("SELECT 1"), "1");
+    s.shards[0].sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+    let said = wait::until("a new connection to be needed", || acme.try_rows("SELECT 1").err());
+    assert!(!said.message.contains("another-secret") && !said.message.contains("app-secret"), "{said:?}");
+    assert!(s.reload(|toml| toml.replace("app-secret", "another-secret")));
+    wait::until_true("the new password to be used", || acme.try_rows("SELECT 1").is_ok());
+    assert_eq!(acme.column("SELECT name FROM clients ORDER BY id"), s.canaries("acme"));
 }

@@ -2,7 +2,8 @@
 
 use switchyard_tests::raw::differential::{Step, play};
 use switchyard_tests::raw::messages as m;
-use switchyard_tests::{Running, Setup};
+use switchyard_tests::setup::PASSWORD;
+use switchyard_tests::{Running, Setup, wait};
 
 fn start() -> Running {
     Setup::new().shards(1).tenants(["acme", "globex"]).start()
@@ -166,4 +167,63 @@ fn startup_packets_that_are_none() {
     assert_eq!(raw.read().tag, b'v');
     raw.authenticate("app.acme", Some(switchyard_tests::setup::PASSWORD), false).unwrap();
     assert_eq!(raw.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_client_of_protocol_3_2_gets_a_long_key() {
+    let s = start();
+    let mut startup = s.target("acme").startup();
+    startup[7] = 2;
+    let mut acme = s.target("acme").open().unwrap();
+    acme.send(&startup);
+    acme.authenticate("app.acme", Some(PASSWORD), false).unwrap();
+    // It was asked for and is granted: nothing is negotiated.
+    assert_eq!(acme.key().len(), 36);
+    acme.send(&m::query("SELECT pg_sleep(600)"));
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait::until_true("the statement to run", || s.shards[0].value(sleeping) == "1");
+    for (key, canceled) in [(&acme.key()[..8], "1"), (acme.key(), "0")] {
+        let mut raw = s.router.target().open().unwrap();
+        raw.send(&m::cancel_request(key));
+        assert!(raw.ends());
+        wait::until_true("the cancel request to do its work", || s.shards[0].value(sleeping) == canceled);
+    }
+    assert!(acme.until_ready().iter().any(|m| m.sqlstate() == "57014"));
+}
+
+#[test]
+fn what_is_reported_is_of_the_tenants_shard() {
+    let s = Setup::new().tenant_on("acme", 0).tenant_on("globex", 1).start();
+    s.shards[1].sql("ALTER DATABASE crm SET timezone = 'Asia/Tokyo'");
+    assert_eq!(s.login("acme").parameter("TimeZone"), "UTC");
+    assert_eq!(s.login("globex").parameter("TimeZone"), "Asia/Tokyo");
+}
+
+#[test]
+fn parameters_are_known_while_the_shard_is_down() {
+    let mut s = start();
+    let version = s.login("acme").parameter("server_version");
+    s.shards[0].stop();
+    let mut acme = s.login("acme");
+    assert_eq!(acme.parameter("server_version"), version);
+    assert!(!acme.error("SELECT 1").message.is_empty());
+    s.shards[0].start_again();
+    wait::until_true("the shard to be found again", || acme.try_rows("SELECT 1").is_ok());
+}
+
+#[test]
+fn a_probe_leaves_no_line_in_the_log() {
+    let s = start();
+    s.login("acme");
+    let before = s.router.log();
+    for bytes in [&b""[..], b"\0", b"GET / HTTP/1.0\r\n\r\n"] {
+        let mut raw = s.router.target().open().unwrap();
+        raw.send(bytes);
+        raw.half_close();
+        assert!(raw.ends());
+    }
+    s.login("acme");
+    let log = s.router.log();
+    let lines: Vec<_> = log[before.len()..].lines().filter(|line| !line.contains("DEBUG")).collect();
+    assert!(lines.is_empty(), "{lines:#?}");
 }

@@ -126,3 +126,31 @@ fn a_shard_with_a_strangers_certificate_gets_no_password() {
     };
     assert!(refused.starts_with("08") || refused.starts_with("57"), "{refused}");
 }
+
+#[test]
+fn direct_tls_needs_the_protocol_by_name() {
+    let s = setup().tls("allow").start();
+    let target = s.router.target().user("app.acme").password(PASSWORD).database("crm");
+    let with = |protocols: &[&str]| {
+        let mut config = (*s.certs.client(None)).clone();
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        target.open().unwrap().upgrade(&std::sync::Arc::new(config), "localhost")
+    };
+    for protocols in [&["postgresql"][..], &["h2", "postgresql"]] {
+        let mut raw = with(protocols).unwrap();
+        raw.send(&target.startup());
+        raw.authenticate("app.acme", Some(PASSWORD), true).unwrap();
+        assert_eq!(raw.value("SELECT count(*) FROM clients"), "3");
+    }
+    for protocols in [&[][..], &["h2"], &["http/1.1", "h2"]] {
+        // The handshake fails, or is all that there is.
+        if let Ok(mut raw) = with(protocols) {
+            raw.send(&target.startup());
+            assert!(raw.try_read().is_err(), "{protocols:?}");
+        }
+    }
+    // TLS within TLS is no way in either.
+    let mut raw = with(&["postgresql"]).unwrap();
+    raw.send(&m::ssl_request());
+    assert_eq!(raw.read().sqlstate(), "0A000");
+}

@@ -142,3 +142,20 @@ fn while_a_large_result_is_on_its_way_memory_stays_bounded() {
     let grown = s.router.resident_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes more");
 }
+
+#[test]
+fn a_server_that_dies_in_copy_out() {
+    let s = setup().start();
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'";
+    let mut acme = s.login("acme");
+    acme.send(&m::query("COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT"));
+    acme.until_tag(b'H');
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND wait_event = 'ClientWrite'";
+    wait::until_true("the server to wait for the reader", || s.shards[0].value(waits) == "1");
+    assert_eq!(s.shards[0].value(kill), "1");
+    let messages = acme.until_ready_or_end();
+    // The client hears that it is over: it must not take what it has for all there is.
+    assert!(!messages.iter().any(|m| m.tag == b'c' || m.tag == b'C'));
+    assert!(acme.try_rows("SELECT 1").is_ok() || acme.ends());
+    assert_eq!(s.login("globex").column("SELECT name FROM clients ORDER BY id"), s.canaries("globex"));
+}

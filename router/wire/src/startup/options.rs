@@ -55,8 +55,7 @@ const STATS: &[(&str, &str)] =
 /// old one-letter switches for particular settings.
 ///
 /// # Errors
-/// A switch that does not exist, or an argument that is no switch; a setting without a value. `-d` is refused
-/// as well: it stands for settings that only a superuser may change.
+/// A switch that does not exist, or an argument that is no switch; a setting without a value.
 pub fn options(text: &str) -> Result<Vec<(String, String)>, StartupError> {
     let mut settings = Vec::new();
     let mut arguments = split(text).into_iter();
@@ -84,6 +83,10 @@ fn cluster(
     settings: &mut Vec<(String, String)>,
 ) -> Result<(), StartupError> {
     let refuse = || StartupError::Argument(argument.to_owned());
+    // The argument that getopt has looked at last.
+    let at_fault = |rest: &str, value: &str| {
+        StartupError::Argument(if rest.is_empty() { value.to_owned() } else { argument.to_owned() })
+    };
     for (at, switch) in switches.char_indices() {
         if let Some((_, name, value)) = WITHOUT_ARGUMENT.iter().find(|(known, ..)| *known == switch) {
             settings.push(((*name).to_owned(), (*value).to_owned()));
@@ -96,7 +99,7 @@ fn cluster(
         let rest = &switches[at + switch.len_utf8()..];
         let named = WITH_ARGUMENT.iter().find(|(known, _)| *known == switch);
         let ignored = IGNORED_WITH_ARGUMENT.contains(&switch);
-        if named.is_none() && !ignored && !matches!(switch, 'c' | '-' | 'f' | 't') {
+        if named.is_none() && !ignored && !matches!(switch, 'c' | '-' | 'd' | 'f' | 't') {
             return Err(refuse());
         }
         let value = if rest.is_empty() { following.next().ok_or_else(refuse)? } else { rest.to_owned() };
@@ -105,14 +108,24 @@ fn cluster(
         }
         let setting = match (switch, named) {
             (_, Some((_, name))) => ((*name).to_owned(), value),
-            ('f', _) => (lookup(PLANS, &value).ok_or_else(refuse)?, "false".to_owned()),
-            ('t', _) => (lookup(STATS, &value).ok_or_else(refuse)?, "true".to_owned()),
+            ('f', _) => (lookup(PLANS, &value).ok_or_else(|| at_fault(rest, &value))?, "false".to_owned()),
+            ('t', _) => (lookup(STATS, &value).ok_or_else(|| at_fault(rest, &value))?, "true".to_owned()),
+            ('d', _) => ("log_min_messages".to_owned(), debugging(&value)),
             _ => long(switch, &value)?,
         };
         settings.push(setting);
         return Ok(());
     }
     Ok(())
+}
+
+/// The level of messages that `-d` stands for (`set_debug_options`), which nobody but a superuser may set.
+fn debugging(level: &str) -> String {
+    let digits: String = level.chars().take_while(char::is_ascii_digit).take(9).collect();
+    match digits.parse::<u32>() {
+        Ok(level) if level > 0 => format!("debug{level}"),
+        _ => "notice".to_owned(),
+    }
 }
 
 fn lookup(table: &[(&str, &str)], key: &str) -> Option<String> {

@@ -73,7 +73,7 @@ fn versions() {
         let error = first(&packet(major << 16 | minor, body)).unwrap_err();
         let response = error.response();
         assert_eq!(response.code, sqlstate::FEATURE_NOT_SUPPORTED);
-        let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0");
+        let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2");
         assert_eq!(response.message, text);
         let mut sent = Vec::new();
         error.encode(&mut sent);
@@ -86,6 +86,34 @@ fn versions() {
     for minor in [0, 1, 2, 9999] {
         let Ok(First::Startup(startup)) = first(&packet(VERSION_3_0 | minor, body)) else { panic!() };
         assert_eq!((startup.major, u32::from(startup.minor)), (3, minor));
+    }
+}
+
+#[test]
+fn what_is_granted() {
+    for (minor, granted, said) in [(0, 0, false), (1, 0, true), (2, 2, false), (3, 2, true), (9999, 2, true)]
+    {
+        let Ok(First::Startup(startup)) = first(&packet(VERSION_3_0 | minor, b"user\0u\0\0")) else {
+            panic!()
+        };
+        assert_eq!((startup.granted_minor(), startup.needs_negotiation()), (granted, said), "3.{minor}");
+    }
+    assert!(started(b"user\0u\0_pq_.x\0\0\0").needs_negotiation());
+}
+
+#[test]
+fn replication() {
+    for (value, asked) in
+        [("database", true), ("true", true), ("T", true), ("on", true), ("1", true), ("yes", true)]
+            .into_iter()
+            .chain([("false", false), ("off", false), ("of", false), ("0", false), ("n", false)])
+    {
+        let body = format!("user\0u\0replication\0{value}\0\0");
+        assert_eq!(started(body.as_bytes()).replication, asked, "{value}");
+    }
+    for value in ["", "o", "perhaps", "Database", "2"] {
+        let body = format!("user\0u\0replication\0{value}\0\0");
+        assert_eq!(refused(body.as_bytes()), StartupError::Replication(value.to_owned()));
     }
 }
 

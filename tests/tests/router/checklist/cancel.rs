@@ -10,12 +10,11 @@ fn asleep(request: fn(&Side, &[u8]) -> Vec<String>) -> impl Fn(&Side) -> Vec<Str
     move |side| {
         let mut session = side.login();
         session.send(&m::query("SELECT pg_sleep(600)"));
-        let mut seen = Vec::new();
+        let mut seen;
         // The request may come before the query: until it is heard, it is repeated.
         session.patience(std::time::Duration::from_millis(200));
         let mut said = loop {
-            seen = [seen, request(side, session.key())].concat();
-            seen.dedup();
+            seen = request(side, session.key());
             match session.try_read() {
                 Ok(message) => break vec![message],
                 Err(error) => assert!(error.kind() != std::io::ErrorKind::UnexpectedEof, "{error}"),
