@@ -21,14 +21,16 @@ use side::{Side, Stand};
 use switchyard_tests::raw::deviations::{self, Deviation};
 use switchyard_tests::raw::differential::compare;
 
+/// Does something on one side; what came back, as text.
+type Play = Box<dyn Fn(&Side) -> Vec<String>>;
+
 /// One thing that is done on both sides.
 struct Case {
     line: &'static str,
     name: String,
     /// On servers with TLS?
     tls: bool,
-    /// Gives what came back, as text.
-    play: Box<dyn Fn(&Side) -> Vec<String>>,
+    play: Play,
     /// What the router says instead, if it may: parts of what it says, in this order.
     instead: Option<(&'static Deviation, Vec<&'static str>)>,
     /// What is known to be missing, and is nobody's intention.
@@ -92,6 +94,7 @@ enum Outcome {
     Differs(String),
 }
 
+#[expect(clippy::print_stdout, reason = "the table is for whoever runs the tests")]
 fn row(line: &str, what: &str, outcome: &str) {
     println!("{line:<4} {what:<60} {outcome}");
 }
