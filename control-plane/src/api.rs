@@ -4,18 +4,25 @@
 //! open to anybody, and there are four of these: health, and the description of the API itself.
 
 mod access;
+mod answer;
 mod caller;
 mod health;
+mod idempotency;
 mod input;
 mod layout;
+mod operations;
+mod plans;
 mod problem;
 mod tenants;
 mod users;
+mod values;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::MatchedPath;
+use axum::extract::{DefaultBodyLimit, MatchedPath};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -24,7 +31,10 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::credentials::new_id;
+use crate::feed::Feed;
 use crate::metrics::Metrics;
+use crate::oidc::Oidc;
 use crate::settings::ClientUrl;
 use crate::store::Store;
 
@@ -37,6 +47,12 @@ pub(crate) struct App {
     pub(crate) client_url: Arc<ClientUrl>,
     /// Whether `/metrics` asks for no token.
     pub(crate) open_metrics: bool,
+    /// Who else vouches for callers.
+    pub(crate) oidc: Option<Arc<Oidc>>,
+    /// Wakes who waits for something to happen.
+    pub(crate) feed: Feed,
+    /// How long a deleted tenant can be undeleted, unless the request says.
+    pub(crate) delete_grace: Duration,
 }
 
 #[derive(OpenApi)]
@@ -63,6 +79,8 @@ pub(crate) fn router(app: App) -> Router {
     router
         .route("/openapi.json", get(move || async move { axum::Json(description.as_ref().clone()) }))
         .fallback(|| async { problem::Problem::not_found("there is nothing at this path") })
+        .layer(middleware::from_fn_with_state(app.clone(), idempotency::once))
+        .layer(DefaultBodyLimit::max(idempotency::MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(app.clone(), measured))
         .with_state(app)
 }
@@ -74,9 +92,28 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(tenants::place))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
+        .routes(routes!(tenants::read_only))
+        .routes(routes!(tenants::undelete))
+        .routes(routes!(tenants::limits, tenants::set_limits))
+        .routes(routes!(tenants::put_issuer, tenants::delete_issuer))
+        .routes(routes!(values::list))
+        .routes(routes!(values::configuration))
+        .routes(routes!(values::show, values::set, values::delete))
+        .routes(routes!(values::rotate))
+        .routes(routes!(plans::list, plans::create))
+        .routes(routes!(plans::show, plans::update, plans::delete))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(operations::cancel))
+        .routes(routes!(operations::pause))
+        .routes(routes!(operations::resume))
+        .routes(routes!(operations::events))
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::show, users::delete))
         .routes(routes!(users::reset_password))
+        .routes(routes!(users::list_of_tenant, users::create_of_tenant))
+        .routes(routes!(users::delete_of_tenant))
+        .routes(routes!(users::reset_password_of_tenant))
         .routes(routes!(layout::shards, layout::add_shard))
         .routes(routes!(layout::shard, layout::update_shard, layout::remove_shard))
         .routes(routes!(layout::buckets, layout::set_buckets))
@@ -85,6 +122,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(layout::put_issuer, layout::delete_issuer))
         .routes(routes!(layout::topology))
         .routes(routes!(access::audit))
+        .routes(routes!(access::proof))
         .routes(routes!(access::tokens, access::create_token))
         .routes(routes!(access::delete_token))
         .routes(routes!(health::livez))
@@ -98,12 +136,31 @@ async fn measured(
     next: Next,
 ) -> Response {
     let started = std::time::Instant::now();
+    let mut request = request;
+    let id = request_id(request.headers());
+    let shown = HeaderValue::from_str(&id).ok();
+    request.extensions_mut().insert(caller::RequestId(id));
     let method = request.method().clone();
     // The route, never the path: a path holds ids that a stranger chooses.
     let route = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned());
-    let response = next.run(request).await.into_response();
+    let mut response = next.run(request).await.into_response();
+    if let Some(id) = shown {
+        response.headers_mut().insert("x-request-id", id);
+    }
     app.metrics.request(method.as_str(), route.as_deref(), response.status().as_u16(), started.elapsed());
     response
+}
+
+/// The id that the client gave the request, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    let plain = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    match given.filter(plain) {
+        Some(id) => id.to_owned(),
+        None => new_id("req_").unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,19 @@ pub(crate) fn new_token() -> Result<SecretString, NoRandomness> {
     Ok(SecretString::from(format!("{TOKEN_PREFIX}{}", secret.expose_secret())))
 }
 
+/// An id that no other has: `prefix`, and 26 characters of Crockford's base 32, which begin with
+/// the time in milliseconds, so that later ones sort behind (as ULIDs do).
+pub(crate) fn new_id(prefix: &str) -> Result<String, NoRandomness> {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let millis = since.map_or(0, |d| d.as_millis());
+    let mut random = [0; 16];
+    rand::fill(&mut random[6..]).map_err(|_| NoRandomness)?;
+    let value = (millis << 80) | u128::from_be_bytes(random);
+    let digit = |n: u32| char::from(DIGITS[((value >> (5 * n)) & 31) as usize]);
+    Ok(prefix.chars().chain((0..26).rev().map(digit)).collect())
+}
+
 /// What is kept of a token. Plain SHA-256: a token has 192 random bits, so there is nothing to guess.
 pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     let mut hash = [0; 32];
@@ -39,6 +52,15 @@ pub(crate) fn token_hash(token: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_sort_by_their_time_and_differ() {
+        let (a, b) = (new_id("op_").unwrap(), new_id("op_").unwrap());
+        assert_ne!(a, b);
+        assert_eq!((a.len(), &a[..6]), (29, &b[..6]));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert!(new_id("op_").unwrap() > a.max(b));
+    }
 
     #[test]
     fn passwords_need_no_escape_and_differ() {

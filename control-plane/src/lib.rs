@@ -4,13 +4,23 @@
 //! what operators and scripts speak to; [`run`] is the process.
 
 mod api;
+pub mod client;
 mod credentials;
+mod feed;
+mod leader;
+mod listen;
 mod metrics;
 mod migrations;
+mod oidc;
 mod process;
+mod provision;
+mod runner;
 mod settings;
 pub mod store;
+mod vault;
 
 pub use migrations::{MIGRATIONS, MigrationError};
+pub use oidc::OidcSettings;
 pub use process::{StartError, run};
 pub use settings::{Settings, SettingsError};
+pub use vault::KeysError;

@@ -10,6 +10,8 @@ const STEPS: &[(&str, &str)] = &[
     ("catalog", include_str!("../migrations/0001_catalog.sql")),
     ("limits", include_str!("../migrations/0002_limits.sql")),
     ("operations", include_str!("../migrations/0003_operations.sql")),
+    ("access", include_str!("../migrations/0004_access.sql")),
+    ("service", include_str!("../migrations/0005_service.sql")),
 ];
 
 /// How many steps there are.

@@ -14,9 +14,14 @@ use tracing::{info, warn};
 
 use crate::api::{self, App};
 use crate::credentials::{NoRandomness, new_token};
+use crate::feed::Feed;
+use crate::listen::{Listener, Peer, acceptor};
 use crate::metrics::Metrics;
+use crate::oidc::Oidc;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
+use crate::vault::Keys;
+use crate::{leader, runner};
 
 /// How long requests that are under way may take after we are told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -33,6 +38,12 @@ pub enum StartError {
     /// The address.
     #[error("cannot listen on {0}: {1}")]
     Listen(std::net::SocketAddr, io::Error),
+    /// Its certificate.
+    #[error("tls: {0}")]
+    Tls(io::Error),
+    /// The file of keys.
+    #[error("{0}: {1}")]
+    KeysFile(PathBuf, io::Error),
     /// The file of the first token.
     #[error("{0}: {1}")]
     TokenFile(PathBuf, io::Error),
@@ -62,10 +73,18 @@ pub async fn run(
     let listener =
         TcpListener::bind(settings.listen).await.map_err(|e| StartError::Listen(settings.listen, e))?;
     let address = listener.local_addr().map_err(StartError::Serve)?;
-    if !address.ip().is_loopback() {
+    let tls = match &settings.tls {
+        Some(tls) => Some(acceptor(&tls.cert, &tls.key).map_err(StartError::Tls)?),
+        None => None,
+    };
+    if !address.ip().is_loopback() && tls.is_none() {
         warn!(%address, "serving without TLS beyond loopback: put something that adds it in front");
     }
-    let store = Store::open(&settings.catalog_url).await?;
+    let keys = match &settings.keys_file {
+        Some(path) => Some(Keys::load_or_make(path).map_err(|e| StartError::KeysFile(path.clone(), e))?),
+        None => None,
+    };
+    let store = Store::open(&settings.catalog_url).await?.with_keys(keys);
     if let Some(path) = &settings.bootstrap_token_file {
         store.set_bootstrap_token(&bootstrap_token(path)?).await?;
     }
@@ -74,12 +93,20 @@ pub async fn run(
         metrics: Arc::new(Metrics::new()?),
         client_url: Arc::new(settings.client_url),
         open_metrics: settings.open_metrics,
+        oidc: settings.oidc.map(|oidc| Arc::new(Oidc::new(oidc))),
+        feed: Feed::start(&settings.catalog_url).map_err(StoreError::from)?,
+        delete_grace: settings.delete_grace,
     };
+    let name = settings.name.unwrap_or_else(own_name);
+    let term = leader::start(&settings.catalog_url, name).map_err(StoreError::from)?;
+    tokio::spawn(runner::run(app.store.clone(), term, app.feed.clone()));
+    let listener = Listener::new(listener, tls).map_err(StartError::Serve)?;
     info!(%address, "control plane ready");
 
     let (told, mut stopping) = tokio::sync::watch::channel(());
     let mut also_stopping = stopping.clone();
-    let serve = axum::serve(listener, api::router(app)).with_graceful_shutdown(async move {
+    let service = api::router(app).into_make_service_with_connect_info::<Peer>();
+    let serve = axum::serve(listener, service).with_graceful_shutdown(async move {
         let _ = also_stopping.changed().await;
     });
     tokio::spawn(async move {
@@ -92,6 +119,12 @@ pub async fn run(
         // A request that does not end must not keep the process.
         () = async { let _ = stopping.changed().await; tokio::time::sleep(DRAIN).await } => Ok(()),
     }
+}
+
+/// Host name and process id.
+fn own_name() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}/{}", host.trim(), std::process::id())
 }
 
 /// The token in the file, or a new one, which is written there.

@@ -3,16 +3,23 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::oidc::OidcSettings;
+
 /// What the process is told; `examples/control-plane.toml` has every key.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen. Default `127.0.0.1:6480`. There is no TLS: elsewhere than on loopback,
-    /// something in front must add it.
+    /// Where to listen. Default `127.0.0.1:6480`. Elsewhere than on loopback TLS is needed, or the
+    /// word that something in front adds it.
     pub listen: SocketAddr,
+    /// TLS.
+    pub tls: Option<TlsSettings>,
+    /// Somebody else adds TLS. Default false.
+    pub plain_beyond_loopback: bool,
     /// URL of the catalog's database; its role must own it, or be allowed to make a schema in it.
     pub catalog_url: SecretString,
     /// File of an administrator's token; made if it does not exist.
@@ -21,6 +28,26 @@ pub struct Settings {
     pub client_url: ClientUrl,
     /// Whether `/metrics` asks for no token. Default true: it holds counts, no ids.
     pub open_metrics: bool,
+    /// File of the keys that seal what must stay secret in the catalog; made if it does not exist.
+    pub keys_file: Option<PathBuf>,
+    /// Who else vouches for callers.
+    pub oidc: Option<OidcSettings>,
+    /// How long a deleted tenant can be undeleted. Default 7 days.
+    pub delete_grace: Duration,
+    /// How often what tenants hold on their shards is measured. Default 1 h; 0 never.
+    pub measure_storage: Duration,
+    /// The name that other control planes know this one by. Default: host name and process id.
+    pub name: Option<String>,
+}
+
+/// TLS of the API.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSettings {
+    /// PEM file of the certificate chain.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
 }
 
 /// `postgres://host:port/database?parameters`, into which user and password are put.
@@ -88,6 +115,26 @@ struct Document {
     client_url: Option<String>,
     #[serde(default = "default_open_metrics")]
     open_metrics: bool,
+    tls: Option<TlsSettings>,
+    #[serde(default)]
+    plain_beyond_loopback: bool,
+    keys_file: Option<PathBuf>,
+    oidc: Option<OidcSettings>,
+    #[serde(default = "default_delete_grace")]
+    delete_grace_seconds: u32,
+    #[serde(default = "default_measure_storage")]
+    measure_storage_seconds: u32,
+    name: Option<String>,
+}
+
+/// 7 days.
+fn default_delete_grace() -> u32 {
+    604_800
+}
+
+/// 1 hour.
+fn default_measure_storage() -> u32 {
+    3600
 }
 
 fn default_listen() -> SocketAddr {
@@ -131,13 +178,45 @@ impl Settings {
         let wrong = "`client_url` must be postgres://host:port/database without a user";
         let client_url =
             ClientUrl::parse(client_url).ok_or_else(|| SettingsError::Value(path.to_owned(), wrong))?;
+        let tls = document.tls.map(|t| TlsSettings { cert: beside(t.cert), key: beside(t.key) });
+        if !document.listen.ip().is_loopback() && tls.is_none() && !document.plain_beyond_loopback {
+            let wrong = "`listen` beyond loopback needs [tls], or `plain_beyond_loopback = true` where something in front adds it";
+            return Err(SettingsError::Value(path.to_owned(), wrong));
+        }
+        let oidc = document.oidc.map(|mut oidc| {
+            oidc.jwks_file = oidc.jwks_file.map(beside);
+            oidc
+        });
+        if oidc.as_ref().is_some_and(|o| !has_keys(o)) {
+            let wrong = "[oidc] needs one of `jwks_file` and `jwks_url`, the latter https:// or on loopback";
+            return Err(SettingsError::Value(path.to_owned(), wrong));
+        }
         Ok(Self {
+            tls,
+            plain_beyond_loopback: document.plain_beyond_loopback,
+            keys_file: document.keys_file.map(beside),
+            oidc,
+            delete_grace: Duration::from_secs(document.delete_grace_seconds.into()),
+            measure_storage: Duration::from_secs(document.measure_storage_seconds.into()),
+            name: document.name,
             listen: document.listen,
             catalog_url,
             bootstrap_token_file: document.bootstrap_token_file.map(beside),
             client_url,
             open_metrics: document.open_metrics,
         })
+    }
+}
+
+fn has_keys(oidc: &OidcSettings) -> bool {
+    match (&oidc.jwks_file, &oidc.jwks_url) {
+        (Some(_), None) => true,
+        (None, Some(url)) => {
+            let loopback = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+            url.starts_with("https://")
+                || loopback.iter().any(|l| url.strip_prefix(l).is_some_and(|r| r.starts_with([':', '/'])))
+        }
+        _ => false,
     }
 }
 

@@ -3,12 +3,18 @@
 mod access;
 mod audit;
 mod buckets;
+mod caller;
 mod error;
+mod events;
+mod idempotency;
 mod model;
+mod operations;
+mod plans;
 mod settings;
 mod shards;
 mod tenants;
 mod users;
+mod values;
 
 use std::time::Duration;
 
@@ -16,15 +22,23 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, 
 use secrecy::SecretString;
 use switchyard_catalog::Endpoint;
 
-pub use access::{Caller, NewToken, Role, Token};
-pub use audit::AuditEvent;
+pub use access::{NewToken, Role, Token};
+pub use audit::{AuditEvent, AuditProof, AuditQuery};
 pub use buckets::BucketRun;
+pub use caller::{Caller, Precondition, etag};
 pub use error::StoreError;
+pub use events::Event;
+pub(crate) use idempotency::{Claim, Earlier};
 pub use model::{NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, given};
-pub use settings::{Counts, SettingsPatch};
+pub use operations::{Ending, NewOperation, Operation, OperationFilter, Progress, Report};
+pub use plans::{Limits, NewPlan, Plan, PlanPatch, TenantLimits};
+pub use settings::{Counts, Provision, SettingsPatch};
+pub(crate) use shards::ShardAccess;
 pub use shards::{NewShard, Shard, ShardPatch};
+pub use values::{NewValue, ValueInfo};
 
 use crate::migrations;
+use crate::vault::Keys;
 
 /// Connections to the catalog. Requests are short; this many in flight keep a small server busy.
 const CONNECTIONS: usize = 8;
@@ -36,6 +50,8 @@ const WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    /// What seals values; nothing can be sealed without.
+    keys: Option<std::sync::Arc<Keys>>,
 }
 
 impl Store {
@@ -57,7 +73,12 @@ impl Store {
         let mut client = pool.get().await?;
         migrations::migrate(&mut client).await?;
         drop(client);
-        Ok(Self { pool })
+        Ok(Self { pool, keys: None })
+    }
+
+    /// The same, with keys that seal values.
+    pub(crate) fn with_keys(self, keys: Option<Keys>) -> Self {
+        Self { keys: keys.map(std::sync::Arc::new), ..self }
     }
 
     /// Whether the catalog answers.
@@ -69,6 +90,11 @@ impl Store {
     async fn client(&self) -> Result<deadpool_postgres::Client, StoreError> {
         Ok(self.pool.get().await?)
     }
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// UTC in RFC 3339, to the second, as a column of SQL.

@@ -31,6 +31,9 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files that `settings` names.
+    ///
+    /// # Errors
+    /// If one cannot be read or makes no sense.
     pub fn new(settings: &ServerTls) -> Result<Self, CatalogError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = Verifier {

@@ -6,7 +6,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Outcome;
 use crate::logging::LogFormat;
-use crate::verbs::{ShardCommand, TenantCommand, UserCommand};
+use crate::verbs::{
+    AuditCommand, LimitCommand, OperationCommand, PlanCommand, ShardCommand, TenantCommand, TokenCommand,
+    UserCommand, ValueCommand,
+};
 use crate::{demo, local, logging, serve, verbs};
 
 /// A tenant router for sharded PostgreSQL.
@@ -49,6 +52,48 @@ enum Command {
         remote: Remote,
         #[command(subcommand)]
         command: ShardCommand,
+    },
+    /// Plans: named sets of limits.
+    Plan {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: PlanCommand,
+    },
+    /// What tenants may use.
+    Limit {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: LimitCommand,
+    },
+    /// Long work: how far it is.
+    Operation {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: OperationCommand,
+    },
+    /// Tokens of the API.
+    Token {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Who did what.
+    Audit {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Values that applications read, tenant by tenant.
+    Value {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ValueCommand,
     },
     /// Users whom clients may log in as.
     User {
@@ -133,6 +178,12 @@ impl Args {
             Command::Auth(AuthCommand::Hash { iterations }) => local::auth_hash(iterations),
             Command::Tenant { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Shard { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Plan { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Limit { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Operation { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Token { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Audit { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Value { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::User { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
         }
     }
@@ -159,6 +210,12 @@ mod tests {
             "switchyard tenant place acme --to s2",
             "switchyard shard add s1 --url postgres://a@b/c",
             "switchyard user create bob --tenant acme --tenant globex",
+            "switchyard tenant delete acme --yes --grace 0 --wait",
+            "switchyard plan create basic connections=20",
+            "switchyard limit set acme storage=10GiB",
+            "switchyard token create t --role application --tenant acme",
+            "switchyard audit verify",
+            "switchyard operation wait op_1",
             "switchyard config check f",
             "switchyard auth hash",
         ] {

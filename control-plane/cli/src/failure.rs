@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     NotFound(String),
     /// 4: it contradicts what is there.
     Conflict(String),
+    /// 5: it goes on, and was not waited for any longer.
+    StillRunning(String),
 }
 
 impl Failure {
@@ -24,6 +26,7 @@ impl Failure {
             Self::Usage(text) => (text, 2),
             Self::NotFound(text) => (text, 3),
             Self::Conflict(text) => (text, 4),
+            Self::StillRunning(text) => (text, 5),
         };
         eprintln!("error: {text}");
         ExitCode::from(code)

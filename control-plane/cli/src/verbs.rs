@@ -1,15 +1,25 @@
 //! The operators' verbs, over REST.
 
+mod access;
+mod limits;
+mod operation;
+mod plan;
 mod shard;
 mod tenant;
 mod user;
+mod value;
 
 use anyhow::Context;
 use serde_json::Value;
 
+pub(crate) use access::{AuditCommand, TokenCommand};
+pub(crate) use limits::LimitCommand;
+pub(crate) use operation::OperationCommand;
+pub(crate) use plan::PlanCommand;
 pub(crate) use shard::ShardCommand;
 pub(crate) use tenant::TenantCommand;
 pub(crate) use user::UserCommand;
+pub(crate) use value::ValueCommand;
 
 use crate::args::{OutputFormat, Remote};
 use crate::failure::Outcome;
@@ -37,7 +47,7 @@ impl Session {
         loop {
             let joint = if path.contains('?') { '&' } else { '?' };
             let from = after.as_deref().map(crate::http::segment);
-            let page = from.map_or_else(|| path.to_owned(), |a| format!("{path}{joint}after={a}"));
+            let page = from.map_or_else(|| path.to_owned(), |a| format!("{path}{joint}cursor={a}"));
             let mut answer = self.api.get(&page).await?;
             if let Value::Array(found) = answer["items"].take() {
                 items.extend(found);

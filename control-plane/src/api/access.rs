@@ -3,68 +3,107 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::caller::{Admin, Viewer};
+use super::answer::{behind, cut, page_size, tagged};
+use super::caller::{Admin, AnyViewer, Viewer};
 use super::input::{Json, Name, Query};
 use super::problem::Problem;
-use crate::store::{AuditEvent, NewToken, Token};
+use crate::store::{AuditEvent, AuditProof, AuditQuery, NewToken, Token};
 
 /// Which deeds to tell.
 #[derive(Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditFilter {
-    /// Those before this id.
+    /// Those before this id, the last first.
     before: Option<i64>,
+    /// Those behind this id, the first first, as an export goes.
+    after: Option<i64>,
     /// Those done to this id.
     target: Option<String>,
+    /// Those that concern this tenant.
+    tenant: Option<String>,
     /// At most so many; 100 if not given, 1000 at most.
     limit: Option<u16>,
 }
 
-/// Deeds, the last first.
+/// Deeds.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AuditList {
     items: Vec<AuditEvent>,
 }
 
-/// All tokens.
+/// Where to go on, and how far.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TokenFilter {
+    /// Where to go on, as a list has answered.
+    cursor: Option<String>,
+    /// At most so many; 100 if not given, 1000 at most.
+    limit: Option<u16>,
+}
+
+/// Tokens.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TokenList {
     items: Vec<Token>,
+    /// What to give as `cursor` for those that follow; none at the end.
+    next: Option<String>,
 }
 
 /// A token that was made.
 #[derive(Serialize, ToSchema)]
-pub(super) struct CreatedToken {
+pub(super) struct CreatedToken<'a> {
     #[serde(flatten)]
-    token: Token,
+    token: &'a Token,
     /// What proves it; told this once.
     secret: String,
 }
 
-/// Who did what, the last first.
+/// Who did what, the last first unless `after` is given. A tenant's token sees what concerns it.
 #[utoipa::path(get, path = "/v1/audit", tag = "access", params(AuditFilter),
     responses((status = 200, body = AuditList), (status = "default", body = Problem)))]
 pub(super) async fn audit(
-    _: Viewer,
+    AnyViewer(caller): AnyViewer,
     State(app): State<App>,
     Query(filter): Query<AuditFilter>,
 ) -> Result<Answer<AuditList>, Problem> {
-    let limit = i64::from(filter.limit.unwrap_or(100).clamp(1, 1000));
-    let items = app.store.audit(filter.before, filter.target.as_deref(), limit).await?;
-    Ok(Answer(AuditList { items }))
+    let query = AuditQuery {
+        before: filter.before,
+        after: filter.after,
+        target: filter.target.as_deref(),
+        tenant: caller.tenant.as_deref().or(filter.tenant.as_deref()),
+        limit: page_size(filter.limit) as i64,
+    };
+    Ok(Answer(AuditList { items: app.store.audit(query).await? }))
 }
 
-/// All tokens, without what proves them.
-#[utoipa::path(get, path = "/v1/tokens", tag = "access",
+/// Goes through the whole chain of deeds, and tells where it is broken, if it is.
+#[utoipa::path(get, path = "/v1/audit/proof", tag = "access",
+    responses((status = 200, body = AuditProof), (status = "default", body = Problem)))]
+pub(super) async fn proof(_: Viewer, State(app): State<App>) -> Result<Answer<AuditProof>, Problem> {
+    Ok(Answer(app.store.verify_audit().await?))
+}
+
+/// Tokens by name, without what proves them.
+#[utoipa::path(get, path = "/v1/tokens", tag = "access", params(TokenFilter),
     responses((status = 200, body = TokenList), (status = "default", body = Problem)))]
-pub(super) async fn tokens(_: Admin, State(app): State<App>) -> Result<Answer<TokenList>, Problem> {
-    Ok(Answer(TokenList { items: app.store.tokens().await? }))
+pub(super) async fn tokens(
+    Admin(caller): Admin,
+    State(app): State<App>,
+    Query(filter): Query<TokenFilter>,
+) -> Result<Answer<TokenList>, Problem> {
+    let size = page_size(filter.limit);
+    app.store.record_read(&caller, "tokens", "all", None).await?;
+    let mut items = app.store.tokens(&behind(filter.cursor.as_deref())?, size as i64 + 1).await?;
+    let next = cut(&mut items, size, |t| t.name.clone());
+    Ok(Answer(TokenList { items, next }))
 }
 
 /// Makes a token.
@@ -74,14 +113,15 @@ pub(super) async fn create_token(
     Admin(caller): Admin,
     State(app): State<App>,
     Json(new): Json<NewToken>,
-) -> Result<(StatusCode, Answer<CreatedToken>), Problem> {
+) -> Result<Response, Problem> {
     let (token, secret) = app.store.create_token(&caller, new).await?;
     let secret = secret.expose_secret().to_owned();
-    Ok((StatusCode::CREATED, Answer(CreatedToken { token, secret })))
+    Ok(tagged(StatusCode::CREATED, &token, &CreatedToken { token: &token, secret }))
 }
 
 /// Ends a token.
-#[utoipa::path(delete, path = "/v1/tokens/{name}", tag = "access", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/v1/tokens/{name}", tag = "access",
+    params(("name" = String, Path), ("If-Match" = String, Header)),
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn delete_token(
     Admin(caller): Admin,

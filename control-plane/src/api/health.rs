@@ -6,18 +6,17 @@ use axum::http::request::Parts;
 use axum::response::IntoResponse;
 
 use super::App;
-use super::caller::caller;
+use super::caller::Scraper;
 use super::problem::Problem;
-use crate::store::Role;
 
-/// May read the metrics: anybody where they are open, else whoever has a token.
-pub(super) struct Scraper;
+/// Lets in whoever may read the metrics: anybody where they are open.
+pub(super) struct MayScrape;
 
-impl FromRequestParts<App> for Scraper {
+impl FromRequestParts<App> for MayScrape {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         if !app.open_metrics {
-            caller(parts, app, Role::Metrics, "metrics").await?;
+            Scraper::from_request_parts(parts, app).await?;
         }
         Ok(Self)
     }
@@ -39,7 +38,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Probl
 
 /// In the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses((status = 200, body = String)))]
-pub(super) async fn metrics(_: Scraper, State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn metrics(_: MayScrape, State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     // Without the catalog, what the process counts by itself is still told.
     let counts = app.store.counts().await.ok();
     let text = app.metrics.text(counts.as_ref());

@@ -3,11 +3,13 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::App;
+use super::answer::{Tagged, tagged};
 use super::caller::{Admin, Operator, Viewer};
 use super::input::{Json, Name};
 use super::problem::Problem;
@@ -59,8 +61,9 @@ pub(super) async fn add_shard(
     Operator(caller): Operator,
     State(app): State<App>,
     Json(new): Json<NewShard>,
-) -> Result<(StatusCode, Answer<Shard>), Problem> {
-    Ok((StatusCode::CREATED, Answer(app.store.add_shard(&caller, new).await?)))
+) -> Result<Response, Problem> {
+    let shard = app.store.add_shard(&caller, new).await?;
+    Ok(tagged(StatusCode::CREATED, &shard, &shard))
 }
 
 /// One shard.
@@ -70,24 +73,24 @@ pub(super) async fn shard(
     _: Viewer,
     State(app): State<App>,
     Name(name): Name,
-) -> Result<Answer<Shard>, Problem> {
-    Ok(Answer(app.store.shard(&name).await?))
+) -> Result<Tagged<Shard>, Problem> {
+    Ok(Tagged(app.store.shard(&name).await?))
 }
 
 /// Changes what is given.
-#[utoipa::path(patch, path = "/v1/shards/{name}", tag = "shards", params(("name" = String, Path)),
+#[utoipa::path(patch, path = "/v1/shards/{name}", tag = "shards", params(("name" = String, Path), ("If-Match" = String, Header)),
     request_body = ShardPatch, responses((status = 200, body = Shard), (status = "default", body = Problem)))]
 pub(super) async fn update_shard(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(name): Name,
     Json(patch): Json<ShardPatch>,
-) -> Result<Answer<Shard>, Problem> {
-    Ok(Answer(app.store.update_shard(&caller, &name, patch).await?))
+) -> Result<Tagged<Shard>, Problem> {
+    Ok(Tagged(app.store.update_shard(&caller, &name, patch).await?))
 }
 
 /// Takes away a shard that nobody lives on.
-#[utoipa::path(delete, path = "/v1/shards/{name}", tag = "shards", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/v1/shards/{name}", tag = "shards", params(("name" = String, Path), ("If-Match" = String, Header)),
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn remove_shard(
     Operator(caller): Operator,
@@ -101,41 +104,43 @@ pub(super) async fn remove_shard(
 /// The shard of every bucket, in runs.
 #[utoipa::path(get, path = "/v1/buckets", tag = "shards",
     responses((status = 200, body = Buckets), (status = "default", body = Problem)))]
-pub(super) async fn buckets(_: Viewer, State(app): State<App>) -> Result<Answer<Buckets>, Problem> {
-    Ok(Answer(Buckets { runs: app.store.buckets().await? }))
+pub(super) async fn buckets(_: Viewer, State(app): State<App>) -> Result<Response, Problem> {
+    let runs = app.store.buckets().await?;
+    Ok(tagged(StatusCode::OK, &runs.clone(), &Buckets { runs }))
 }
 
 /// Deals the buckets anew. No rows are moved by this.
-#[utoipa::path(put, path = "/v1/buckets", tag = "shards", request_body = NewBuckets,
+#[utoipa::path(put, path = "/v1/buckets", tag = "shards", params(("If-Match" = String, Header)), request_body = NewBuckets,
     responses((status = 200, body = Buckets), (status = "default", body = Problem)))]
 pub(super) async fn set_buckets(
     Operator(caller): Operator,
     State(app): State<App>,
     Json(new): Json<NewBuckets>,
-) -> Result<Answer<Buckets>, Problem> {
+) -> Result<Response, Problem> {
     if new.runs.is_some() == new.even {
         let detail = "give either `runs` or `even: true`";
         return Err(Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    Ok(Answer(Buckets { runs: app.store.set_buckets(&caller, new.runs, new.force).await? }))
+    let runs = app.store.set_buckets(&caller, new.runs, new.force).await?;
+    Ok(tagged(StatusCode::OK, &runs.clone(), &Buckets { runs }))
 }
 
 /// The settings that routers share.
 #[utoipa::path(get, path = "/v1/settings", tag = "settings",
     responses((status = 200, body = SettingsPatch), (status = "default", body = Problem)))]
-pub(super) async fn settings(_: Viewer, State(app): State<App>) -> Result<Answer<SettingsPatch>, Problem> {
-    Ok(Answer(app.store.settings().await?))
+pub(super) async fn settings(_: Viewer, State(app): State<App>) -> Result<Tagged<SettingsPatch>, Problem> {
+    Ok(Tagged(app.store.settings().await?))
 }
 
 /// Changes what is given.
-#[utoipa::path(patch, path = "/v1/settings", tag = "settings", request_body = SettingsPatch,
+#[utoipa::path(patch, path = "/v1/settings", tag = "settings", params(("If-Match" = String, Header)), request_body = SettingsPatch,
     responses((status = 200, body = SettingsPatch), (status = "default", body = Problem)))]
 pub(super) async fn update_settings(
     Admin(caller): Admin,
     State(app): State<App>,
     Json(patch): Json<SettingsPatch>,
-) -> Result<Answer<SettingsPatch>, Problem> {
-    Ok(Answer(app.store.update_settings(&caller, patch).await?))
+) -> Result<Tagged<SettingsPatch>, Problem> {
+    Ok(Tagged(app.store.update_settings(&caller, patch).await?))
 }
 
 /// Names of the issuers whose tokens are accepted for all tenants.
@@ -146,7 +151,7 @@ pub(super) async fn issuers(_: Viewer, State(app): State<App>) -> Result<Answer<
 }
 
 /// Trusts an issuer, by the keys given.
-#[utoipa::path(put, path = "/v1/issuers/{name}", tag = "settings", params(("name" = String, Path)),
+#[utoipa::path(put, path = "/v1/issuers/{name}", tag = "settings", params(("name" = String, Path), ("If-Match" = String, Header)),
     request_body = Object, responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn put_issuer(
     Admin(caller): Admin,
@@ -159,7 +164,7 @@ pub(super) async fn put_issuer(
 }
 
 /// Trusts an issuer no more.
-#[utoipa::path(delete, path = "/v1/issuers/{name}", tag = "settings", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/v1/issuers/{name}", tag = "settings", params(("name" = String, Path), ("If-Match" = String, Header)),
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn delete_issuer(
     Admin(caller): Admin,

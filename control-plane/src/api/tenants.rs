@@ -2,24 +2,31 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use switchyard_config::topology::TenantState;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::caller::{Operator, Viewer};
-use super::input::{Json, Name, Query};
+use super::answer::{Tagged, behind, cursor, page_size, tagged};
+use super::caller::{Operator, TenantOperator, TenantViewer, Viewer};
+use super::input::{Json, Name, Names, Query};
 use super::problem::Problem;
 use super::users::NewUserAnswer;
-use crate::store::{NewTenant, NewUser, Tenant, TenantFilter, TenantPatch};
+use crate::provision;
+use crate::store::{Limits, NewTenant, NewUser, Operation, Tenant, TenantFilter, TenantLimits, TenantPatch};
+
+/// Longest time of grace, in seconds: a year.
+const MAX_GRACE_SECONDS: u32 = 366 * 86_400;
 
 /// Tenants, and where to go on.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TenantList {
     items: Vec<Tenant>,
-    /// What to give as `after` for those that follow; none at the end.
+    /// What to give as `cursor` for those that follow; none at the end.
     next: Option<String>,
 }
 
@@ -33,6 +40,9 @@ pub(super) struct CreateTenant {
     with_user: bool,
     /// Name of the user; the tenant's id if not given.
     user: Option<String>,
+    /// Whether to make its place on the shard ready, as the settings say. Default true.
+    #[serde(default = "yes")]
+    provision: bool,
 }
 
 fn yes() -> bool {
@@ -60,6 +70,19 @@ pub(super) struct NewPlacement {
     force: bool,
 }
 
+/// How a tenant is to be deleted.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Deletion {
+    /// Seconds until its rows are deleted and it is taken out of the catalog, during which it can
+    /// be undeleted. Default: as the control plane is configured, 7 days if that does not say.
+    #[param(maximum = 31622400)]
+    grace_seconds: Option<u32>,
+    /// Leave its rows on the shard.
+    keep_data: Option<bool>,
+}
+
 /// Tenants by id.
 #[utoipa::path(get, path = "/v1/tenants", tag = "tenants", params(TenantFilter),
     responses((status = 200, body = TenantList), (status = "default", body = Problem)))]
@@ -68,71 +91,111 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(filter): Query<TenantFilter>,
 ) -> Result<Answer<TenantList>, Problem> {
-    let (items, next) = app.store.tenants(&filter).await?;
-    Ok(Answer(TenantList { items, next }))
+    let after = behind(filter.cursor.as_deref())?;
+    let (items, next) = app.store.tenants(&filter, &after, page_size(filter.limit)).await?;
+    Ok(Answer(TenantList { items, next: next.as_deref().map(cursor) }))
 }
 
-/// Makes a tenant, with a user of its own unless `with_user` is false.
+/// Makes a tenant, with a user of its own unless `with_user` is false, and its place on the shard.
 #[utoipa::path(post, path = "/v1/tenants", tag = "tenants", request_body = CreateTenant,
     responses((status = 201, body = CreatedTenant), (status = "default", body = Problem)))]
 pub(super) async fn create(
     Operator(caller): Operator,
     State(app): State<App>,
     Json(new): Json<CreateTenant>,
-) -> Result<(StatusCode, Answer<CreatedTenant>), Problem> {
+) -> Result<Response, Problem> {
     let name = new.user.as_deref().unwrap_or(&new.tenant.id);
     let user = new.with_user.then(|| NewUser::of_tenant(name, &new.tenant.id));
     let (tenant, user) = app.store.create_tenant(&caller, new.tenant, user).await?;
+    if new.provision
+        && let Err(error) = provision::make_ready(&app.store, &tenant).await
+    {
+        // What cannot work must not stay: it would be in the way of the next attempt.
+        provision::take_away(&app.store, &tenant).await;
+        app.store.delete_tenant(&caller, &tenant.id).await?;
+        return Err(error.into());
+    }
     let user = user.map(|(user, secrets)| NewUserAnswer::new(&app, user, secrets, None));
     let url = user.as_ref().and_then(|u| u.url.clone());
-    Ok((StatusCode::CREATED, Answer(CreatedTenant { tenant, user, url })))
+    let body = CreatedTenant { tenant: tenant.clone(), user, url };
+    Ok(tagged(StatusCode::CREATED, &tenant, &body))
 }
 
 /// One tenant.
 #[utoipa::path(get, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path)),
     responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
 pub(super) async fn show(
-    _: Viewer,
+    _: TenantViewer,
     State(app): State<App>,
     Name(id): Name,
-) -> Result<Answer<Tenant>, Problem> {
-    Ok(Answer(app.store.tenant(&id).await?))
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.tenant(&id).await?))
 }
 
 /// Changes what is given; `null` takes it away.
-#[utoipa::path(patch, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path)),
+#[utoipa::path(patch, path = "/v1/tenants/{id}", tag = "tenants",
+    params(("id" = String, Path), ("If-Match" = String, Header)),
     request_body = TenantPatch, responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
     Json(patch): Json<TenantPatch>,
-) -> Result<Answer<Tenant>, Problem> {
-    Ok(Answer(app.store.update_tenant(&caller, &id, patch).await?))
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.update_tenant(&caller, &id, patch).await?))
 }
 
-/// Takes a tenant out of the catalog, with its own users. Its rows on the shard stay.
-#[utoipa::path(delete, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path)),
-    responses((status = 204), (status = "default", body = Problem)))]
+/// Serves a tenant no more, and begins the operation that deletes it for good after a time of grace.
+#[utoipa::path(delete, path = "/v1/tenants/{id}", tag = "tenants",
+    params(("id" = String, Path), ("If-Match" = String, Header), Deletion),
+    responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
-) -> Result<StatusCode, Problem> {
-    app.store.delete_tenant(&caller, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Query(how): Query<Deletion>,
+) -> Result<Response, Problem> {
+    let grace = how.grace_seconds.map_or(app.delete_grace.as_secs_f64(), f64::from);
+    if grace > f64::from(MAX_GRACE_SECONDS) {
+        let detail = format!("`grace_seconds` must be at most {MAX_GRACE_SECONDS}");
+        return Err(Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    let operation =
+        app.store.schedule_deletion(&caller, &id, grace, how.keep_data.unwrap_or_default()).await?;
+    Ok(accepted(&operation))
+}
+
+/// 202, and where the operation is.
+pub(super) fn accepted(operation: &Operation) -> Response {
+    let mut response = (StatusCode::ACCEPTED, Answer(operation)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&format!("/v1/operations/{}", operation.id)) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
+/// Serves a tenant again that is being deleted.
+#[utoipa::path(post, path = "/v1/tenants/{id}/undelete", tag = "tenants", params(("id" = String, Path)),
+    responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+pub(super) async fn undelete(
+    Operator(caller): Operator,
+    State(app): State<App>,
+    Name(id): Name,
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.undelete(&caller, &id).await?))
 }
 
 /// Sets where a tenant lives, and raises its epoch. Its rows are not moved by this.
-#[utoipa::path(put, path = "/v1/tenants/{id}/placement", tag = "tenants", params(("id" = String, Path)),
+#[utoipa::path(put, path = "/v1/tenants/{id}/placement", tag = "tenants",
+    params(("id" = String, Path), ("If-Match" = String, Header)),
     request_body = NewPlacement, responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
 pub(super) async fn place(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
     Json(new): Json<NewPlacement>,
-) -> Result<Answer<Tenant>, Problem> {
-    Ok(Answer(app.store.place(&caller, &id, &new.shard, new.force).await?))
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.place(&caller, &id, &new.shard, new.force).await?))
 }
 
 /// Serves a tenant no more.
@@ -142,19 +205,84 @@ pub(super) async fn suspend(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
-) -> Result<Answer<Tenant>, Problem> {
-    Ok(Answer(app.store.set_state(&caller, &id, TenantState::Suspended).await?))
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.set_state(&caller, &id, TenantState::Suspended).await?))
 }
 
-/// Serves a tenant again.
+/// Lets a tenant read and not write.
+#[utoipa::path(post, path = "/v1/tenants/{id}/read-only", tag = "tenants", params(("id" = String, Path)),
+    responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+pub(super) async fn read_only(
+    Operator(caller): Operator,
+    State(app): State<App>,
+    Name(id): Name,
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.set_state(&caller, &id, TenantState::ReadOnly).await?))
+}
+
+/// Serves a tenant again, without any restriction.
 #[utoipa::path(post, path = "/v1/tenants/{id}/resume", tag = "tenants", params(("id" = String, Path)),
     responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
 pub(super) async fn resume(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
-) -> Result<Answer<Tenant>, Problem> {
-    Ok(Answer(app.store.set_state(&caller, &id, TenantState::Active).await?))
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.set_state(&caller, &id, TenantState::Active).await?))
+}
+
+/// What a tenant may use: its plan's limits, its own, and what holds.
+#[utoipa::path(get, path = "/v1/tenants/{id}/limits", tag = "tenants", params(("id" = String, Path)),
+    responses((status = 200, body = TenantLimits), (status = "default", body = Problem)))]
+pub(super) async fn limits(
+    _: TenantViewer,
+    State(app): State<App>,
+    Name(id): Name,
+) -> Result<Tagged<TenantLimits>, Problem> {
+    Ok(Tagged(app.store.tenant_limits(&id).await?))
+}
+
+/// Sets everything that a tenant has otherwise than its plan says.
+#[utoipa::path(put, path = "/v1/tenants/{id}/limits", tag = "tenants",
+    params(("id" = String, Path), ("If-Match" = String, Header)), request_body = Limits,
+    responses((status = 200, body = TenantLimits), (status = "default", body = Problem)))]
+pub(super) async fn set_limits(
+    Operator(caller): Operator,
+    State(app): State<App>,
+    Name(id): Name,
+    Json(own): Json<Limits>,
+) -> Result<Tagged<TenantLimits>, Problem> {
+    Ok(Tagged(app.store.set_tenant_limits(&caller, &id, own).await?))
+}
+
+/// Trusts an issuer for this tenant alone, by the keys given, in place of the one by that name.
+#[utoipa::path(put, path = "/v1/tenants/{id}/issuers/{name}", tag = "tenants",
+    params(("id" = String, Path), ("name" = String, Path), ("If-Match" = String, Header)), request_body = Object,
+    responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+pub(super) async fn put_issuer(
+    TenantOperator(caller): TenantOperator,
+    State(app): State<App>,
+    Names(id, name): Names,
+    Json(doc): Json<Value>,
+) -> Result<Tagged<Tenant>, Problem> {
+    // A file or an address is the installation's: a tenant's operator could make routers fetch.
+    if caller.tenant.is_some() && doc["keys"]["static"].is_null() {
+        let detail = "a token of one tenant can set `static` keys only";
+        return Err(Problem::malformed(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    Ok(Tagged(app.store.set_tenant_issuer(&caller, &id, &name, Some(doc)).await?))
+}
+
+/// Trusts an issuer no more.
+#[utoipa::path(delete, path = "/v1/tenants/{id}/issuers/{name}", tag = "tenants",
+    params(("id" = String, Path), ("name" = String, Path), ("If-Match" = String, Header)),
+    responses((status = 200, body = Tenant), (status = "default", body = Problem)))]
+pub(super) async fn delete_issuer(
+    TenantOperator(caller): TenantOperator,
+    State(app): State<App>,
+    Names(id, name): Names,
+) -> Result<Tagged<Tenant>, Problem> {
+    Ok(Tagged(app.store.set_tenant_issuer(&caller, &id, &name, None).await?))
 }
 
 impl NewUserAnswer {

@@ -1,14 +1,18 @@
-//! `/v1/users`.
+//! `/v1/users`, and `/v1/tenants/{id}/users` for those that belong to one tenant.
 
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use switchyard_config::topology::LoginMethods;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::caller::{Operator, Viewer};
-use super::input::{Json, Name, Query};
+use super::answer::{Tagged, behind, cut, page_size, tagged};
+use super::caller::{Operator, TenantOperator, TenantViewer, Viewer};
+use super::input::{Json, Name, Names, Query};
 use super::problem::Problem;
 use crate::store::{NewUser, User};
 
@@ -17,10 +21,21 @@ use crate::store::{NewUser, User};
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UserFilter {
-    /// Those with names behind this one.
-    after: String,
+    /// Where to go on, as a list has answered.
+    cursor: Option<String>,
     /// Those that may act for this tenant by name.
     tenant: Option<String>,
+    /// At most so many; 100 if not given, 1000 at most.
+    limit: Option<u16>,
+}
+
+/// Where to go on, and how far.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// Where to go on, as a list has answered.
+    cursor: Option<String>,
     /// At most so many; 100 if not given, 1000 at most.
     limit: Option<u16>,
 }
@@ -29,7 +44,7 @@ pub(super) struct UserFilter {
 #[derive(Serialize, ToSchema)]
 pub(super) struct UserList {
     items: Vec<User>,
-    /// What to give as `after` for those that follow; none at the end.
+    /// What to give as `cursor` for those that follow; none at the end.
     next: Option<String>,
 }
 
@@ -45,6 +60,23 @@ pub(super) struct NewUserAnswer {
     pub(super) url: Option<String>,
 }
 
+/// A user of one tenant, to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewTenantUser {
+    /// Its name, without any tenant suffix.
+    name: String,
+    /// A password to make the verifier of; one is made if none is given.
+    #[schema(value_type = Option<String>)]
+    password: Option<SecretString>,
+    /// `SCRAM-SHA-256$...`, as in `pg_authid`.
+    #[schema(value_type = Option<String>)]
+    verifier: Option<SecretString>,
+    /// Whether it may log in with a JWT of an issuer of the tenant's.
+    #[serde(default)]
+    jwt: bool,
+}
+
 /// Users by name.
 #[utoipa::path(get, path = "/v1/users", tag = "users", params(UserFilter),
     responses((status = 200, body = UserList), (status = "default", body = Problem)))]
@@ -53,11 +85,18 @@ pub(super) async fn list(
     State(app): State<App>,
     Query(filter): Query<UserFilter>,
 ) -> Result<Answer<UserList>, Problem> {
-    let limit = i64::from(filter.limit.unwrap_or(100).clamp(1, 1000));
-    let mut items = app.store.users(&filter.after, filter.tenant.as_deref(), limit + 1).await?;
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = if more { items.last().map(|u| u.name.clone()) } else { None };
+    page(&app, filter.cursor.as_deref(), filter.tenant.as_deref(), filter.limit).await
+}
+
+async fn page(
+    app: &App,
+    cursor: Option<&str>,
+    tenant: Option<&str>,
+    limit: Option<u16>,
+) -> Result<Answer<UserList>, Problem> {
+    let size = page_size(limit);
+    let mut items = app.store.users(&behind(cursor)?, tenant, size as i64 + 1).await?;
+    let next = cut(&mut items, size, |u| u.name.clone());
     Ok(Answer(UserList { items, next }))
 }
 
@@ -68,10 +107,10 @@ pub(super) async fn create(
     Operator(caller): Operator,
     State(app): State<App>,
     Json(new): Json<NewUser>,
-) -> Result<(StatusCode, Answer<NewUserAnswer>), Problem> {
+) -> Result<Response, Problem> {
     let given = new.password.clone();
     let (user, secrets) = app.store.create_user(&caller, new).await?;
-    Ok((StatusCode::CREATED, Answer(NewUserAnswer::new(&app, user, secrets, given))))
+    Ok(tagged(StatusCode::CREATED, &user.clone(), &NewUserAnswer::new(&app, user, secrets, given)))
 }
 
 /// One user.
@@ -81,12 +120,13 @@ pub(super) async fn show(
     _: Viewer,
     State(app): State<App>,
     Name(name): Name,
-) -> Result<Answer<User>, Problem> {
-    Ok(Answer(app.store.user(&name).await?))
+) -> Result<Tagged<User>, Problem> {
+    Ok(Tagged(app.store.user(&name).await?))
 }
 
-/// Takes a user away. Its open sessions are not ended.
-#[utoipa::path(delete, path = "/v1/users/{name}", tag = "users", params(("name" = String, Path)),
+/// Takes a user away. Its open sessions end.
+#[utoipa::path(delete, path = "/v1/users/{name}", tag = "users",
+    params(("name" = String, Path), ("If-Match" = String, Header)),
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     Operator(caller): Operator,
@@ -105,6 +145,76 @@ pub(super) async fn reset_password(
     State(app): State<App>,
     Name(name): Name,
 ) -> Result<Answer<NewUserAnswer>, Problem> {
+    let (user, secrets) = app.store.reset_password(&caller, &name).await?;
+    Ok(Answer(NewUserAnswer::new(&app, user, secrets, None)))
+}
+
+/// Users that may act for a tenant by name.
+#[utoipa::path(get, path = "/v1/tenants/{id}/users", tag = "users", params(("id" = String, Path), Paging),
+    responses((status = 200, body = UserList), (status = "default", body = Problem)))]
+pub(super) async fn list_of_tenant(
+    _: TenantViewer,
+    State(app): State<App>,
+    Name(id): Name,
+    Query(paging): Query<Paging>,
+) -> Result<Answer<UserList>, Problem> {
+    page(&app, paging.cursor.as_deref(), Some(&id), paging.limit).await
+}
+
+/// Makes a user of a tenant's own.
+#[utoipa::path(post, path = "/v1/tenants/{id}/users", tag = "users", params(("id" = String, Path)),
+    request_body = NewTenantUser,
+    responses((status = 201, body = NewUserAnswer), (status = "default", body = Problem)))]
+pub(super) async fn create_of_tenant(
+    TenantOperator(caller): TenantOperator,
+    State(app): State<App>,
+    Name(id): Name,
+    Json(new): Json<NewTenantUser>,
+) -> Result<Response, Problem> {
+    let given = new.password.clone();
+    let user = NewUser {
+        password: new.password,
+        verifier: new.verifier,
+        methods: LoginMethods { jwt: new.jwt, ..LoginMethods::default() },
+        ..NewUser::of_tenant(&new.name, &id)
+    };
+    let (user, secrets) = app.store.create_user(&caller, user).await?;
+    Ok(tagged(StatusCode::CREATED, &user.clone(), &NewUserAnswer::new(&app, user, secrets, given)))
+}
+
+/// A user that acts for this tenant and no other; others are not the tenant's to change.
+async fn own(app: &App, tenant: &str, name: &str) -> Result<(), Problem> {
+    let user = app.store.user(name).await?;
+    if user.any_tenant || user.tenants != [tenant] {
+        return Err(Problem::not_found(format!("there is no user `{name}` of this tenant alone")));
+    }
+    Ok(())
+}
+
+/// Takes away a user of a tenant's own.
+#[utoipa::path(delete, path = "/v1/tenants/{id}/users/{name}", tag = "users",
+    params(("id" = String, Path), ("name" = String, Path), ("If-Match" = String, Header)),
+    responses((status = 204), (status = "default", body = Problem)))]
+pub(super) async fn delete_of_tenant(
+    TenantOperator(caller): TenantOperator,
+    State(app): State<App>,
+    Names(id, name): Names,
+) -> Result<StatusCode, Problem> {
+    own(&app, &id, &name).await?;
+    app.store.delete_user(&caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives a user of a tenant's own a new password, which the answer tells once.
+#[utoipa::path(post, path = "/v1/tenants/{id}/users/{name}/password", tag = "users",
+    params(("id" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = NewUserAnswer), (status = "default", body = Problem)))]
+pub(super) async fn reset_password_of_tenant(
+    TenantOperator(caller): TenantOperator,
+    State(app): State<App>,
+    Names(id, name): Names,
+) -> Result<Answer<NewUserAnswer>, Problem> {
+    own(&app, &id, &name).await?;
     let (user, secrets) = app.store.reset_password(&caller, &name).await?;
     Ok(Answer(NewUserAnswer::new(&app, user, secrets, None)))
 }

@@ -58,6 +58,7 @@ impl Store {
             }
         };
         let before = bucket_shards(&t).await?;
+        caller.expects(&runs(&before))?;
         if !force {
             refuse_if_stranding(&t, &before, &next).await?;
         }
@@ -66,14 +67,7 @@ impl Store {
                    ON CONFLICT (bucket) DO UPDATE SET shard = excluded.shard WHERE b.shard <> excluded.shard";
         t.execute(sql, &[&next]).await?;
         let after = runs(&next);
-        record(
-            &t,
-            caller,
-            Deed { action: "update", kind: "buckets", target: "all" },
-            Some(&runs(&before)),
-            Some(&after),
-        )
-        .await?;
+        record(&t, caller, Deed::new("update", "buckets", "all"), Some(&runs(&before)), Some(&after)).await?;
         t.commit().await?;
         Ok(after)
     }

@@ -27,6 +27,36 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It was changed since the caller looked.
+    #[error("it was changed since you looked; its ETag is {tag} now")]
+    Changed {
+        /// What it is now.
+        tag: String,
+    },
+    /// An operation that excludes this one is under way.
+    #[error("operation `{operation}` is under way for {target}")]
+    Busy {
+        /// Its id.
+        operation: String,
+        /// What it is about.
+        target: String,
+    },
+    /// A shard did not do what was asked of it.
+    #[error("shard `{shard}`: {reason}")]
+    Shard {
+        /// Its name.
+        shard: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A sealed value does not open: its key is missing, or it was changed.
+    #[error("`{name}` of tenant `{tenant}` cannot be opened with the keys at hand")]
+    Unopened {
+        /// The tenant.
+        tenant: String,
+        /// The value.
+        name: String,
+    },
     /// The catalog does not answer.
     #[error("the catalog is not available")]
     Unavailable,

@@ -6,6 +6,8 @@ use serde_json::Value;
 use switchyard_config::topology::{ContextTemplate, LoginMethods, PoolMode, TenantState};
 use utoipa::ToSchema;
 
+use super::Limits;
+
 /// A tenant.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Tenant {
@@ -32,6 +34,10 @@ pub struct Tenant {
     pub context: Option<ContextTemplate>,
     /// Names of the issuers whose tokens are accepted for it alone.
     pub jwt_issuers: Vec<String>,
+    /// Its plan; the default one if none.
+    pub plan: Option<String>,
+    /// When its rows are deleted, in UTC, if it is being deleted.
+    pub delete_after: Option<String>,
     /// When it was made, in UTC.
     pub created_at: String,
 }
@@ -66,6 +72,11 @@ pub struct NewTenant {
     #[serde(default)]
     #[schema(value_type = Vec<Object>)]
     pub jwt: Vec<Value>,
+    /// Its plan; the default one if not given.
+    pub plan: Option<String>,
+    /// What it has otherwise than its plan says.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// What to change of a tenant; `null` takes it away.
@@ -84,6 +95,10 @@ pub struct TenantPatch {
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<Object>)]
     pub context: Option<Option<ContextTemplate>>,
+    /// Its plan.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub plan: Option<Option<String>>,
     /// All issuers whose tokens are accepted for it alone.
     #[schema(value_type = Option<Vec<Object>>)]
     pub jwt: Option<Vec<Value>>,
@@ -102,13 +117,17 @@ pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Opt
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct TenantFilter {
-    /// Those with ids behind this one.
-    pub after: Option<String>,
+    /// Where to go on, as a list has answered.
+    pub cursor: Option<String>,
     /// Those on this shard.
     pub shard: Option<String>,
     /// Those in this state.
     #[param(value_type = Option<String>)]
     pub state: Option<TenantState>,
+    /// Those of this plan.
+    pub plan: Option<String>,
+    /// Those whose id or name holds this, whatever its case.
+    pub search: Option<String>,
     /// At most so many; 100 if not given, 1000 at most.
     pub limit: Option<u16>,
 }

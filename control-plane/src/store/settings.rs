@@ -7,8 +7,8 @@ use switchyard_config::topology::{ContextTemplate, UnknownTenants};
 use utoipa::ToSchema;
 
 use super::audit::{Deed, NONE, record};
-use super::tenants::{check_issuer, check_template, from_json, to_json};
-use super::{Caller, Store, StoreError, lock_version};
+use super::tenants::{check_template, from_json, named_issuer, to_json};
+use super::{Caller, Store, StoreError, given, lock_version};
 
 /// What to change of the settings.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -20,6 +20,34 @@ pub struct SettingsPatch {
     /// `refuse` or `create`.
     #[schema(value_type = Option<String>)]
     pub unknown_tenants: Option<UnknownTenants>,
+    /// The plan of tenants that have none; `null` for no plan.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub default_plan: Option<Option<String>>,
+    /// Where new tenants go that do not say: `bucket`, or `least-loaded`.
+    #[schema(pattern = "^(bucket|least-loaded)$")]
+    pub placement: Option<String>,
+    /// How a new tenant's place on its shard is made ready.
+    pub provision: Option<Provision>,
+}
+
+/// How a new tenant's place on its shard is made ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Provision {
+    /// SQL that makes the tables, for a schema or a database per tenant. It runs as the shard's
+    /// administrator, with that schema as the search path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_sql: Option<String>,
+    /// SQL that writes a tenant's first rows. It runs as the routers' role, in the tenant's context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed_sql: Option<String>,
+    /// The database that a tenant's own is made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_database: Option<String>,
+    /// The column that tells tenants apart in shared tables. Default `tenant_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_column: Option<String>,
 }
 
 /// How much there is.
@@ -70,6 +98,15 @@ impl Store {
         read_settings(&self.client().await?).await
     }
 
+    /// The context of tenants that have none of their own, and how new ones are provisioned.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub(crate) async fn provisioning(&self) -> Result<(ContextTemplate, Provision), StoreError> {
+        let settings = self.settings().await?;
+        Ok((settings.context.unwrap_or_default(), settings.provision.unwrap_or_default()))
+    }
+
     /// Changes what `patch` gives.
     ///
     /// # Errors
@@ -82,7 +119,17 @@ impl Store {
         if let Some(context) = &patch.context {
             check_template(context)?;
         }
+        if patch.placement.as_deref().is_some_and(|p| p != "bucket" && p != "least-loaded") {
+            return Err(StoreError::invalid("placement", "must be `bucket` or `least-loaded`"));
+        }
+        let parts = patch.provision.iter().flat_map(|p| {
+            [&p.schema_sql, &p.seed_sql, &p.template_database, &p.tenant_column].into_iter().flatten()
+        });
+        if parts.into_iter().any(|text| text.contains('\0')) {
+            return Err(StoreError::invalid("provision", "must not contain NUL"));
+        }
         let context = patch.context.as_ref().map(to_json).transpose()?;
+        let provision = patch.provision.as_ref().map(to_json).transpose()?;
         let unknown = patch.unknown_tenants.map(|u| match u {
             UnknownTenants::Refuse => "refuse",
             UnknownTenants::Create => "create",
@@ -91,8 +138,18 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read_settings(&t).await?;
-        let sql = "UPDATE settings SET context = COALESCE($1, context), unknown_tenants = COALESCE($2, unknown_tenants)";
-        t.execute(sql, &[&context, &unknown]).await?;
+        caller.expects(&before)?;
+        if let Some(Some(plan)) = &patch.default_plan
+            && t.query_opt("SELECT 1 FROM plans WHERE name = $1", &[plan]).await?.is_none()
+        {
+            return Err(StoreError::not_found("plan", plan));
+        }
+        let sql = "UPDATE settings SET context = COALESCE($1, context),
+                          unknown_tenants = COALESCE($2, unknown_tenants),
+                          default_plan = CASE WHEN $3 THEN $4 ELSE default_plan END,
+                          placement = COALESCE($5, placement), provision = COALESCE($6, provision)";
+        let plan = (patch.default_plan.is_some(), patch.default_plan.clone().flatten());
+        t.execute(sql, &[&context, &unknown, &plan.0, &plan.1, &patch.placement, &provision]).await?;
         let after = read_settings(&t).await?;
         record(&t, caller, deed("update", "settings", "all"), Some(&before), Some(&after)).await?;
         t.commit().await?;
@@ -112,11 +169,8 @@ impl Store {
     ///
     /// # Errors
     /// If `doc` makes no sense, or the catalog fails.
-    pub async fn put_issuer(&self, caller: &Caller, name: &str, mut doc: Value) -> Result<(), StoreError> {
-        if let Some(fields) = doc.as_object_mut() {
-            fields.insert("name".to_owned(), name.into());
-        }
-        check_issuer("issuer", &doc)?;
+    pub async fn put_issuer(&self, caller: &Caller, name: &str, doc: Value) -> Result<(), StoreError> {
+        let doc = named_issuer(name, doc)?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         let sql =
@@ -142,13 +196,17 @@ impl Store {
 }
 
 fn deed<'a>(action: &'static str, kind: &'static str, target: &'a str) -> Deed<'a> {
-    Deed { action, kind, target }
+    Deed::new(action, kind, target)
 }
 
 async fn read_settings(client: &impl GenericClient) -> Result<SettingsPatch, StoreError> {
-    let row = client.query_one("SELECT context, unknown_tenants FROM settings", &[]).await?;
+    let sql = "SELECT context, unknown_tenants, default_plan, placement, provision FROM settings";
+    let row = client.query_one(sql, &[]).await?;
     Ok(SettingsPatch {
         context: Some(from_json("context", row.get(0))?),
         unknown_tenants: Some(from_json("unknown_tenants", Value::String(row.get(1)))?),
+        default_plan: Some(row.get(2)),
+        placement: Some(row.get(3)),
+        provision: Some(from_json("provision", row.get(4))?),
     })
 }

@@ -35,6 +35,10 @@ pub struct Shard {
     pub pool: PoolDoc,
     /// Whether new tenants go elsewhere.
     pub cordoned: bool,
+    /// Share of new tenants, relative to other shards.
+    pub weight: i32,
+    /// The role that the control plane makes and measures tenants' places as, if one is set.
+    pub admin_user: Option<String>,
     /// Buckets that it has.
     pub buckets: i64,
     /// Tenants with a placement of their own on it.
@@ -59,6 +63,15 @@ pub struct NewShard {
     /// Whether new tenants go elsewhere.
     #[serde(default)]
     pub cordoned: bool,
+    /// Share of new tenants, relative to other shards; 100 if not given.
+    #[schema(minimum = 1, maximum = 10000)]
+    pub weight: Option<i32>,
+    /// A role that may make schemas and databases, and look behind row-level security.
+    #[schema(max_length = 63)]
+    pub admin_user: Option<String>,
+    /// Its password.
+    #[schema(value_type = Option<String>)]
+    pub admin_password: Option<SecretString>,
 }
 
 /// What to change of a shard.
@@ -73,9 +86,51 @@ pub struct ShardPatch {
     pub pool: Option<PoolDoc>,
     /// Whether new tenants go elsewhere.
     pub cordoned: Option<bool>,
+    /// Share of new tenants, relative to other shards.
+    #[schema(minimum = 1, maximum = 10000)]
+    pub weight: Option<i32>,
+    /// A role that may make schemas and databases, and look behind row-level security.
+    #[schema(max_length = 63)]
+    pub admin_user: Option<String>,
+    /// Its password; to be given with `admin_user`.
+    #[schema(value_type = Option<String>)]
+    pub admin_password: Option<SecretString>,
+}
+
+/// How to get into a shard.
+pub(crate) struct ShardAccess {
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) database: String,
+    pub(crate) user: String,
+    pub(crate) password: Option<SecretString>,
+    pub(crate) tls: topology::ServerTls,
 }
 
 impl Store {
+    /// How to get into a shard: as its administrator, if one is set and asked for, else as routers do.
+    ///
+    /// # Errors
+    /// If there is no such shard, or the catalog fails.
+    pub(crate) async fn shard_access(&self, name: &str, admin: bool) -> Result<ShardAccess, StoreError> {
+        let sql = "SELECT host, port, database, tls,
+                          CASE WHEN $2 AND admin_user IS NOT NULL THEN admin_user ELSE login_user END,
+                          CASE WHEN $2 AND admin_user IS NOT NULL THEN admin_password ELSE login_password END
+                   FROM shards WHERE name = $1";
+        let row = self.client().await?.query_opt(sql, &[&name, &admin]).await?;
+        let row = row.ok_or_else(|| StoreError::not_found("shard", name))?;
+        Ok(ShardAccess {
+            name: name.to_owned(),
+            host: row.get(0),
+            port: u16::try_from(row.get::<_, i32>(1)).map_err(|e| StoreError::invalid("port", e))?,
+            database: row.get(2),
+            tls: from_json::<TlsDoc>("tls", row.get(3))?.into(),
+            user: row.get(4),
+            password: row.get::<_, Option<String>>(5).map(SecretString::from),
+        })
+    }
+
     /// All shards, by name.
     ///
     /// # Errors
@@ -100,12 +155,15 @@ impl Store {
     pub async fn add_shard(&self, caller: &Caller, new: NewShard) -> Result<Shard, StoreError> {
         let name = ShardName::new(&new.name).map_err(|e| StoreError::invalid("name", e))?;
         let at = address(&name, &new.url)?;
+        check_weight(new.weight)?;
+        let admin = check_admin(new.admin_user.as_deref(), new.admin_password.as_ref())?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let sql =
-            "INSERT INTO shards (name, host, port, database, login_user, login_password, tls, pool, cordoned)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING";
+            "INSERT INTO shards (name, host, port, database, login_user, login_password, tls, pool, cordoned,
+                                 weight, admin_user, admin_password)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, COALESCE($10, 100), $11, $12) ON CONFLICT (name) DO NOTHING";
         let made = t
             .execute(
                 sql,
@@ -119,6 +177,9 @@ impl Store {
                     &to_json(&TlsDoc::from(at.tls.clone()))?,
                     &to_json(&new.pool)?,
                     &new.cordoned,
+                    &new.weight,
+                    &admin.0,
+                    &admin.1,
                 ],
             )
             .await?;
@@ -148,10 +209,13 @@ impl Store {
         let id = ShardName::new(name).map_err(|_| StoreError::not_found("shard", name))?;
         let at = patch.url.as_ref().map(|url| address(&id, url)).transpose()?;
         let pool = patch.pool.as_ref().map(to_json).transpose()?;
+        check_weight(patch.weight)?;
+        let admin = check_admin(patch.admin_user.as_deref(), patch.admin_password.as_ref())?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, name).await?;
+        caller.expects(&before)?;
         if let Some(at) = at {
             let sql = "UPDATE shards SET host = $2, port = $3, database = $4, login_user = $5,
                               login_password = $6, tls = $7 WHERE name = $1";
@@ -161,8 +225,10 @@ impl Store {
                 .await?;
         }
         let sql =
-            "UPDATE shards SET cordoned = COALESCE($2, cordoned), pool = COALESCE($3, pool) WHERE name = $1";
-        t.execute(sql, &[&name, &patch.cordoned, &pool]).await?;
+            "UPDATE shards SET cordoned = COALESCE($2, cordoned), pool = COALESCE($3, pool), weight = COALESCE($4, weight),
+                    admin_user = COALESCE($5, admin_user),
+                    admin_password = CASE WHEN $5 IS NULL THEN admin_password ELSE $6 END WHERE name = $1";
+        t.execute(sql, &[&name, &patch.cordoned, &pool, &patch.weight, &admin.0, &admin.1]).await?;
         let after = read(&t, name).await?;
         record(&t, caller, deed("update", name), Some(&before), Some(&after)).await?;
         t.commit().await?;
@@ -178,6 +244,7 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, name).await?;
+        caller.expects(&before)?;
         if before.buckets > 0 || before.placements > 0 {
             return Err(StoreError::Conflict(format!(
                 "shard `{name}` still has {} buckets and {} placements",
@@ -191,7 +258,33 @@ impl Store {
 }
 
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
-    Deed { action, kind: "shard", target }
+    Deed::new(action, "shard", target)
+}
+
+fn check_weight(weight: Option<i32>) -> Result<(), StoreError> {
+    match weight {
+        Some(w) if !(1..=10_000).contains(&w) => {
+            Err(StoreError::invalid("weight", "must be from 1 to 10000"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_admin<'a>(
+    user: Option<&'a str>,
+    password: Option<&'a SecretString>,
+) -> Result<(Option<&'a str>, Option<&'a str>), StoreError> {
+    if user.is_some_and(|u| u.is_empty() || u.len() > 63 || u.chars().any(char::is_control)) {
+        return Err(StoreError::invalid("admin_user", "must be 1 to 63 bytes on one line"));
+    }
+    if password.is_some() && user.is_none() {
+        return Err(StoreError::invalid("admin_password", "needs an `admin_user`"));
+    }
+    let password = password.map(ExposeSecret::expose_secret);
+    if password.is_some_and(|p| p.contains('\0')) {
+        return Err(StoreError::invalid("admin_password", "must not contain NUL"));
+    }
+    Ok((user, password))
 }
 
 fn address(name: &ShardName, url: &SecretString) -> Result<topology::Shard, StoreError> {
@@ -207,7 +300,7 @@ fn password(shard: &topology::Shard) -> Option<&str> {
 
 fn select() -> String {
     format!(
-        "SELECT s.name, s.host, s.port, s.database, s.login_user, s.tls, s.pool, s.cordoned,
+        "SELECT s.name, s.host, s.port, s.database, s.login_user, s.tls, s.pool, s.cordoned, s.weight, s.admin_user,
                 (SELECT count(*) FROM buckets b WHERE b.shard = s.name) AS buckets,
                 (SELECT count(*) FROM placements p WHERE p.shard = s.name) AS placements,
                 {} AS created_at FROM shards s",
@@ -230,6 +323,8 @@ fn shard(row: &Row) -> Result<Shard, StoreError> {
         tls: from_json("tls", row.get("tls"))?,
         pool: from_json("pool", row.get("pool"))?,
         cordoned: row.get("cordoned"),
+        weight: row.get("weight"),
+        admin_user: row.get("admin_user"),
         buckets: row.get("buckets"),
         placements: row.get("placements"),
         created_at: row.get("created_at"),

@@ -8,13 +8,15 @@ use switchyard_config::TenantId;
 use switchyard_config::template::check_context;
 use switchyard_config::topology::{ContextTemplate, PoolMode, TenantState};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::audit::{Deed, NONE, record};
 use super::buckets::bucket_shards;
+use super::operations::{cancel_open, insert_operation};
 use super::users::insert_user;
 use super::{
-    Caller, NewTenant, NewUser, PlacedBy, Secrets, Store, StoreError, Tenant, TenantFilter, TenantPatch,
-    User, lock_version, timestamp,
+    Caller, NewOperation, NewTenant, NewUser, Operation, PlacedBy, Secrets, Store, StoreError, Tenant,
+    TenantFilter, TenantPatch, User, lock_version, timestamp,
 };
 
 /// Tenants read at a time while a list is filtered.
@@ -25,19 +27,25 @@ impl Store {
     ///
     /// # Errors
     /// If the catalog fails.
-    pub async fn tenants(&self, filter: &TenantFilter) -> Result<(Vec<Tenant>, Option<String>), StoreError> {
-        let limit = usize::from(filter.limit.unwrap_or(100).clamp(1, 1000));
+    pub async fn tenants(
+        &self,
+        filter: &TenantFilter,
+        after: &str,
+        limit: usize,
+    ) -> Result<(Vec<Tenant>, Option<String>), StoreError> {
         let client = self.client().await?;
         let buckets = bucket_shards(&client).await?;
         let sql = format!(
-            "{} WHERE t.id > $1 AND ($2::text IS NULL OR t.state = $2) ORDER BY t.id LIMIT $3",
+            "{} WHERE t.id > $1 AND ($2::text IS NULL OR t.state = $2) AND ($4::text IS NULL OR t.plan = $4)
+               AND ($5::text IS NULL OR strpos(lower(t.id), lower($5)) > 0 OR strpos(lower(t.name), lower($5)) > 0)
+             ORDER BY t.id LIMIT $3",
             select()
         );
         let state = filter.state.map(TenantState::as_str);
-        let mut after = filter.after.clone().unwrap_or_default();
+        let mut after = after.to_owned();
         let mut found = Vec::new();
         loop {
-            let rows = client.query(&sql, &[&after, &state, &PAGE]).await?;
+            let rows = client.query(&sql, &[&after, &state, &PAGE, &filter.plan, &filter.search]).await?;
             for row in &rows {
                 let tenant = tenant(row, &buckets)?;
                 // A hash bucket cannot be told in SQL, so the shard is compared here.
@@ -78,20 +86,27 @@ impl Store {
     ) -> Result<(Tenant, Option<(User, Secrets)>), StoreError> {
         let id = TenantId::new(&new.id).map_err(|e| StoreError::invalid("id", e))?;
         check(new.context.as_ref(), Some(&new.jwt))?;
+        check_name(new.name.as_deref())?;
+        let limits = new.limits.checked()?;
+        let limits = if limits.is_empty() { None } else { Some(to_json(&limits)?) };
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
-        let sql = "INSERT INTO tenants (id, name, pool_mode, context, jwt) VALUES ($1, $2, $3, $4, $5)
-                   ON CONFLICT (id) DO NOTHING";
+        check_plan(&t, new.plan.as_deref()).await?;
+        let sql = "INSERT INTO tenants (id, name, pool_mode, context, jwt, plan, limits)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING";
         let context = new.context.as_ref().map(to_json).transpose()?;
         let pool_mode = new.pool_mode.map(pool_mode_name);
         let jwt = Value::Array(new.jwt);
-        if t.execute(sql, &[&id.as_str(), &new.name, &pool_mode, &context, &jwt]).await? == 0 {
+        let plan = &new.plan;
+        let values: [&(dyn ToSql + Sync); 7] =
+            [&id.as_str(), &new.name, &pool_mode, &context, &jwt, plan, &limits];
+        if t.execute(sql, &values).await? == 0 {
             return Err(StoreError::exists("tenant", &new.id));
         }
         if let Some(shard) = match new.shard {
             Some(shard) => Some(shard),
-            None => instead_of_cordoned(&t, &id).await?,
+            None => shard_by_policy(&t, &id).await?,
         } {
             set_placement(&t, id.as_str(), &shard).await?;
         }
@@ -116,16 +131,22 @@ impl Store {
         patch: TenantPatch,
     ) -> Result<Tenant, StoreError> {
         check(patch.context.as_ref().and_then(Option::as_ref), patch.jwt.as_ref())?;
+        check_name(patch.name.as_ref().and_then(Option::as_deref))?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, id).await?;
+        caller.expects(&before)?;
+        if let Some(plan) = &patch.plan {
+            check_plan(&t, plan.as_deref()).await?;
+        }
         let context = patch.context.as_ref().map(|c| c.as_ref().map(to_json).transpose()).transpose()?;
         let sql = "UPDATE tenants SET
                        name = CASE WHEN $2 THEN $3 ELSE name END,
                        pool_mode = CASE WHEN $4 THEN $5 ELSE pool_mode END,
                        context = CASE WHEN $6 THEN $7 ELSE context END,
-                       jwt = COALESCE($8, jwt)
+                       jwt = COALESCE($8, jwt),
+                       plan = CASE WHEN $9 THEN $10 ELSE plan END
                    WHERE id = $1";
         t.execute(
             sql,
@@ -138,13 +159,15 @@ impl Store {
                 &context.is_some(),
                 &context.flatten(),
                 &patch.jwt.map(Value::Array),
+                &patch.plan.is_some(),
+                &patch.plan.flatten(),
             ],
         )
         .await?;
         finish(t, caller, "update", before).await
     }
 
-    /// Suspends a tenant or resumes it. Nothing happens if it is so already.
+    /// Suspends a tenant, makes it read-only or resumes it. Nothing happens if it is so already.
     ///
     /// # Errors
     /// If there is no such tenant, or the catalog fails.
@@ -158,6 +181,9 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, id).await?;
+        if before.state == TenantState::Deleting || state == TenantState::Deleting {
+            return Err(StoreError::Conflict(format!("tenant `{id}` is being deleted; `undelete` it first")));
+        }
         if before.state == state {
             return Ok(before);
         }
@@ -186,6 +212,7 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, id).await?;
+        caller.expects(&before)?;
         if before.placed_by == PlacedBy::Placement && before.shard.as_deref() == Some(shard) {
             return Ok(before);
         }
@@ -208,6 +235,7 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, id).await?;
+        caller.expects(&before)?;
         t.execute("DELETE FROM users WHERE tenants = ARRAY[$1::text]", &[&id]).await?;
         t.execute(
             "UPDATE users SET tenants = array_remove(tenants, $1) WHERE tenants @> ARRAY[$1::text]",
@@ -217,6 +245,117 @@ impl Store {
         t.execute("DELETE FROM tenants WHERE id = $1", &[&id]).await?;
         record(&t, caller, deed("delete", id), Some(&before), NONE).await?;
         Ok(t.commit().await?)
+    }
+
+    /// Serves a tenant no more, and begins the operation that deletes its rows and takes it out of
+    /// the catalog once `grace_seconds` are over.
+    ///
+    /// # Errors
+    /// If there is no such tenant, it is being deleted already, or the catalog fails.
+    pub async fn schedule_deletion(
+        &self,
+        caller: &Caller,
+        id: &str,
+        grace_seconds: f64,
+        keep_data: bool,
+    ) -> Result<Operation, StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, id).await?;
+        caller.expects(&before)?;
+        let operation = NewOperation {
+            kind: "tenant.delete",
+            target_kind: "tenant",
+            target: id,
+            tenant: Some(id),
+            input: serde_json::json!({ "keep_data": keep_data, "grace_seconds": grace_seconds }),
+            cancelable: true,
+            delay_seconds: grace_seconds,
+            next_steps: vec![format!("switchyard tenant undelete {}", shown(id))],
+        };
+        let operation = insert_operation(&t, caller, operation).await?;
+        let sql = "UPDATE tenants SET state_before = state, state = 'deleting',
+                          delete_after = now() + make_interval(secs => $2) WHERE id = $1";
+        t.execute(sql, &[&id, &grace_seconds]).await?;
+        finish(t, caller, "schedule-deletion", before).await?;
+        Ok(operation)
+    }
+
+    /// Serves a tenant again as before, as long as nothing of it has been deleted yet.
+    ///
+    /// # Errors
+    /// If there is no such tenant, it is not being deleted or that has begun, or the catalog fails.
+    pub async fn undelete(&self, caller: &Caller, id: &str) -> Result<Tenant, StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, id).await?;
+        if before.state != TenantState::Deleting {
+            return Err(StoreError::Conflict(format!("tenant `{id}` is not being deleted")));
+        }
+        let sql = "SELECT id FROM operations WHERE kind = 'tenant.delete' AND target = $1
+                   AND finished_at IS NULL AND started_at IS NOT NULL FOR UPDATE";
+        if let Some(row) = t.query_opt(sql, &[&id]).await? {
+            return Err(StoreError::Busy { operation: row.get(0), target: format!("tenant {id}") });
+        }
+        cancel_open(&t, "tenant.delete", "tenant", id).await?;
+        let sql = "UPDATE tenants SET state = COALESCE(state_before, 'suspended'), state_before = NULL,
+                          delete_after = NULL WHERE id = $1";
+        t.execute(sql, &[&id]).await?;
+        finish(t, caller, "undelete", before).await
+    }
+
+    /// Puts an issuer into a tenant's own, in place of the one by that name, or takes it away.
+    ///
+    /// # Errors
+    /// If there is no such tenant or issuer, it makes no sense, or the catalog fails.
+    pub async fn set_tenant_issuer(
+        &self,
+        caller: &Caller,
+        id: &str,
+        name: &str,
+        doc: Option<Value>,
+    ) -> Result<Tenant, StoreError> {
+        let doc = doc.map(|doc| named_issuer(name, doc)).transpose()?;
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let before = read(&t, id).await?;
+        if doc.is_none() && !before.jwt_issuers.iter().any(|i| i == name) {
+            return Err(StoreError::not_found("issuer", name));
+        }
+        let action = if doc.is_some() { "put-issuer" } else { "delete-issuer" };
+        let sql =
+            "UPDATE tenants SET jwt = (SELECT COALESCE(jsonb_agg(j), '[]') FROM jsonb_array_elements(jwt) j
+                          WHERE j ->> 'name' IS DISTINCT FROM $2) || COALESCE($3, '[]'::jsonb) WHERE id = $1";
+        t.execute(sql, &[&id, &name, &doc.map(|d| Value::Array(vec![d]))]).await?;
+        finish(t, caller, action, before).await
+    }
+}
+
+/// An id as a shell takes it.
+fn shown(id: &str) -> String {
+    let plain =
+        id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@:/".contains(&b)) && !id.starts_with('-');
+    if plain { id.to_owned() } else { format!("-- '{}'", id.replace('\'', "'\\''")) }
+}
+
+pub(super) fn check_name(name: Option<&str>) -> Result<(), StoreError> {
+    match name {
+        Some(name) if name.len() > 256 || name.chars().any(char::is_control) => {
+            Err(StoreError::invalid("name", "must be at most 256 bytes on one line"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn check_plan(t: &Transaction<'_>, plan: Option<&str>) -> Result<(), StoreError> {
+    match plan {
+        Some(plan) if t.query_opt("SELECT 1 FROM plans WHERE name = $1", &[&plan]).await?.is_none() => {
+            Err(StoreError::not_found("plan", plan))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -233,18 +372,26 @@ async fn finish(
 }
 
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
-    Deed { action, kind: "tenant", target }
+    Deed::new(action, "tenant", target)
 }
 
-/// The emptiest shard that takes new tenants, if the one of `id`'s bucket does not.
-async fn instead_of_cordoned(t: &Transaction<'_>, id: &TenantId) -> Result<Option<String>, StoreError> {
+/// The shard of a new tenant that does not say, unless its bucket says it: by the policy
+/// `least-loaded`, and where its bucket's shard takes no new tenants, the one with the least on it.
+async fn shard_by_policy(t: &Transaction<'_>, id: &TenantId) -> Result<Option<String>, StoreError> {
+    let policy: String = t.query_one("SELECT placement FROM settings", &[]).await?.get(0);
     let sql = "SELECT s.cordoned FROM buckets b JOIN shards s ON s.name = b.shard WHERE b.bucket = $1";
     match t.query_opt(sql, &[&i32::from(id.bucket().0)]).await? {
-        Some(row) if row.get::<_, bool>(0) => {}
+        Some(row) if row.get::<_, bool>(0) || policy == "least-loaded" => {}
         _ => return Ok(None),
     }
+    // Tenants that are placed, by their own weights, in relation to the shard's.
     let sql = "SELECT s.name FROM shards s LEFT JOIN placements p ON p.shard = s.name
-               WHERE NOT s.cordoned GROUP BY s.name ORDER BY count(p.tenant), s.name LIMIT 1";
+               LEFT JOIN tenants t ON t.id = p.tenant
+               LEFT JOIN plans l ON l.name = COALESCE(t.plan, (SELECT default_plan FROM settings))
+               WHERE NOT s.cordoned GROUP BY s.name
+               ORDER BY sum(CASE WHEN t.id IS NULL THEN 0 ELSE
+                        COALESCE((t.limits ->> 'weight')::float8, (l.limits ->> 'weight')::float8, 100) END) / s.weight,
+                        s.name LIMIT 1";
     match t.query_opt(sql, &[]).await? {
         Some(row) => Ok(Some(row.get(0))),
         None => Err(StoreError::Conflict("every shard is cordoned".to_owned())),
@@ -265,10 +412,12 @@ async fn set_placement(t: &Transaction<'_>, id: &str, shard: &str) -> Result<(),
 
 fn select() -> String {
     format!(
-        "SELECT t.id, t.name, t.state, t.pool_mode, t.context, p.shard, p.epoch, {} AS created_at,
+        "SELECT t.id, t.name, t.state, t.pool_mode, t.context, p.shard, p.epoch, t.plan, {} AS created_at,
+                {} AS delete_after,
                 ARRAY(SELECT j ->> 'name' FROM jsonb_array_elements(t.jwt) j) AS jwt_issuers
          FROM tenants t LEFT JOIN placements p ON p.tenant = t.id",
-        timestamp("t.created_at")
+        timestamp("t.created_at"),
+        timestamp("t.delete_after")
     )
 }
 
@@ -293,6 +442,8 @@ fn tenant(row: &Row, buckets: &[String]) -> Result<Tenant, StoreError> {
         pool_mode: text("pool_mode").map(|v| from_json("pool_mode", v)).transpose()?,
         context: row.get::<_, Option<Value>>("context").map(|v| from_json("context", v)).transpose()?,
         jwt_issuers: row.get::<_, Vec<Option<String>>>("jwt_issuers").into_iter().flatten().collect(),
+        plan: row.get("plan"),
+        delete_after: row.get("delete_after"),
         created_at: row.get("created_at"),
         id,
     })
@@ -317,6 +468,18 @@ pub(super) fn check_template(context: &ContextTemplate) -> Result<(), StoreError
             Err(StoreError::invalid("context", format!("{}{at}: {}", problem.key, problem.message)))
         }
     }
+}
+
+/// An issuer's document with its name in it, if it makes sense.
+pub(super) fn named_issuer(name: &str, mut doc: Value) -> Result<Value, StoreError> {
+    if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+        return Err(StoreError::invalid("name", "must be 1 to 128 bytes on one line"));
+    }
+    if let Some(fields) = doc.as_object_mut() {
+        fields.insert("name".to_owned(), name.into());
+    }
+    check_issuer("issuer", &doc)?;
+    Ok(doc)
 }
 
 pub(super) fn check_issuer(field: &'static str, issuer: &Value) -> Result<JwtIssuerDoc, StoreError> {

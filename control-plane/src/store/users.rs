@@ -8,7 +8,7 @@ use switchyard_config::verifier::{check_verifier, parse_scram_keys};
 use switchyard_wire::scram::Verifier;
 use tokio_postgres::Row;
 
-use super::audit::{Deed, NONE, record};
+use super::audit::{Deed, NONE, record_of};
 use super::tenants::{from_json, pool_mode_name, to_json};
 use super::{Caller, NewUser, Secrets, Store, StoreError, User, lock_version, timestamp};
 use crate::credentials::new_password;
@@ -70,10 +70,11 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, name).await?;
+        caller.expects(&before)?;
         t.execute("UPDATE users SET verifier = $2 WHERE name = $1", &[&name, &verifier]).await?;
         let after = read(&t, name).await?;
-        let deed = Deed { action: "reset-password", kind: "user", target: name };
-        record(&t, caller, deed, Some(&before), Some(&after)).await?;
+        let deed = Deed::new("reset-password", "user", name);
+        record_of(&t, caller, deed, only(&after), Some(&before), Some(&after)).await?;
         t.commit().await?;
         Ok((after, Secrets { password: Some(password) }))
     }
@@ -87,9 +88,10 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, name).await?;
+        caller.expects(&before)?;
         t.execute("DELETE FROM users WHERE name = $1", &[&name]).await?;
-        record(&t, caller, Deed { action: "delete", kind: "user", target: name }, Some(&before), NONE)
-            .await?;
+        let deed = Deed::new("delete", "user", name);
+        record_of(&t, caller, deed, only(&before), Some(&before), NONE).await?;
         Ok(t.commit().await?)
     }
 }
@@ -127,9 +129,17 @@ pub(super) async fn insert_user(
         return Err(StoreError::exists("user", &new.name));
     }
     let user = read(t, &new.name).await?;
-    let deed = Deed { action: "create", kind: "user", target: &user.name };
-    record(t, caller, deed, NONE, Some(&user)).await?;
+    let deed = Deed::new("create", "user", &user.name);
+    record_of(t, caller, deed, only(&user), NONE, Some(&user)).await?;
     Ok((user, secrets))
+}
+
+/// The one tenant that a user may act for, if it is just one.
+fn only(user: &User) -> Option<&str> {
+    match user.tenants.as_slice() {
+        [tenant] => Some(tenant),
+        _ => None,
+    }
 }
 
 fn check(new: &NewUser) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use switchyard_tests::router::binary;
 use switchyard_tests::{metrics, wait};
 
 /// A control plane as a process, with a catalog.
-struct ControlPlane {
+pub(crate) struct ControlPlane {
     _cluster: Cluster,
     dir: TempDir,
     port: u16,
@@ -18,13 +18,13 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let cluster = Cluster::start();
         let (dir, port) = (TempDir::new(), free_port());
         let config = dir.write(
             "control-plane.toml",
             &format!(
-                "listen = '127.0.0.1:{port}'\ncatalog_url = '{}'\nbootstrap_token_file = 'token'\n\
+                "listen = '127.0.0.1:{port}'\ncatalog_url = '{}'\nbootstrap_token_file = 'token'\nkeys_file = 'keys'\n\
                  client_url = 'postgres://127.0.0.1:7777/crm'\n",
                 cluster.url(SUPERUSER, SUPERUSER_PASSWORD)
             ),
@@ -42,41 +42,41 @@ impl ControlPlane {
         plane
     }
 
-    fn address(&self) -> std::net::SocketAddr {
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("token")).expect("it was made").trim().to_owned()
     }
 
     /// Runs an operator's command with a token.
-    fn cli_as(&self, token: &str, args: &[&str]) -> Output {
+    pub(crate) fn cli_as(&self, token: &str, args: &[&str]) -> Output {
         let mut command = Command::new(binary());
         command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
         command.env("SWITCHYARD_TOKEN", token).output().expect("it runs")
     }
 
     /// Runs one and reads its JSON.
-    fn cli(&self, args: &[&str]) -> Value {
+    pub(crate) fn cli(&self, args: &[&str]) -> Value {
         let output = self.cli_as(&self.token(), &[args, &["-o", "json"]].concat());
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
-    fn code(&self, args: &[&str]) -> i32 {
+    pub(crate) fn code(&self, args: &[&str]) -> i32 {
         self.cli_as(&self.token(), args).status.code().expect("it ended by itself")
     }
 
     /// One request as curl would send it.
-    fn request(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String, Value) {
+    pub(crate) fn request(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String, Value) {
         use std::io::{Read, Write};
         let mut socket = std::net::TcpStream::connect(self.address()).expect("it listens");
         let length = body.len();
         write!(
             socket,
             "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\
-             content-type: application/json\r\nconnection: close\r\n\r\n{body}"
+             content-type: application/json\r\nif-match: *\r\nconnection: close\r\n\r\n{body}"
         )
         .expect("it reads");
         let mut answer = String::new();
@@ -130,76 +130,14 @@ fn operators_commands() {
     assert_eq!(plane.code(&["tenant", "delete", "acme"]), 2);
     assert_eq!(plane.code(&["tenant", "fly"]), 2);
     assert_eq!(plane.cli_as("wrong-token", &["tenant", "list"]).status.code(), Some(1));
-    assert_eq!(plane.code(&["tenant", "delete", "acme", "--yes"]), 0);
+    assert_eq!(
+        plane.code(&["tenant", "delete", "acme", "--yes", "--grace", "0", "--keep-data", "--wait"]),
+        0
+    );
+    assert_eq!(plane.code(&["tenant", "show", "acme"]), 3);
     let table = plane.cli_as(&plane.token(), &["tenant", "list"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.starts_with("ID") && table.contains(odd), "{table}");
-}
-
-/// Each kind of request, and the least role that may make it.
-const MATRIX: &[(&str, &str, &str)] = &[
-    ("GET", "/v1/tenants", "viewer"),
-    ("GET", "/v1/tenants/x", "viewer"),
-    ("GET", "/v1/users", "viewer"),
-    ("GET", "/v1/shards", "viewer"),
-    ("GET", "/v1/buckets", "viewer"),
-    ("GET", "/v1/settings", "viewer"),
-    ("GET", "/v1/issuers", "viewer"),
-    ("GET", "/v1/topology", "viewer"),
-    ("GET", "/v1/audit", "viewer"),
-    ("POST", "/v1/tenants", "operator"),
-    ("PATCH", "/v1/tenants/x", "operator"),
-    ("DELETE", "/v1/tenants/x", "operator"),
-    ("PUT", "/v1/tenants/x/placement", "operator"),
-    ("POST", "/v1/tenants/x/suspend", "operator"),
-    ("POST", "/v1/tenants/x/resume", "operator"),
-    ("POST", "/v1/users", "operator"),
-    ("DELETE", "/v1/users/x", "operator"),
-    ("POST", "/v1/users/x/password", "operator"),
-    ("POST", "/v1/shards", "operator"),
-    ("PATCH", "/v1/shards/x", "operator"),
-    ("DELETE", "/v1/shards/x", "operator"),
-    ("PUT", "/v1/buckets", "operator"),
-    ("PATCH", "/v1/settings", "admin"),
-    ("PUT", "/v1/issuers/x", "admin"),
-    ("DELETE", "/v1/issuers/x", "admin"),
-    ("GET", "/v1/tokens", "admin"),
-    ("POST", "/v1/tokens", "admin"),
-    ("DELETE", "/v1/tokens/x", "admin"),
-];
-
-#[test]
-fn roles_allow_what_they_should_and_no_more() {
-    let plane = ControlPlane::start();
-    let admin = plane.token();
-    let roles = ["metrics", "viewer", "operator", "admin"];
-    let tokens = roles.map(|role| {
-        let body = json!({ "name": format!("the-{role}"), "role": role }).to_string();
-        let (status, _, made) = plane.request("POST", "/v1/tokens", &admin, &body);
-        assert_eq!(status, 201);
-        made["secret"].as_str().expect("it is told once").to_owned()
-    });
-    for (method, path, least) in MATRIX {
-        // The body is wrong for all, so that nothing happens where it is allowed.
-        assert_eq!(plane.request(method, path, "wrong", "[]").0, 401, "{method} {path}");
-        let least = roles.iter().position(|r| r == least).expect("a role");
-        for (i, token) in tokens.iter().enumerate() {
-            let (status, _, _) = plane.request(method, path, token, "[]");
-            assert_eq!(status == 403, i < least, "{method} {path} as {}: {status}", roles[i]);
-            assert_ne!(status, 401);
-        }
-    }
-    // Every operation of the description is in the matrix, or open on purpose.
-    let (_, _, description) = plane.request("GET", "/openapi.json", "", "");
-    for (path, operations) in description["paths"].as_object().expect("paths") {
-        for method in operations.as_object().expect("operations").keys() {
-            let open = ["/livez", "/readyz", "/metrics"].contains(&path.as_str());
-            let concrete = path.replace("{id}", "x").replace("{name}", "x");
-            let listed = MATRIX.iter().any(|(m, p, _)| m.eq_ignore_ascii_case(method) && *p == concrete);
-            let shown = ["/v1/users/x", "/v1/shards/x"].contains(&concrete.as_str()) && method == "get";
-            assert!(open || listed || shown, "{method} {path} is not in the matrix");
-        }
-    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The catalog: its schema, its writers and its readers, over a real cluster.
 
 mod api;
+mod matrix;
 mod reading;
 mod schema;
 
@@ -38,6 +39,9 @@ fn shard(name: &str) -> NewShard {
         url: format!("postgres://app:hush-{name}@127.0.0.1:5432/{name}").into(),
         pool: Default::default(),
         cordoned: false,
+        weight: None,
+        admin_user: None,
+        admin_password: None,
     }
 }
 

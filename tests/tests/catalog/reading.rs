@@ -48,7 +48,11 @@ async fn every_change_is_seen_within_a_second_by_notification_alone() {
     seen(&mut topologies, SOON, "resumed", |t| is(t, TenantState::Active)).await;
 
     let context = serde_json::from_str(r#"{"variables": {"app.tenant_id": "{tenant}"}}"#).unwrap();
-    let settings = SettingsPatch { context: Some(context), unknown_tenants: Some(UnknownTenants::Create) };
+    let settings = SettingsPatch {
+        context: Some(context),
+        unknown_tenants: Some(UnknownTenants::Create),
+        ..SettingsPatch::default()
+    };
     store.update_settings(&me(), settings).await.unwrap();
     let t = seen(&mut topologies, SOON, "settings", |t| t.unknown_tenants == UnknownTenants::Create).await;
     assert_eq!(t.context.variables["app.tenant_id"], "{tenant}");
@@ -227,7 +231,7 @@ async fn a_hundred_thousand_tenants_are_read_and_followed() {
     store.place(&me(), "tenant-77", "s1", false).await.unwrap();
     seen(&mut topologies, SOON, "one placement among many", |t| t.tenants["tenant-77"].placement.is_some())
         .await;
-    let (page, next) = store.tenants(&Default::default()).await.unwrap();
+    let (page, next) = store.tenants(&Default::default(), "", 100).await.unwrap();
     assert_eq!((page.len(), next.is_some()), (100, true));
 }
 

@@ -1,6 +1,6 @@
 //! Migrations, and what the tables do by themselves.
 
-use switchyard_control_plane::store::{Store, StoreError};
+use switchyard_control_plane::store::{AuditQuery, Store, StoreError};
 use switchyard_control_plane::{MIGRATIONS, MigrationError};
 use switchyard_tests::Cluster;
 
@@ -79,7 +79,7 @@ async fn the_audit_cannot_be_changed_and_holds_no_secret() {
         let refused = cluster.admin().try_rows(change);
         assert!(refused.is_err(), "{change}");
     }
-    let events = store.audit(None, None, 100).await.unwrap();
+    let events = store.audit(AuditQuery { limit: 100, ..AuditQuery::default() }).await.unwrap();
     let deeds: Vec<_> =
         events.iter().rev().map(|e| (e.action.as_str(), e.kind.as_str(), e.target.as_str())).collect();
     assert_eq!(deeds, [("create", "shard", "s1"), ("create", "user", "acme"), ("create", "tenant", "acme")]);

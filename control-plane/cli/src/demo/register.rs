@@ -95,7 +95,10 @@ fn tenant(answer: &Value) -> anyhow::Result<Tenant> {
 fn plain(failure: Failure) -> anyhow::Error {
     match failure {
         Failure::Error(error) => error,
-        Failure::Usage(text) | Failure::NotFound(text) | Failure::Conflict(text) => anyhow!(text),
+        Failure::Usage(text)
+        | Failure::NotFound(text)
+        | Failure::Conflict(text)
+        | Failure::StillRunning(text) => anyhow!(text),
     }
 }
 

@@ -32,6 +32,13 @@ pub(crate) enum ShardCommand {
         /// Put no new tenants there.
         #[arg(long)]
         cordoned: bool,
+        /// Share of new tenants, relative to other shards.
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        weight: Option<i32>,
+        /// A role that may make schemas and databases, and measure and delete what tenants hold.
+        /// Its password is read from SWITCHYARD_ADMIN_PASSWORD.
+        #[arg(long)]
+        admin_user: Option<String>,
     },
     /// Put no new tenants there.
     Cordon {
@@ -62,6 +69,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("tls", "tls"),
     ("pool", "pool"),
     ("cordoned", "cordoned"),
+    ("weight", "weight"),
+    ("administrator", "admin_user"),
     ("buckets", "buckets"),
     ("placements", "placements"),
     ("created", "created_at"),
@@ -83,10 +92,15 @@ impl ShardCommand {
         match self {
             Self::List => session.show_list(COLUMNS, session.all("/v1/shards").await?),
             Self::Show { name } => session.show(FIELDS, &api.get(&of(&name)).await?),
-            Self::Add { name, url, pool_size, cordoned } => {
+            Self::Add { name, url, pool_size, cordoned, weight, admin_user } => {
                 let url = if url == "-" { from_stdin()? } else { url };
                 let pool = pool_size.map_or(json!({}), |size| json!({ "size": size }));
-                let body = json!({ "name": name, "url": url, "pool": pool, "cordoned": cordoned });
+                let password =
+                    admin_user.as_ref().and_then(|_| std::env::var("SWITCHYARD_ADMIN_PASSWORD").ok());
+                let body = json!({
+                    "name": name, "url": url, "pool": pool, "cordoned": cordoned, "weight": weight,
+                    "admin_user": admin_user, "admin_password": password,
+                });
                 session.show(FIELDS, &api.post("/v1/shards", body).await?)
             }
             Self::Cordon { name } => session.show(FIELDS, &cordon(&session, &name, true).await?),
