@@ -2,11 +2,13 @@
 //!
 //! One lock per shard, taken twice per transaction and held for a look through the idle
 //! connections. A tenant gets back a connection that served it last, where one is idle: then
-//! nothing has to be set. Sessions that must wait stand in one queue, whatever thread they run on.
+//! nothing has to be set. Sessions that must wait stand in one [`queue`], whatever thread they run on.
 
+mod idle;
+mod queue;
 mod upkeep;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ use crate::server::connect::{ConnectError, LoginCache, Parameters, Target};
 use crate::server::{Route, Server};
 use crate::stats::Histogram;
 use crate::tls::ShardTlsContext;
+use idle::{Fit, Idle, best, richest};
+use queue::{Offer, PATIENCE, Queue, Waiter};
 
 /// First pause after a failed attempt to connect; it doubles up to the shard's `backoff_max`.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -44,6 +48,7 @@ pub(crate) struct Want<'a> {
     pub(crate) wishes: u64,
     pub(crate) session: u64,
     pub(crate) worker: usize,
+    pub(crate) now: Instant,
 }
 
 /// The answer to a [`Want`].
@@ -100,12 +105,41 @@ struct State {
     connecting: usize,
     /// Made and not closed yet, by route.
     live: HashMap<Route, usize>,
-    waiters: VecDeque<Waiter>,
+    queue: Queue,
+    /// Somebody looks every [`PATIENCE`] whether one who waits for a connection of its own tenant has
+    /// waited long enough.
+    watched: bool,
     failing: HashMap<Route, Failing>,
     closed: bool,
 }
 
 impl State {
+    /// Notes that the connection is lent to a session of this context.
+    fn lent(&mut self, server: &mut Server, context: u64, now: Instant) {
+        self.queue.lent(server.carried.context, context);
+        server.place.lent_to = Some(Loan { context, since: now });
+    }
+
+    /// The loan of a connection has ended, if it was lent.
+    fn came_back(&mut self, server: &mut Server, now: Instant) {
+        if let Some(loan) = server.place.lent_to.take() {
+            self.queue.returned(loan.context, loan.since, now);
+            if server.carried.context != loan.context {
+                self.queue.carries(loan.context, server.carried.context);
+            }
+        }
+    }
+
+    /// A connection will not be used any more.
+    fn lost(&mut self, place: &mut ServerPlace, carried: u64) {
+        let carried = place.lent_to.take().map_or(carried, |loan| {
+            self.queue.lost(loan.context);
+            loan.context
+        });
+        self.queue.carries(carried, 0);
+        self.vacate(&place.route);
+    }
+
     fn vacate(&mut self, route: &Route) {
         self.open -= 1;
         if let Some(live) = self.live.get_mut(route) {
@@ -124,12 +158,20 @@ pub(crate) struct ServerPlace {
     route: Route,
     /// Given up by [`Pool::forget`], under the pool's lock.
     taken: bool,
+    /// Who has it.
+    lent_to: Option<Loan>,
+}
+
+/// A connection is lent to a session of a context.
+struct Loan {
+    context: u64,
+    since: Instant,
 }
 
 impl ServerPlace {
     /// None, for a connection that belongs to no pool yet.
     pub(crate) fn none(route: Route) -> Self {
-        Self { pool: Weak::new(), route, taken: false }
+        Self { pool: Weak::new(), route, taken: false, lent_to: None }
     }
 
     /// Gives up the claim. None if that was done before.
@@ -143,25 +185,9 @@ impl Drop for ServerPlace {
         if self.taken
             && let Some(pool) = self.pool.upgrade()
         {
-            pool.state.lock().vacate(&self.route);
+            pool.clone().state.lock().lost(self, 0);
         }
     }
-}
-
-struct Idle {
-    server: Box<Server>,
-    /// Since when nobody has used it.
-    since: Instant,
-    /// When it was last seen to answer.
-    checked: Instant,
-}
-
-struct Waiter {
-    reply: oneshot::Sender<Result<Box<Server>, PoolError>>,
-    route: Route,
-    context: u64,
-    worker: usize,
-    since: Instant,
 }
 
 struct Failing {
@@ -204,15 +230,27 @@ impl Pool {
         if state.closed {
             return Lend::Never(PoolError::Closed);
         }
-        while let Some(at) = best(&state.idle, want) {
-            let mut idle = state.idle.remove(at);
-            if idle.server.is_alive() {
-                let foreign = idle.server.carried.context != want.context && idle.server.carried.context != 0;
-                if foreign && state.connecting == 0 && state.open < self.size() {
+        let now = want.now;
+        while let Some((fit, mut at)) = best(&state.idle, want) {
+            if fit == Fit::Foreign {
+                if state.connecting == 0 && state.open < self.size() {
                     // It will do, after cleaning. There is room for another, so that the next
                     // transaction of either tenant finds its own.
                     self.start_connecting(&mut state, want.route.clone());
                 }
+                if !queue::is_spare(state.idle[at].since, now) {
+                    at = richest(&state.idle, at, |context| state.queue.held(context));
+                    let other = state.idle[at].server.carried.context;
+                    if state.queue.is_worth_waiting(want.context, other, now) {
+                        let answer = enqueue(&mut state, want);
+                        self.watch(&mut state);
+                        return Lend::Later(answer);
+                    }
+                }
+            }
+            let mut idle = state.idle.remove(at);
+            if idle.server.is_alive() {
+                state.lent(&mut idle.server, want.context, now);
                 return Lend::Now(idle.server);
             }
             self.forget(&mut state, &mut idle.server);
@@ -220,15 +258,7 @@ impl Pool {
         if let Err(e) = self.make_room(&mut state, want) {
             return Lend::Never(PoolError::Connect(e));
         }
-        let (reply, answer) = oneshot::channel();
-        state.waiters.push_back(Waiter {
-            reply,
-            route: want.route.clone(),
-            context: want.context,
-            worker: want.worker,
-            since: Instant::now(),
-        });
-        Lend::Later(answer)
+        Lend::Later(enqueue(&mut state, want))
     }
 
     /// Starts another connection if there may be one. Fails if the shard is known to be away and
@@ -244,7 +274,7 @@ impl Pool {
             let mut idle = state.idle.remove(0);
             self.forget(state, &mut idle.server);
         }
-        if state.open < self.size() && state.connecting <= state.waiters.len() {
+        if state.open < self.size() && state.connecting <= state.queue.len_up_to(self.size()) {
             self.start_connecting(state, want.route.clone());
         }
         Ok(())
@@ -253,7 +283,7 @@ impl Pool {
     /// Takes the connection's place away, before it is closed.
     fn forget(&self, state: &mut State, server: &mut Server) {
         if server.place.take().is_some() {
-            state.vacate(&server.route);
+            state.lost(&mut server.place, server.carried.context);
         }
     }
 
@@ -281,14 +311,20 @@ impl Pool {
         place.taken = false;
         match made {
             Ok((mut server, parameters)) => {
-                server.place = ServerPlace { pool: Arc::downgrade(&self), route: route.clone(), taken: true };
+                server.place = ServerPlace {
+                    pool: Arc::downgrade(&self),
+                    route: route.clone(),
+                    taken: true,
+                    lent_to: None,
+                };
                 self.counters.connects.fetch_add(1, Ordering::Relaxed);
                 self.parameters.insert(route.clone(), Arc::new(parameters));
                 let mut state = self.state.lock();
                 state.connecting -= 1;
                 *state.live.entry(route.clone()).or_default() += 1;
                 state.failing.remove(&route);
-                self.hand_on(&mut state, Box::new(server));
+                state.queue.forget_promises(&route);
+                self.hand_on(&mut state, Box::new(server), Instant::now());
             }
             Err(error) => {
                 self.counters.connect_failures.fetch_add(1, Ordering::Relaxed);
@@ -309,14 +345,11 @@ impl Pool {
             .insert(route.clone(), Failing { until: Instant::now() + pause, pause, error: error.clone() });
         if !state.live.contains_key(route) {
             // Nothing will come for them: the error now is better than silence until the timeout.
-            let waiters = std::mem::take(&mut state.waiters);
-            for waiter in waiters {
-                if waiter.route == *route {
-                    let _ = waiter.reply.send(Err(PoolError::Connect(error.clone())));
-                } else {
-                    state.waiters.push_back(waiter);
-                }
+            for waiter in state.queue.drain(Some(route)) {
+                let _ = waiter.reply.send(Err(PoolError::Connect(error.clone())));
             }
+        } else {
+            state.queue.forget_promises(route);
         }
         self.serve_next(&mut state);
     }
@@ -336,12 +369,14 @@ impl Pool {
             });
             return;
         }
+        let now = Instant::now();
         let mut state = self.state.lock();
+        state.came_back(&mut server, now);
         if server.broken
             || server.short_lived
             || state.closed
             || state.open > self.size()
-            || Instant::now() >= server.expires
+            || now >= server.expires
         {
             self.forget(&mut state, &mut server);
             self.serve_next(&mut state);
@@ -349,45 +384,118 @@ impl Pool {
             say_goodbye(*server);
             return;
         }
-        self.hand_on(&mut state, server);
+        self.hand_on(&mut state, server, now);
     }
 
     /// Gives the connection to who waits, else keeps it.
-    fn hand_on(self: &Arc<Self>, state: &mut State, mut server: Box<Server>) {
-        while let Some(waiter) = next_waiter(&mut state.waiters, &server) {
-            if waiter.reply.is_closed() {
-                continue;
-            }
+    fn hand_on(self: &Arc<Self>, state: &mut State, mut server: Box<Server>, now: Instant) {
+        while !state.queue.is_empty() {
+            let offer = Offer { context: server.carried.context, worker: server.home, route: &server.route };
+            let Some(mut waiter) = state.queue.next(&offer, now) else { break };
             if waiter.route != server.route {
                 // Its turn, but it needs another database or login: this one makes room.
                 self.forget(state, &mut server);
                 let route = waiter.route.clone();
-                state.waiters.push_front(waiter);
+                waiter.promised = true;
+                state.queue.push_first(waiter);
                 self.start_connecting(state, route);
                 return;
             }
-            self.counters.wait.record(waiter.since.elapsed());
-            match waiter.reply.send(Ok(server)) {
-                Ok(()) => return,
-                // It has just given up.
-                Err(back) => match back {
-                    Ok(s) => server = s,
-                    Err(_) => return,
-                },
+            match self.deliver(state, waiter, server, now) {
+                None => return,
+                Some(back) => server = back,
             }
         }
-        let checked = Instant::now();
-        let since = server.idle_since.take().unwrap_or(checked);
-        state.idle.push(Idle { server, since, checked });
+        let since = server.idle_since.take().unwrap_or(now);
+        state.idle.push(Idle { server, since, checked: now });
+        self.watch(state);
+    }
+
+    /// Gives a connection to one who waits. Gives it back if that one has just given up.
+    fn deliver(
+        &self,
+        state: &mut State,
+        waiter: Waiter,
+        mut server: Box<Server>,
+        now: Instant,
+    ) -> Option<Box<Server>> {
+        state.lent(&mut server, waiter.context, now);
+        match waiter.reply.send(Ok(server)) {
+            Ok(()) => {
+                self.counters.wait.record(now.saturating_duration_since(waiter.since));
+                None
+            }
+            Err(back) => {
+                let mut server = back.ok()?;
+                // As if it had not been lent.
+                server.place.lent_to = None;
+                state.queue.lost(waiter.context);
+                state.queue.carries(waiter.context, server.carried.context);
+                Some(server)
+            }
+        }
+    }
+
+    /// Sees to it that nobody waits for a connection of its own tenant for much longer than
+    /// [`PATIENCE`] while others are idle.
+    fn watch(self: &Arc<Self>, state: &mut State) {
+        if state.watched || state.idle.is_empty() || state.queue.is_empty() {
+            return;
+        }
+        // Without a runtime the process is on its way out.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        state.watched = true;
+        let mut watch = Watch { pool: self.clone(), ended: false };
+        runtime.spawn(async move {
+            while !watch.ended {
+                tokio::time::sleep(PATIENCE).await;
+                watch.ended = watch.pool.serve_impatient();
+            }
+        });
+    }
+
+    /// Gives idle connections, whoever they served, to those who have waited long enough for one of
+    /// their own. True if there is nobody left to look after, and the watch has ended.
+    fn serve_impatient(self: &Arc<Self>) -> bool {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        for context in state.queue.impatient(now) {
+            while let Some(waiter) = state.queue.take_impatient(context, now) {
+                let want = Want {
+                    route: &waiter.route,
+                    context,
+                    wishes: waiter.wishes,
+                    session: waiter.session,
+                    worker: waiter.worker,
+                    now,
+                };
+                let Some((_, at)) = best(&state.idle, &want) else {
+                    state.queue.push_first(waiter);
+                    break;
+                };
+                let mut idle = state.idle.remove(at);
+                if !idle.server.is_alive() {
+                    self.forget(&mut state, &mut idle.server);
+                    state.queue.push_first(waiter);
+                } else if let Some(server) = self.deliver(&mut state, waiter, idle.server, now) {
+                    state.idle.push(Idle { server, ..idle });
+                }
+            }
+        }
+        if state.connecting == 0 {
+            self.serve_next(&mut state);
+        }
+        state.watched = !state.idle.is_empty() && !state.queue.is_empty();
+        !state.watched
     }
 
     /// A place has become free: somebody who waits may need it.
     fn serve_next(self: &Arc<Self>, state: &mut State) {
         if state.open < self.size()
-            && let Some(waiter) = state.waiters.front()
-            && state.failing.get(&waiter.route).is_none_or(|f| Instant::now() >= f.until)
+            && let Some(route) = state.queue.first_route()
+            && state.failing.get(route).is_none_or(|f| Instant::now() >= f.until)
         {
-            let route = waiter.route.clone();
+            let route = route.clone();
             self.start_connecting(state, route);
         }
     }
@@ -401,7 +509,7 @@ impl Pool {
             for idle in &mut idle {
                 self.forget(&mut state, &mut idle.server);
             }
-            (idle, std::mem::take(&mut state.waiters))
+            (idle, state.queue.drain(None))
         };
         for waiter in waiters {
             let _ = waiter.reply.send(Err(PoolError::Closed));
@@ -418,8 +526,8 @@ impl Pool {
             open: state.open,
             idle: state.idle.len(),
             connecting: state.connecting,
-            waiting: state.waiters.iter().filter(|w| !w.reply.is_closed()).count(),
-            oldest_wait: state.waiters.front().map(|w| w.since.elapsed()).unwrap_or_default(),
+            waiting: state.queue.len(),
+            oldest_wait: state.queue.oldest().map(|since| since.elapsed()).unwrap_or_default(),
         }
     }
 }
@@ -440,69 +548,33 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The idle connection that suits best: one that carries just what is wanted, else the tenant's
-/// context, else nothing, else the one that was idle longest. Of equals, the most recently used.
-fn best(idle: &[Idle], want: &Want<'_>) -> Option<usize> {
-    let mut found: Option<(u8, usize)> = None;
-    for (at, candidate) in idle.iter().enumerate().rev() {
-        let server = &candidate.server;
-        if server.route != *want.route {
-            continue;
-        }
-        let carried = &server.carried;
-        let clean = !carried.dirty || carried.session == want.session;
-        let local = server.home == want.worker;
-        let rank = match (carried.context == want.context, clean) {
-            (true, true) if carried.wishes.id == want.wishes => u8::from(!local),
-            (true, true) => 2 + u8::from(!local),
-            _ if carried.context == 0 && clean => 4 + u8::from(!local),
-            _ => 6,
-        };
-        if rank == 0 {
-            return Some(at);
-        }
-        // Walking from the most recent to the oldest: the last of rank 6 is the oldest.
-        if found.is_none_or(|(best, _)| rank < best || (rank == 6 && best == 6)) {
-            found = Some((rank, at));
-        }
-    }
-    found.map(|(_, at)| at)
+/// Says so if a watch ends before its time, with its thread.
+struct Watch {
+    pool: Arc<Pool>,
+    ended: bool,
 }
 
-/// How far behind the head of the queue somebody is looked for whom the connection suits better.
-const SEARCH: usize = 64;
-
-/// Who is next: the first in the queue, unless somebody whom the connection suits better has waited
-/// at least half as long. Best is a session of the tenant that it served last, for which nothing has
-/// to be cleaned and its statements are still there; then one on the connection's own thread, as
-/// changing threads costs two wake-ups and two registrations.
-fn next_waiter(waiters: &mut VecDeque<Waiter>, server: &Server) -> Option<Waiter> {
-    let first = waiters.front()?;
-    let suits = |w: &Waiter| match (w.context == server.carried.context, w.worker == server.home) {
-        (true, true) => 0,
-        (true, false) => 1,
-        (false, true) => 2,
-        (false, false) => 3,
-    };
-    let mut best = (suits(first), 0);
-    if best.0 > 0 && waiters.len() > 1 {
-        let now = Instant::now();
-        let waited = now.duration_since(first.since);
-        for (at, waiter) in waiters.iter().enumerate().take(SEARCH).skip(1) {
-            if now.duration_since(waiter.since) * 2 < waited {
-                // Those behind have waited for less still.
-                break;
-            }
-            let fit = suits(waiter);
-            if fit < best.0 {
-                best = (fit, at);
-                if fit == 0 {
-                    break;
-                }
-            }
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.pool.state.lock().watched = false;
         }
     }
-    waiters.remove(best.1)
+}
+
+fn enqueue(state: &mut State, want: &Want<'_>) -> oneshot::Receiver<Result<Box<Server>, PoolError>> {
+    let (reply, answer) = oneshot::channel();
+    state.queue.push(Waiter {
+        reply,
+        route: want.route.clone(),
+        context: want.context,
+        wishes: want.wishes,
+        session: want.session,
+        worker: want.worker,
+        since: want.now,
+        promised: false,
+    });
+    answer
 }
 
 /// Tells the server that we leave, if that costs no waiting, and closes.

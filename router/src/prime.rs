@@ -149,8 +149,14 @@ fn unavailable() -> ErrorResponse {
 
 async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Server>, ErrorResponse> {
     let shard = seat.pool.shard.name.as_str();
-    let want =
-        Want { route: &seat.context.route, context: seat.context.id, wishes: wishes.id, session: 0, worker };
+    let want = Want {
+        route: &seat.context.route,
+        context: seat.context.id,
+        wishes: wishes.id,
+        session: 0,
+        worker,
+        now: std::time::Instant::now(),
+    };
     let lent = match seat.pool.lend(&want) {
         Lend::Now(server) => Ok(server),
         Lend::Never(error) => Err(error),

@@ -140,7 +140,7 @@ impl ClientStatements {
 
 /// Spreads ids that we have given out ourselves, one after the other; nobody else chooses them.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

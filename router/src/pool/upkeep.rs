@@ -51,7 +51,7 @@ impl Pool {
                 self.serve_next(&mut state);
             }
             // Those that gave up would only be skipped one by one later.
-            state.waiters.retain(|w| !w.reply.is_closed());
+            state.queue.tidy(now);
         }
         for one in closing {
             say_goodbye(*one.server);

@@ -43,6 +43,7 @@ impl Relay {
             wishes: core.wishes.id,
             session: core.id,
             worker: core.worker,
+            now: Instant::now(),
         };
         self.lender = Some(core.seat.pool.clone());
         match core.seat.pool.lend(&want) {

@@ -295,3 +295,24 @@ fn a_session_outlives_a_full_pool() {
     holder.rows("COMMIT");
     assert_eq!(waiter.value("SELECT 1"), "1");
 }
+
+#[test]
+fn a_crowd_of_one_tenant_lets_a_client_of_another_through() {
+    let s = setup().pool("size = 2").start();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut session = s.login("acme");
+                while !done.load(Ordering::SeqCst) {
+                    assert_eq!(session.column("SELECT name FROM clients ORDER BY id"), s.canaries("acme"));
+                }
+            });
+        }
+        let mut globex = s.login("globex");
+        for _ in 0..100 {
+            assert_eq!(globex.column("SELECT name FROM clients ORDER BY id"), s.canaries("globex"));
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}

@@ -1,0 +1,340 @@
+//! The queue in a pool without sockets, in a time that the test decides.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn route() -> Route {
+    Route { database: "db".into(), login: 0 }
+}
+
+type Answer = oneshot::Receiver<Result<Box<Server>, PoolError>>;
+
+/// Whoever waits, with what would tell it that its turn has come.
+struct Asleep {
+    context: u64,
+    since: Instant,
+    _answer: Answer,
+}
+
+struct Connection {
+    carries: u64,
+    /// Idle since then, or lent since then to a session of `carries`.
+    since: Instant,
+}
+
+/// What the pool does, with the queue that it does it with.
+struct Sim {
+    queue: Queue,
+    now: Instant,
+    idle: Vec<Connection>,
+    lent: Vec<Connection>,
+    waiting: Vec<Asleep>,
+    handovers: usize,
+    turns: usize,
+    longest_wait: Duration,
+}
+
+impl Sim {
+    fn new(connections: usize) -> Self {
+        let now = Instant::now();
+        let fresh = || Connection { carries: 0, since: now };
+        Self {
+            queue: Queue::default(),
+            now,
+            idle: std::iter::repeat_with(fresh).take(connections).collect(),
+            lent: Vec::new(),
+            waiting: Vec::new(),
+            handovers: 0,
+            turns: 0,
+            longest_wait: Duration::ZERO,
+        }
+    }
+
+    fn lend(&mut self, mut connection: Connection, context: u64) {
+        self.handovers += usize::from(connection.carries != context && connection.carries != 0);
+        self.turns += 1;
+        self.queue.lent(connection.carries, context);
+        connection.carries = context;
+        connection.since = self.now;
+        self.lent.push(connection);
+    }
+
+    /// True if the session got a connection at once.
+    fn arrive(&mut self, context: u64) -> bool {
+        let own = self.idle.iter().rposition(|c| c.carries == context || c.carries == 0);
+        let mut found = own;
+        if own.is_none() && !self.idle.is_empty() {
+            let mut at = 0;
+            let mut waits = false;
+            if !is_spare(self.idle[0].since, self.now) {
+                at = (0..self.idle.len())
+                    .rev()
+                    .max_by_key(|i| self.queue.held(self.idle[*i].carries))
+                    .unwrap();
+                waits = self.queue.is_worth_waiting(context, self.idle[at].carries, self.now);
+            }
+            found = (!waits).then_some(at);
+        }
+        if let Some(at) = found {
+            let connection = self.idle.remove(at);
+            self.lend(connection, context);
+            return true;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Waiter {
+            reply,
+            route: route(),
+            context,
+            wishes: 0,
+            session: 0,
+            worker: 0,
+            since: self.now,
+            promised: false,
+        });
+        self.waiting.push(Asleep { context, since: self.now, _answer: answer });
+        false
+    }
+
+    fn woken(&mut self, waiter: &Waiter) {
+        let same = |a: &Asleep| a.context == waiter.context && a.since == waiter.since;
+        let at = self.waiting.iter().position(same).expect("only who waits is served");
+        let asleep = self.waiting.remove(at);
+        self.longest_wait = self.longest_wait.max(self.now - asleep.since);
+    }
+
+    fn come_back(&mut self, at: usize) {
+        let mut connection = self.lent.remove(at % self.lent.len());
+        self.queue.returned(connection.carries, connection.since, self.now);
+        let route = route();
+        let offer = Offer { context: connection.carries, worker: 0, route: &route };
+        match self.queue.next(&offer, self.now) {
+            Some(waiter) => {
+                self.woken(&waiter);
+                self.lend(connection, waiter.context);
+            }
+            None => {
+                connection.since = self.now;
+                self.idle.push(connection);
+            }
+        }
+    }
+
+    /// What the watch does every [`PATIENCE`].
+    fn watch(&mut self) {
+        for context in self.queue.impatient(self.now) {
+            while let Some(waiter) = self.queue.take_impatient(context, self.now) {
+                if self.idle.is_empty() {
+                    self.queue.push_first(waiter);
+                    break;
+                }
+                self.woken(&waiter);
+                let at = self.idle.iter().position(|c| c.carries == context).unwrap_or(0);
+                let connection = self.idle.remove(at);
+                self.lend(connection, context);
+            }
+        }
+    }
+
+    fn give_up(&mut self, at: usize) {
+        self.waiting.remove(at % self.waiting.len());
+    }
+
+    fn check(&self) {
+        let mut held: HashMap<u64, (u32, u32)> = HashMap::new();
+        for (connection, busy) in self
+            .idle
+            .iter()
+            .map(|c| (c, 0))
+            .chain(self.lent.iter().map(|c| (c, 1)))
+            .filter(|(c, _)| c.carries != 0)
+        {
+            let count = held.entry(connection.carries).or_default();
+            *count = (count.0 + 1, count.1 + busy);
+        }
+        for (context, lane) in &self.queue.lanes {
+            let expected = held.get(context).copied().unwrap_or_default();
+            assert_eq!((lane.held, lane.busy), expected, "context {context}");
+        }
+        assert_eq!(self.queue.len(), self.waiting.len());
+        // The lane of each first waiter is in the order, once, at its place.
+        let firsts: BTreeSet<_> =
+            self.queue.lanes.iter().filter_map(|(c, l)| Some((l.first()?.since, *c))).collect();
+        assert_eq!(firsts, self.queue.order);
+    }
+
+    /// Clients of `tenants` that do transactions of about `took` one after the other, with a pause of
+    /// `pause`, until so many are done.
+    fn loops(&mut self, tenants: &[usize], took: Duration, pause: Duration, turns: usize) {
+        let step = Duration::from_micros(50);
+        let mut pausing: Vec<(Instant, u64)> = Vec::new();
+        for (tenant, clients) in tenants.iter().enumerate() {
+            let start = |n: usize| self.now + step * (n as u32 * 7 % 40);
+            pausing.extend((0..*clients).map(|n| (start(n), tenant as u64 + 1)));
+        }
+        let mut ticked = self.now;
+        while self.turns < turns {
+            self.now += step;
+            let done: Vec<_> =
+                (0..self.lent.len()).filter(|i| self.now - self.lent[*i].since >= took).rev().collect();
+            for at in done {
+                pausing.push((self.now + pause, self.lent[at].carries));
+                self.come_back(at);
+            }
+            let (arriving, rest) = pausing.into_iter().partition(|(at, _)| *at <= self.now);
+            pausing = rest;
+            let arriving: Vec<(Instant, u64)> = arriving;
+            for (_, context) in arriving {
+                self.arrive(context);
+            }
+            if self.now - ticked >= PATIENCE {
+                ticked = self.now;
+                self.watch();
+            }
+        }
+    }
+}
+
+const US: Duration = Duration::from_micros(1);
+
+#[test]
+fn tenants_of_many_clients_keep_their_connections() {
+    for (took, pause) in [(300, 400), (300, 1500), (2000, 2000), (500, 10_000)] {
+        let mut sim = Sim::new(20);
+        sim.loops(&[8; 8], took * US, pause * US, 500);
+        let (before, turns) = (sim.handovers, sim.turns);
+        sim.loops(&[8; 8], took * US, pause * US, 10_500);
+        let (handovers, turns) = (sim.handovers - before, sim.turns - turns);
+        assert!(
+            handovers * 20 < turns,
+            "{handovers} handovers in {turns} turns of {took} µs, {pause} µs apart"
+        );
+    }
+}
+
+#[test]
+fn one_client_for_each_tenant_never_waits_beside_an_idle_connection() {
+    let mut sim = Sim::new(4);
+    for turn in 0..1000_u64 {
+        let tenant = turn % 8 + 1;
+        assert!(sim.arrive(tenant), "turn {turn}");
+        sim.now += 100 * US;
+        sim.come_back(0);
+        sim.check();
+    }
+}
+
+#[test]
+fn a_tenant_in_need_takes_what_another_has_too_many_of() {
+    let mut sim = Sim::new(8);
+    for _ in 0..8 {
+        assert!(sim.arrive(1));
+    }
+    for _ in 0..8 {
+        sim.come_back(0);
+    }
+    // None of its own, then fewer than the other.
+    for n in 0..4 {
+        assert!(sim.arrive(2), "{n}");
+        sim.now += 10 * US;
+    }
+    // As many: now it waits, as one of its own has just come back and was taken again.
+    sim.come_back(0);
+    assert!(sim.arrive(2));
+    assert!(!sim.arrive(2));
+    // But not for long.
+    sim.now += PATIENCE * 2;
+    sim.watch();
+    assert!(sim.waiting.is_empty());
+}
+
+#[test]
+fn a_connection_for_another_route_is_made_once_for_whom_it_is_promised() {
+    let mut sim = Sim::new(2);
+    assert!(sim.arrive(1) && sim.arrive(2));
+    sim.arrive(3);
+    let route_of_first = route();
+    let other = Route { database: "other".into(), login: 0 };
+    let offer = Offer { context: 1, worker: 0, route: &other };
+    let mut first = sim.queue.next(&offer, sim.now).expect("its turn");
+    first.promised = true;
+    sim.queue.push_first(first);
+    assert!(sim.queue.next(&offer, sim.now).is_none());
+    let offer = Offer { context: 1, worker: 0, route: &route_of_first };
+    let first = sim.queue.next(&offer, sim.now).expect("one for its route");
+    sim.queue.push_first(first);
+    sim.queue.forget_promises(&route_of_first);
+    let offer = Offer { context: 1, worker: 0, route: &other };
+    assert!(sim.queue.next(&offer, sim.now).is_some());
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Arrive(u64),
+    ComeBack(usize),
+    GiveUp(usize),
+    /// Microseconds pass; the watch looks if more than its interval has.
+    Pass(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (1..6_u64).prop_map(Event::Arrive),
+        4 => any::<usize>().prop_map(Event::ComeBack),
+        1 => any::<usize>().prop_map(Event::GiveUp),
+        3 => (1..3000_u64).prop_map(Event::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn counts_hold_and_nobody_waits_for_long_beside_an_idle_connection(
+        connections in 1..6_usize,
+        events in prop::collection::vec(event(), 1..200),
+    ) {
+        let mut sim = Sim::new(connections);
+        for event in events {
+            match event {
+                Event::Arrive(context) => drop(sim.arrive(context)),
+                Event::ComeBack(at) if !sim.lent.is_empty() => sim.come_back(at),
+                Event::GiveUp(at) if !sim.waiting.is_empty() => {
+                    sim.give_up(at);
+                    sim.queue.tidy(sim.now);
+                }
+                Event::Pass(us) => {
+                    sim.now += us as u32 * US;
+                    sim.watch();
+                    let waits = sim.waiting.iter().any(|w| sim.now - w.since > PATIENCE_MAX);
+                    prop_assert!(sim.idle.is_empty() || !waits);
+                }
+                _ => {}
+            }
+            sim.check();
+        }
+    }
+
+    /// Others come and go all the time, and their tenants have connections of their own.
+    #[test]
+    fn nobody_starves(connections in 1..4_usize, crowd in 1..30_usize, pace in 100..3000_u32) {
+        let mut sim = Sim::new(connections);
+        for _ in 0..connections + crowd {
+            sim.arrive(1);
+            sim.now += US;
+        }
+        sim.arrive(2);
+        let late = sim.now;
+        let mut rounds = 0;
+        while sim.waiting.iter().any(|w| w.context == 2) {
+            sim.now += pace * US;
+            sim.come_back(0);
+            sim.arrive(1);
+            sim.watch();
+            rounds += 1;
+            // Those who were there before, and those who came while it waited for half as long.
+            let patience = PATIENCE_MAX.as_micros() as u32 / pace;
+            prop_assert!(rounds <= 2 * (crowd + connections) as u32 + patience + 4, "{:?}", sim.now - late);
+        }
+    }
+}
