@@ -68,12 +68,20 @@ pub(crate) enum Effect {
     Reset(String),
     /// These settings, by several statements or among others.
     Settings(Vec<String>),
+    /// Settings whose names cannot be told.
+    AnySetting,
+    /// `RESET ALL` among other statements, which set these.
+    AnyReset(Vec<String>),
     /// `RESET ALL`: every setting is back to what the connection began with, the tenant's too.
     ResetAll,
     /// `DISCARD ALL`: everything is gone afterwards.
     DiscardAll,
     /// `DEALLOCATE` of everything, or of this name.
     Deallocate(Option<String>),
+    /// `PREPARE` of this name.
+    Prepare(String),
+    /// `EXECUTE` of this name.
+    Execute(String),
     /// State that cannot be carried.
     Pin(Pin),
 }
@@ -81,7 +89,7 @@ pub(crate) enum Effect {
 static SUSPECTS: LazyLock<aho_corasick::AhoCorasick> = LazyLock::new(|| {
     aho_corasick::AhoCorasick::builder()
         .ascii_case_insensitive(true)
-        .build(["set_config", "advisory_lock", "temp", "currval", "lastval", "setseed"])
+        .build(["set_config", "advisory_lock", "temp", "currval", "lastval", "setseed", "pg_settings"])
         .unwrap_or_else(|_| unreachable!("the patterns are constants"))
 });
 
@@ -121,6 +129,7 @@ struct Several {
     count: usize,
     only: Option<Effect>,
     pin: Option<Pin>,
+    any: bool,
     resets: bool,
     unknown: bool,
     settings: Vec<String>,
@@ -132,10 +141,12 @@ impl Several {
         match &effect {
             Effect::Nothing => {}
             Effect::Pin(pin) => self.pin = self.pin.or(Some(*pin)),
-            Effect::ResetAll | Effect::DiscardAll => self.resets = true,
+            Effect::ResetAll | Effect::DiscardAll | Effect::AnyReset(_) => self.resets = true,
+            Effect::AnySetting => self.any = true,
+            Effect::Prepare(_) => self.pin = self.pin.or(Some(Pin::Prepare)),
             Effect::Set(name) | Effect::Reset(name) => self.settings.push(name.clone()),
             Effect::Settings(names) => self.settings.extend_from_slice(names),
-            Effect::Unknown | Effect::Deallocate(_) => self.unknown = true,
+            Effect::Unknown | Effect::Execute(_) | Effect::Deallocate(_) => self.unknown = true,
         }
         self.only = Some(effect);
     }
@@ -144,9 +155,11 @@ impl Several {
         match (self.count, self.only, self.pin) {
             (1, Some(only), _) => only,
             (_, _, Some(pin)) => Effect::Pin(pin),
-            _ if self.resets => Effect::ResetAll,
-            _ if !self.settings.is_empty() => Effect::Settings(self.settings),
+            _ if self.resets => Effect::AnyReset(self.settings),
+            // What is not known is looked at as closely as can be: settings are part of that.
             _ if self.unknown => Effect::Unknown,
+            _ if self.any => Effect::AnySetting,
+            _ if !self.settings.is_empty() => Effect::Settings(self.settings),
             _ => Effect::Nothing,
         }
     }
@@ -190,14 +203,17 @@ fn single(text: &[u8]) -> bool {
 
 fn suspects(text: &[u8]) -> Effect {
     let mut effect = Effect::Nothing;
+    let mut settings = Vec::new();
     for found in SUSPECTS.find_iter(text) {
         let after = &text[found.end()..];
         match found.pattern().as_usize() {
             0 => {
                 // Local to the transaction unless its third argument is false; whatever cannot be
                 // told apart is taken for lasting.
-                if !set_config_is_local(after) {
-                    return Effect::Pin(Pin::Setting);
+                match set_config(after) {
+                    SetConfig::Local => {}
+                    SetConfig::Lasting(Some(name)) => settings.push(name),
+                    SetConfig::Lasting(None) => effect = Effect::AnySetting,
                 }
             }
             1 => {
@@ -214,8 +230,16 @@ fn suspects(text: &[u8]) -> Effect {
                     return Effect::Pin(Pin::Temporary);
                 }
             }
-            _ => effect = Effect::Unknown,
+            // UPDATE pg_settings sets what it is told to.
+            6 if text.get(..6).is_some_and(|word| word.eq_ignore_ascii_case(b"update")) => {
+                effect = Effect::AnySetting;
+            }
+            6 => {}
+            _ => return Effect::Unknown,
         }
+    }
+    if effect == Effect::Nothing && !settings.is_empty() {
+        return Effect::Settings(settings);
     }
     effect
 }
@@ -231,28 +255,77 @@ fn word_before(before: &[u8], word: &[u8]) -> bool {
     before.len() >= word.len() && before[before.len() - word.len()..].eq_ignore_ascii_case(word)
 }
 
-/// Whether the call that follows ends in `, true)`.
-fn set_config_is_local(after: &[u8]) -> bool {
+/// What a call of `set_config` does.
+#[derive(Debug, PartialEq, Eq)]
+enum SetConfig {
+    /// It lasts as long as the transaction.
+    Local,
+    /// It lasts; the name, where it stands in the text.
+    Lasting(Option<String>),
+}
+
+/// Reads the arguments that follow the name of the function.
+fn set_config(after: &[u8]) -> SetConfig {
     let mut depth = 0_usize;
     let mut quoted = false;
+    let mut begin = None;
     for (i, b) in after.iter().enumerate() {
         match b {
             b'\'' => quoted = !quoted,
             _ if quoted => {}
-            b'(' => depth += 1,
+            b'(' => {
+                depth += 1;
+                begin.get_or_insert(i + 1);
+            }
             b')' => {
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
-                    let inside = after[..i].trim_ascii_end();
+                    let inside = after[begin.unwrap_or(i)..i].trim_ascii();
                     let last = inside.rsplit(|b| *b == b',').next().unwrap_or(inside).trim_ascii();
-                    return last.eq_ignore_ascii_case(b"true") || last.eq_ignore_ascii_case(b"'t'");
+                    if last.eq_ignore_ascii_case(b"true") || last.eq_ignore_ascii_case(b"'t'") {
+                        return SetConfig::Local;
+                    }
+                    let name = inside.strip_prefix(b"'").and_then(|rest| {
+                        let end = memchr(b'\'', rest)?;
+                        rest[end + 1..].trim_ascii_start().starts_with(b",").then_some(&rest[..end])
+                    });
+                    let name = name.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase());
+                    return SetConfig::Lasting(name);
                 }
             }
             _ => {}
         }
     }
-    false
+    SetConfig::Lasting(None)
 }
+
+/// Whatever in `text` may be the name of a setting of somebody's own (`app.user`): for statements of
+/// which it is not known what they set.
+pub(crate) fn custom_names(text: &[u8]) -> Vec<String> {
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.') || b >= 0x80;
+    let mut names = Vec::new();
+    let mut at = 0;
+    while let Some(found) = memchr(b'.', &text[at..]) {
+        let dot = at + found;
+        let start = text[at..dot].iter().rposition(|b| !is_name(*b)).map_or(at, |i| at + i + 1);
+        let end = text[dot..].iter().position(|b| !is_name(*b)).map_or(text.len(), |i| dot + i);
+        at = end.max(dot + 1);
+        let before = text[..start].last();
+        let within = start < dot && end > dot + 1 && !text[start].is_ascii_digit();
+        // In quotes, as a function is given it, or behind SET; not a column of a table.
+        let called_so = before == Some(&b'\'')
+            || word_before(&text[..start], b"set")
+            || word_before(&text[..start], b"session")
+            || word_before(&text[..start], b"reset");
+        if within && called_so && end - start < 64 && names.len() < NAMES_MAX {
+            names.extend(std::str::from_utf8(&text[start..end]).ok().map(str::to_ascii_lowercase));
+        }
+    }
+    names
+}
+
+/// Most names of settings that are taken from one text.
+const NAMES_MAX: usize = 32;
 
 /// One statement that is out of the ordinary.
 fn one(text: &[u8]) -> Effect {
@@ -265,8 +338,10 @@ fn one(text: &[u8]) -> Effect {
         },
         "reset" => match words.next().as_deref() {
             Some("all") => Effect::ResetAll,
-            Some("session" | "role") | None => Effect::Pin(Pin::Setting),
+            Some("session") | None => Effect::Pin(Pin::Setting),
+            Some("role") => Effect::Settings(vec!["role".to_owned()]),
             Some("time") => Effect::Reset("timezone".to_owned()),
+            _ if words.rest.starts_with(b".") => Effect::Pin(Pin::Setting),
             Some(name) => Effect::Reset(name.to_owned()),
         },
         "listen" => Effect::Pin(Pin::Listen),
@@ -275,8 +350,10 @@ fn one(text: &[u8]) -> Effect {
         | "import" | "reassign" => Effect::Nothing,
         "prepare" => match words.next().as_deref() {
             Some("transaction") => Effect::Nothing,
-            _ => Effect::Pin(Pin::Prepare),
+            Some(name) => Effect::Prepare(name.to_owned()),
+            None => Effect::Nothing,
         },
+        "execute" => words.next().map_or(Effect::Nothing, Effect::Execute),
         "deallocate" => {
             let mut name = words.next();
             if name.as_deref() == Some("prepare") {
@@ -334,8 +411,15 @@ fn set(words: &mut Words<'_>) -> Effect {
         Some("local" | "constraints" | "transaction") => return Effect::Nothing,
         Some("session") => {
             word = words.next();
-            if matches!(word.as_deref(), Some("authorization" | "characteristics")) {
-                return Effect::Pin(Pin::Setting);
+            match word.as_deref() {
+                Some("authorization") => return Effect::Pin(Pin::Setting),
+                Some("characteristics") => {
+                    let names = ["isolation", "read_only", "deferrable"];
+                    return Effect::Settings(
+                        names.map(|name| format!("default_transaction_{name}")).into_iter().collect(),
+                    );
+                }
+                _ => {}
             }
         }
         _ => {}
@@ -343,11 +427,13 @@ fn set(words: &mut Words<'_>) -> Effect {
     match word.as_deref() {
         // Written in parts of which some are quoted: too rare to be understood.
         _ if words.rest.starts_with(b".") => Effect::Pin(Pin::Setting),
-        Some("role") | None => Effect::Pin(Pin::Setting),
+        None => Effect::Nothing,
+        Some("role") => Effect::Settings(vec!["role".to_owned()]),
         Some("time") => Effect::Set("timezone".to_owned()),
         Some("names") => Effect::Set("client_encoding".to_owned()),
         Some("schema") => Effect::Set("search_path".to_owned()),
-        Some("seed" | "xml") => Effect::Pin(Pin::Setting),
+        Some("seed") => Effect::Unknown,
+        Some("xml") => Effect::Settings(vec!["xmloption".to_owned()]),
         Some(name) => Effect::Set(name.to_owned()),
     }
 }
@@ -481,20 +567,24 @@ mod tests {
             ("SET NAMES 'utf8'", set("client_encoding")),
             ("SET \"App\".x = 1", pin(Pin::Setting)),
             ("DEALLOCATE \"S_1\"", Effect::Deallocate(Some("S_1".to_owned()))),
-            ("SET ROLE bob", pin(Pin::Setting)),
+            ("SET ROLE bob", Effect::Settings(vec!["role".to_owned()])),
             ("SET SESSION AUTHORIZATION bob", pin(Pin::Setting)),
             ("SET a=1; SET b=2", Effect::Settings(vec!["a".to_owned(), "b".to_owned()])),
             ("SET a=1; SELECT 1", Effect::Settings(vec!["a".to_owned()])),
             ("BEGIN; SET a=1; ROLLBACK", Effect::Settings(vec!["a".to_owned()])),
-            ("SET a=1; SET ROLE x", pin(Pin::Setting)),
+            ("SET a=1; SET ROLE x", Effect::Settings(vec!["a".to_owned(), "role".to_owned()])),
+            ("SET a=1; SET SESSION AUTHORIZATION x", pin(Pin::Setting)),
             ("RESET a", Effect::Reset("a".to_owned())),
             ("RESET ALL", Effect::ResetAll),
-            ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", Effect::ResetAll),
+            ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", Effect::AnyReset(vec![])),
+            ("RESET ALL; SET a = 1", Effect::AnyReset(vec!["a".to_owned()])),
             ("DISCARD ALL", Effect::DiscardAll),
             ("DEALLOCATE ALL", Effect::Deallocate(None)),
             ("DEALLOCATE PREPARE foo", Effect::Deallocate(Some("foo".to_owned()))),
             ("LISTEN x", pin(Pin::Listen)),
-            ("PREPARE a AS SELECT 1", pin(Pin::Prepare)),
+            ("PREPARE a AS SELECT 1", Effect::Prepare("a".to_owned())),
+            ("PREPARE a AS SELECT 1; SELECT 2", pin(Pin::Prepare)),
+            ("execute a(1)", Effect::Execute("a".to_owned())),
             ("PREPARE TRANSACTION 'x'", Effect::Nothing),
             ("DECLARE c CURSOR FOR SELECT 1", Effect::Nothing),
             ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", pin(Pin::HoldCursor)),
@@ -507,8 +597,12 @@ mod tests {
             ("SELECT pg_advisory_lock(1)", pin(Pin::AdvisoryLock)),
             ("SELECT pg_advisory_xact_lock(1)", Effect::Nothing),
             ("SELECT set_config('a.b', $1, true)", Effect::Nothing),
-            ("SELECT set_config('a.b', 'x', false)", pin(Pin::Setting)),
-            ("SELECT SET_CONFIG('a.b', 'x,(', $1)", pin(Pin::Setting)),
+            ("SELECT set_config('a.B', 'x', false)", Effect::Settings(vec!["a.b".to_owned()])),
+            ("SELECT SET_CONFIG('a.b', 'x,(', $1)", Effect::Settings(vec!["a.b".to_owned()])),
+            ("SELECT set_config($1, $2, false)", Effect::AnySetting),
+            ("SELECT set_config(name, 'x', false) FROM t", Effect::AnySetting),
+            ("UPDATE pg_settings SET setting = 'x' WHERE name = 'y'", Effect::AnySetting),
+            ("SELECT * FROM pg_settings", Effect::Nothing),
             ("DO $$ begin perform 1; end $$", Effect::Unknown),
             ("CALL f()", Effect::Unknown),
             ("SELECT ';'; SELECT $a$;$a$, E'\\';', \";\"", Effect::Nothing),
@@ -521,7 +615,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_of_settings() {
+        let text =
+            b"DO $$ BEGIN SET my.a = 1; PERFORM set_config('My.b', t.c, false); RESET x.y; END $$ 1.5 a. .b";
+        assert_eq!(custom_names(text), ["my.a", "my.b", "x.y"]);
+    }
+
     proptest::proptest! {
+        #[test]
+        fn names_are_found_in_any_text(sql in "[ '.a1_;$]{0,40}") {
+            custom_names(sql.as_bytes());
+        }
+
         #[test]
         fn any_text_is_classified(sql in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             classify(&sql);

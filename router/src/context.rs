@@ -54,6 +54,16 @@ pub(crate) struct TenantContext {
 }
 
 impl TenantContext {
+    /// Its variables and their values.
+    pub(crate) fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
+    /// Its `search_path`, if it has one.
+    pub(crate) fn search_path(&self) -> Option<&String> {
+        self.search_path.as_ref()
+    }
+
     /// Whether setting `name` is the router's business and not the session's.
     pub(crate) fn owns(&self, name: &str) -> bool {
         self.variables.iter().any(|(variable, _)| variable.eq_ignore_ascii_case(name))
@@ -79,10 +89,19 @@ static NO_WISHES: Wishes = Wishes { id: 0, values: BTreeMap::new(), reported: st
 /// One wish of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Wish {
-    /// A value from the startup packet.
+    /// A value, from the startup packet or as PostgreSQL shows it.
     Value(String),
     /// The session's own `SET` statement, which PostgreSQL has accepted once.
     Statement(String),
+}
+
+impl Wish {
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Value(text) | Self::Statement(text) => text.len(),
+        }
+    }
 }
 
 /// Makes contexts and wishes, so that equal ones share one id.
@@ -191,7 +210,7 @@ where
 }
 
 /// `name` as a quoted identifier; `$user` stays what it means in `search_path`.
-fn quote_identifier(name: &str) -> String {
+pub(crate) fn quote_identifier(name: &str) -> String {
     if name == "$user" {
         return "\"$user\"".to_owned();
     }
@@ -259,8 +278,7 @@ pub(crate) fn handover(
     let mut prefix = Prefix::default();
     let foreign = carried.context != 0 && carried.context != context.id;
     let same_wishes = carried.wishes.id == wishes.id;
-    let unclear = carried.lost && !same_wishes && !carried.wishes.values.is_empty();
-    if foreign || unclear || (carried.dirty && !own) {
+    if foreign || (carried.dirty && !own) {
         extended(out, b"DISCARD ALL", &[])?;
         prefix.commands += 1;
         set_context(out, &mut prefix, context, wishes, mint)?;
@@ -270,6 +288,10 @@ pub(crate) fn handover(
         // Wishes that are there stay as they are: a session that is kept to its connection may have
         // changed them in a way that cannot be carried.
         let there = carried.context != 0 && same_wishes;
+        for name in carried.wishes.values.keys().filter(|name| !wishes.values.contains_key(*name)) {
+            set_config(out, name, None)?;
+            prefix.readies += 1;
+        }
         set_context(out, &mut prefix, context, if there { &NO_WISHES } else { wishes }, mint)?;
         return Ok((Handover::Context, prefix));
     }
@@ -372,7 +394,7 @@ fn extended(out: &mut Vec<u8>, sql: &[u8], params: &[&[u8]]) -> Result<(), Build
 /// A fast-path call of `set_config(name, value, false)`: a transaction of its own, without
 /// parsing, which leaves the unnamed statement alone and is not seen in `pg_stat_activity`.
 /// No value asks for what RESET does.
-fn set_config(out: &mut Vec<u8>, name: &str, value: Option<&str>) -> Result<(), BuildError> {
+pub(crate) fn set_config(out: &mut Vec<u8>, name: &str, value: Option<&str>) -> Result<(), BuildError> {
     build::function_call_nullable(
         out,
         SET_CONFIG_OID,

@@ -52,11 +52,27 @@ pub(crate) enum Owed {
         /// Whether it was closed on the server, too.
         on_server: bool,
     },
+    /// ReadyForQuery for a Query or a FunctionCall of the router's own; the name of what it prepares.
+    OwnQuery(Option<Box<str>>),
+    /// ParseComplete for a statement of the router's own.
+    OwnParse,
+    /// BindComplete for it.
+    OwnBind,
+    /// CommandComplete for it.
+    OwnExecute,
+    /// ReadyForQuery for the Sync behind it.
+    OwnSync,
 }
 
 impl Owed {
+    /// Whether the client is told when the server is ready.
     fn brings_ready(&self) -> bool {
         matches!(self, Self::Query | Self::Call | Self::Sync)
+    }
+
+    /// Whether no reply to it is the client's.
+    fn is_own(&self) -> bool {
+        matches!(self, Self::OwnQuery(_) | Self::OwnParse | Self::OwnBind | Self::OwnExecute | Self::OwnSync)
     }
 
     /// What is to be undone if it never comes.
@@ -96,6 +112,21 @@ pub(crate) enum Undo {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Desync;
 
+/// What a reply to the router's own messages is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum OwnReply {
+    /// One of those that only say that all is well.
+    Some,
+    /// A row that was asked for.
+    Row,
+    /// The end of it.
+    Ready,
+    /// An error, which the client does not see; the name of what was to be prepared.
+    Failed(Option<Box<str>>),
+    /// An error within a group of the client's.
+    FailedTheClients,
+}
+
 /// How an error is to be passed on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ErrorIs {
@@ -120,6 +151,8 @@ pub(crate) struct Exchange {
     copy_both: bool,
     /// Something was sent that brings ReadyForQuery while the prefix was pending.
     boundary: bool,
+    /// How many of `owed` are the router's own.
+    own: usize,
 }
 
 impl Exchange {
@@ -133,6 +166,7 @@ impl Exchange {
             copy_in: false,
             copy_both: false,
             boundary: false,
+            own: 0,
         }
     }
 
@@ -189,6 +223,27 @@ impl Exchange {
     /// ReadyForQuery messages owed.
     pub(crate) fn readies_owed(&self) -> usize {
         self.owed.iter().filter(|o| o.brings_ready()).count()
+    }
+
+    /// Nothing of the client's is under way; a transaction may be open.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.owed.len() == self.own && !self.open && !self.skipping && !self.copy_both
+    }
+
+    /// Whether all that is owed is owed to the router itself.
+    pub(crate) fn owes_only_own(&self) -> bool {
+        self.own == self.owed.len() && !self.open && !self.copy_both && !self.prefix.is_pending()
+    }
+
+    /// ReadyForQuery messages owed to the router itself.
+    pub(crate) fn own_readies_owed(&self) -> usize {
+        self.owed.iter().filter(|o| matches!(o, Owed::OwnQuery(_) | Owed::OwnSync)).count()
+    }
+
+    /// Whether the next reply is the router's own.
+    #[inline]
+    pub(crate) fn is_own_next(&self) -> bool {
+        self.own > 0 && self.owed.front().is_some_and(Owed::is_own)
     }
 
     /// Whether the transaction that is open, or would be, spans more than one message.
@@ -255,7 +310,58 @@ impl Exchange {
         self.copy_both = false;
     }
 
+    /// A message of the router's own was sent, behind all else.
+    pub(crate) fn sent_own(&mut self, owed: Owed) {
+        debug_assert!(owed.is_own());
+        // Where everything is skipped up to a Sync, so is this.
+        if !self.skipping {
+            self.own += 1;
+            self.owed.push_back(owed);
+        }
+    }
+
     // --- the server's side ---
+
+    fn pop(&mut self) -> Option<Owed> {
+        let owed = self.owed.pop_front();
+        self.own -= usize::from(self.own > 0 && owed.as_ref().is_some_and(Owed::is_own));
+        owed
+    }
+
+    /// A reply to a message of the router's own arrived, which is an error or none. What it was; none
+    /// if the error is the client's after all, as it ends a group of the client's.
+    pub(crate) fn got_own(&mut self, tag: u8, status: u8) -> Result<OwnReply, Desync> {
+        use switchyard_wire::frame::backend;
+        match (tag, self.owed.front()) {
+            (backend::PARSE_COMPLETE, Some(Owed::OwnParse))
+            | (backend::BIND_COMPLETE, Some(Owed::OwnBind))
+            | (backend::COMMAND_COMPLETE | backend::EMPTY_QUERY, Some(Owed::OwnExecute)) => {
+                self.pop();
+                Ok(OwnReply::Some)
+            }
+            (backend::DATA_ROW, Some(Owed::OwnExecute)) => Ok(OwnReply::Row),
+            (backend::COMMAND_COMPLETE | backend::FUNCTION_RESULT, Some(Owed::OwnQuery(_))) => {
+                Ok(OwnReply::Some)
+            }
+            (backend::READY_FOR_QUERY, Some(Owed::OwnQuery(_) | Owed::OwnSync)) => {
+                self.status = status;
+                self.pop();
+                Ok(OwnReply::Ready)
+            }
+            (backend::ERROR, Some(Owed::OwnQuery(name))) => Ok(OwnReply::Failed(name.clone())),
+            (backend::ERROR, Some(_)) => {
+                let ends = self.owed.iter().find(|o| matches!(o, Owed::Sync | Owed::OwnSync));
+                if !matches!(ends, Some(Owed::OwnSync)) {
+                    return Ok(OwnReply::FailedTheClients);
+                }
+                while !matches!(self.owed.front(), Some(Owed::OwnSync) | None) {
+                    self.pop();
+                }
+                Ok(OwnReply::Failed(None))
+            }
+            _ => Err(Desync),
+        }
+    }
 
     /// ReadyForQuery arrived.
     #[inline]
@@ -263,7 +369,7 @@ impl Exchange {
         self.status = status;
         self.copy_in = false;
         loop {
-            match self.owed.pop_front() {
+            match self.pop() {
                 Some(Owed::Query | Owed::Call | Owed::Sync) => break,
                 Some(Owed::CopyEnd) => {}
                 // Everything in front must have been answered.
@@ -279,7 +385,7 @@ impl Exchange {
     /// ParseComplete arrived. Whether the client sees it.
     pub(crate) fn got_parse_complete(&mut self) -> Result<bool, Desync> {
         self.skip_copy_ends();
-        match self.owed.pop_front() {
+        match self.pop() {
             Some(Owed::ParseUnnamed | Owed::Parse(..) | Owed::ParseDuplicate(_)) => Ok(true),
             Some(Owed::Inject(_)) => Ok(false),
             _ => Err(Desync),
@@ -289,7 +395,7 @@ impl Exchange {
     /// CloseComplete arrived. The tag that the client sees, if it sees it.
     pub(crate) fn got_close_complete(&mut self) -> Result<Option<u8>, Desync> {
         self.skip_copy_ends();
-        match self.owed.pop_front() {
+        match self.pop() {
             Some(Owed::Close | Owed::CloseStatement { .. }) => {
                 Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE))
             }
@@ -303,7 +409,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn got_bind_complete(&mut self) -> Result<(), Desync> {
         self.skip_copy_ends();
-        match self.owed.pop_front() {
+        match self.pop() {
             Some(Owed::Bind) => Ok(()),
             _ => Err(Desync),
         }
@@ -314,7 +420,7 @@ impl Exchange {
     pub(crate) fn got_description(&mut self) -> Result<(), Desync> {
         self.skip_copy_ends();
         match self.owed.front() {
-            Some(Owed::Describe) => drop(self.owed.pop_front()),
+            Some(Owed::Describe) => drop(self.pop()),
             Some(Owed::Query) => {}
             _ => return Err(Desync),
         }
@@ -326,7 +432,7 @@ impl Exchange {
     pub(crate) fn got_completion(&mut self) -> Result<(), Desync> {
         self.skip_copy_ends();
         match self.owed.front() {
-            Some(Owed::Execute) => drop(self.owed.pop_front()),
+            Some(Owed::Execute) => drop(self.pop()),
             Some(Owed::Query) => {}
             // Replication says it once more when the stream has ended.
             _ if self.copy_both => {}
@@ -362,7 +468,7 @@ impl Exchange {
                     return is;
                 }
             }
-            match self.owed.pop_front() {
+            match self.pop() {
                 Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
                 Some(owed) => undo.extend(owed.undo()),
                 None => {}
@@ -373,7 +479,7 @@ impl Exchange {
 
     /// The server has run nothing of what it was sent, and will not. All of it is undone.
     pub(crate) fn undo_all(&mut self, undo: &mut Vec<Undo>) {
-        while let Some(owed) = self.owed.pop_front() {
+        while let Some(owed) = self.pop() {
             undo.extend(owed.undo());
         }
         self.reset();

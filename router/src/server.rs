@@ -80,6 +80,8 @@ pub(crate) struct Server {
     pub(crate) place: crate::pool::ServerPlace,
     pub(crate) carried: Carried,
     pub(crate) statements: ServerStatements,
+    /// What its session has prepared by SQL here.
+    pub(crate) sql_names: std::collections::HashSet<String>,
     /// Session whose unnamed statement it has, or that has found none; else [`UNNAMED_OF_NOBODY`].
     pub(crate) unnamed_of: u64,
     /// Its place in the shard's list of server processes, where contexts are sealed.
@@ -102,6 +104,7 @@ impl Server {
     /// What it is left with after a reset: a clean connection, its statements gone.
     pub(crate) fn was_cleaned(&mut self) {
         self.statements.clear();
+        self.sql_names.clear();
         self.unnamed_of = UNNAMED_OF_NOBODY;
         self.carried.dirty = false;
     }
@@ -144,29 +147,54 @@ impl Server {
     }
 }
 
+/// Longest that a connection is given to answer what nobody waits for.
+const FINISH: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Most bytes of such an answer.
+const FINISH_BYTES: usize = 64 * 1024;
+
 /// Ends the transaction that a session has left open, so that the connection can be used again.
 /// What does not go by the book marks it broken.
 pub(crate) async fn roll_back(server: &mut Server) {
-    let done = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-        let mut out = Vec::new();
-        switchyard_wire::build::query(&mut out, b"ROLLBACK").ok()?;
-        server.stream.write_all(&out).await.ok()?;
-        let mut buf = Vec::new();
-        loop {
+    let mut out = Vec::new();
+    // Whatever the transaction has set beside its rows is unknown.
+    server.carried.dirty = true;
+    match switchyard_wire::build::query(&mut out, b"ROLLBACK") {
+        Ok(()) => finish(server, &out, 1).await,
+        Err(_) => server.broken = true,
+    }
+}
+
+/// Sends `unsent` and reads up to the last of `readies` ReadyForQuery, which must say that no
+/// transaction is open; else the connection is marked broken.
+pub(crate) async fn finish(server: &mut Server, unsent: &[u8], mut readies: usize) {
+    use switchyard_wire::frame::{self, backend};
+    let done = tokio::time::timeout(FINISH, async {
+        server.stream.write_all(unsent).await.ok()?;
+        let mut held = Vec::new();
+        let mut status = b'?';
+        while readies > 0 {
             let mut chunk = [0; 1024];
             let n = server.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
-            buf.extend_from_slice(&chunk[..n]);
-            // ReadyForQuery is six bytes long, and the last thing that is said.
-            if buf.ends_with(&[b'Z', 0, 0, 0, 5, b'I']) {
-                return Some(());
+            held.extend_from_slice(&chunk[..n]);
+            let mut at = 0;
+            while let Some(header) = frame::header(&held[at..]).ok()? {
+                if held.len() - at < header.len {
+                    break;
+                }
+                if header.tag == backend::READY_FOR_QUERY {
+                    readies = readies.checked_sub(1)?;
+                    status = *held.get(at + frame::HEADER)?;
+                }
+                at += header.len;
             }
-            if buf.len() > 64 * 1024 {
+            held.drain(..at);
+            if held.len() > FINISH_BYTES {
                 return None;
             }
         }
+        (held.is_empty() && status == b'I').then_some(())
     })
     .await;
-    // Whatever the transaction has set beside its rows is unknown.
-    server.carried.dirty = true;
-    server.broken = !matches!(done, Ok(Some(())));
+    server.broken |= !matches!(done, Ok(Some(())));
 }

@@ -12,6 +12,7 @@ mod failure;
 mod half;
 pub(crate) mod handle;
 mod prepare;
+mod probe;
 mod relay;
 mod server_half;
 

@@ -86,10 +86,14 @@ impl StatementInterner {
 #[derive(Default)]
 pub(crate) struct ClientStatements {
     named: HashMap<Box<[u8]>, Arc<Statement>>,
+    /// The text of each `PREPARE` by its name.
+    by_sql: HashMap<String, String>,
     /// The unnamed statement: valid until the next Parse without a name or the next Query.
     unnamed: Vec<u8>,
     unnamed_sql_len: usize,
     has_unnamed: bool,
+    /// What running it leaves behind.
+    unnamed_effect: Option<Effect>,
 }
 
 impl ClientStatements {
@@ -113,12 +117,32 @@ impl ClientStatements {
         self.named.clear();
     }
 
+    /// How many there are, of both kinds.
     pub(crate) fn len(&self) -> usize {
-        self.named.len()
+        self.named.len() + self.by_sql.len()
+    }
+
+    /// The `PREPARE` that made the statement of this name.
+    pub(crate) fn by_sql(&self, name: &str) -> Option<&str> {
+        self.by_sql.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn insert_by_sql(&mut self, name: String, sql: String) {
+        self.by_sql.insert(name, sql);
+    }
+
+    /// Whether it was there.
+    pub(crate) fn remove_by_sql(&mut self, name: &str) -> bool {
+        self.by_sql.remove(name).is_some()
+    }
+
+    pub(crate) fn clear_by_sql(&mut self) {
+        self.by_sql.clear();
     }
 
     /// Keeps the unnamed statement, so that it can be prepared again elsewhere.
-    pub(crate) fn keep_unnamed(&mut self, sql: &[u8], types: &[u8]) {
+    pub(crate) fn keep_unnamed(&mut self, sql: &[u8], types: &[u8], effect: Effect) {
+        self.unnamed_effect = (effect != Effect::Nothing).then_some(effect);
         self.unnamed.clear();
         self.unnamed.extend_from_slice(sql);
         self.unnamed.extend_from_slice(types);
@@ -130,6 +154,11 @@ impl ClientStatements {
         self.has_unnamed = false;
         self.unnamed.clear();
         self.unnamed.shrink_to(1024);
+    }
+
+    /// What running the unnamed statement leaves behind, if anything.
+    pub(crate) fn unnamed_effect(&self) -> Option<&Effect> {
+        self.unnamed_effect.as_ref().filter(|_| self.has_unnamed)
     }
 
     /// Text and types of the unnamed statement.

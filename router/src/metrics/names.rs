@@ -59,6 +59,8 @@ pub(super) mod router {
             "What was written ahead of clients' bytes: clean (all state dropped), context (a tenant's set).";
         HANDOVER_FAILURES: Counter "switchyard_handover_failures_total"
             "Server connections on which cleaning or setting the context failed; they were closed.";
+        PROBES: Counter "switchyard_session_probes_total"
+            "Transactions after which the server connection was asked what they have left on it.";
 
         STATEMENTS: Counter "switchyard_statements_total" "Simple queries, and Parse messages of the extended protocol.";
         ERRORS: Counter "switchyard_errors_total" "Errors that clients were answered with after login.";

@@ -185,6 +185,7 @@ impl RouterCollector {
         families.push(bytes.finish());
 
         families.push(names::HANDOVER_FAILURES.single(stats.handover_failures.get() as f64));
+        families.push(names::PROBES.single(stats.probes.get() as f64));
         let mut pins = names::PINS.samples();
         for pin in Pin::ALL {
             pins.add(&[("reason", pin.label())], stats.pins.get(pin) as f64);

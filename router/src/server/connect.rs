@@ -156,6 +156,7 @@ impl Target {
             place: crate::pool::ServerPlace::none(self.route.clone()),
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },
             statements: ServerStatements::new(self.shard.pool.statements),
+            sql_names: std::collections::HashSet::new(),
             unnamed_of: super::UNNAMED_OF_NOBODY,
             seal,
             asked_for_seal: self.sealed,

@@ -288,10 +288,14 @@ impl Relay {
             if self.fresh_pin {
                 self.fresh_pin = false;
                 if self.rolled_back {
+                    tracing::debug!(session = core.id, tenant = %core.who.tenant, "rolled back what pinned the session");
                     core.pin = None;
                 }
             }
             self.rolled_back = false;
+        }
+        if self.touched.is_some() && self.ask(core) {
+            return;
         }
         if core.is_pooled() {
             self.release(core);

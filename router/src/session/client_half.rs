@@ -130,7 +130,7 @@ impl Relay {
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
                 }
             }
-            if self.must_stall(header.tag) || self.exchange.must_wait() {
+            if self.must_stall(header.tag) || self.exchange.must_wait() || self.probe.is_some() {
                 return Ok(Stop::Stalled);
             }
             if self.exchange.is_over() && header.tag != frontend::TERMINATE {
@@ -153,10 +153,12 @@ impl Relay {
     fn client_frame(&mut self, core: &mut Core, header: frame::Header) -> Result<bool, End> {
         let len = header.len;
         match header.tag {
-            frontend::QUERY => self.client_query(core, len)?,
+            frontend::QUERY => return self.client_query(core, len),
             frontend::SYNC => {
                 self.exchange.sent_sync();
                 self.c.forward(len);
+                self.parsed_unnamed = false;
+                self.send_after();
             }
             frontend::EXECUTE => {
                 core.account.statements.add(1);
@@ -198,18 +200,23 @@ impl Relay {
         Ok(false)
     }
 
-    fn client_query(&mut self, core: &mut Core, len: usize) -> Result<(), End> {
-        let fresh = self.c.buffer.fresh();
-        let whole = fresh.len() >= len;
-        let text = &fresh[frame::HEADER..fresh.len().min(len)];
-        let text = if whole { text.strip_suffix(&[0]).unwrap_or(text) } else { text };
+    /// False if more of it is needed first.
+    fn client_query(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
+        let whole = len <= crate::buffer::BUFFER_BYTES;
+        if whole && !self.is_whole(len, crate::buffer::BUFFER_BYTES)? {
+            return Ok(false);
+        }
         core.account.statements.add(1);
-        let effect = classify(text);
+        // One that is not held as a whole may do anything, in the part that is not seen.
+        let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
         let mut instead = None;
         if let Effect::Deallocate(Some(name)) = &effect {
             instead = self.deallocation(core, name)?;
-        } else if effect != Effect::Nothing {
-            let text = whole.then(|| String::from_utf8(text.to_vec()).ok()).flatten();
+        } else if effect != Effect::Nothing || core.pin.is_some() {
+            if let Effect::Execute(name) | Effect::Prepare(name) = &effect {
+                self.ensure_by_sql(core, name);
+            }
+            let text = whole.then(|| String::from_utf8(self.query_text(len).to_vec()).ok()).flatten();
             self.note_effect(core, effect, text);
         }
         if let Some(statements) = &mut core.statements {
@@ -227,7 +234,15 @@ impl Relay {
             None => self.c.forward(len),
         }
         self.exchange.sent_query();
-        Ok(())
+        self.send_after();
+        Ok(true)
+    }
+
+    /// The text of the Query of `len` bytes that the fresh bytes begin with.
+    fn query_text(&self, len: usize) -> &[u8] {
+        let fresh = self.c.buffer.fresh();
+        let text = &fresh[frame::HEADER..fresh.len().min(len)];
+        text.strip_suffix(&[0]).unwrap_or(text)
     }
 }
 

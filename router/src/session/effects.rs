@@ -1,10 +1,24 @@
 //! What a client's statements leave behind in its session, and how it is kept for it.
+//!
+//! Three ways, the cheapest first:
+//!
+//! * A plain `SET`, `RESET`, `PREPARE` or `DEALLOCATE` by itself counts once it has succeeded
+//!   ([`Pending`]).
+//! * Where it cannot be told from the text what stays (a `SET` in a transaction that may be rolled
+//!   back, `set_config`, a `DO` block, a function), the connection itself is asked when the
+//!   transaction is over ([`super::probe`]): what a session has set is whatever PostgreSQL says.
+//! * What cannot be set again on another connection keeps the session on this one ([`Pin`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use switchyard_wire::build;
 
 use super::Core;
 use super::relay::Relay;
-use crate::classify::{Effect, Pin};
+use crate::classify::{Effect, Pin, classify, custom_names};
+use crate::context::Wish;
+use crate::exchange::Owed;
 
 /// An effect of a statement that counts once the statement has succeeded.
 #[derive(Debug)]
@@ -17,66 +31,129 @@ pub(super) enum Pending {
     ResetAll,
     /// Everything of the session is gone.
     DiscardAll,
+    /// It has prepared a statement of this name by this SQL.
+    Prepared(String, String),
     /// Its prepared statements are gone.
     DeallocateAll,
     /// Its prepared statement of this name is gone.
     Deallocate(Box<[u8]>),
 }
 
+/// Settings that are lists, which `SET` takes apart and a string is not.
+const LISTS: [&str; 3] = ["search_path", "datestyle", "temp_tablespaces"];
+
+/// What the transaction may have changed for longer than itself.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Settings by name.
+    pub(super) names: BTreeSet<String>,
+    /// Any setting.
+    pub(super) all: bool,
+    /// Any state at all.
+    pub(super) state: bool,
+}
+
 impl Relay {
-    /// `text` is given where the statement stands alone and can be repeated on another connection.
+    /// `text` is that of the whole message, if it is there and can be read.
     pub(super) fn note_effect(&mut self, core: &mut Core, effect: Effect, text: Option<String>) {
+        if core.pin.is_some() && text.as_deref().is_some_and(may_release) {
+            self.touch(|touched| (touched.all, touched.state) = (true, true));
+        }
         let Some(server) = &mut self.server else { return };
         let alone = self.exchange.is_untouched();
         // Only an error from here on keeps the effect from happening.
         self.failed = false;
         match effect {
             Effect::Nothing => {}
-            Effect::Unknown => server.carried.dirty = true,
+            Effect::Unknown | Effect::AnySetting => {
+                server.carried.dirty = true;
+                let names = custom_names(text.unwrap_or_default().as_bytes());
+                self.touch(|touched| {
+                    touched.all = true;
+                    touched.state |= effect == Effect::Unknown;
+                    touched.names.extend(names);
+                });
+            }
             // The tenant's own variables are the router's: they are as they were before the next
             // transaction begins, whatever this one does with them.
             Effect::Set(name) | Effect::Reset(name) if core.seat.context.owns(&name) => {
                 server.carried.lost = true;
                 self.stall = true;
             }
-            Effect::Settings(names) if names.iter().all(|name| core.seat.context.owns(name)) => {
-                server.carried.lost = true;
-                self.stall = true;
-            }
-            Effect::Settings(names) => {
-                server.short_lived |= names.iter().any(|name| name == "idle_session_timeout");
-                self.pin(core, Pin::Setting);
-            }
             // It would end the connection in the pool, under whoever has it then.
             Effect::Set(name) if name == "idle_session_timeout" => {
                 server.short_lived = true;
                 self.pin(core, Pin::Setting);
+            }
+            Effect::Settings(names) if names.iter().any(|name| name == "idle_session_timeout") => {
+                server.short_lived = true;
+                self.pin(core, Pin::Setting);
+            }
+            Effect::Settings(names) => {
+                let context = &core.seat.context;
+                server.carried.lost |= names.iter().any(|name| context.owns(name));
+                self.stall |= server.carried.lost;
+                let names: Vec<_> = names.into_iter().filter(|name| !context.owns(name)).collect();
+                if !names.is_empty() {
+                    self.touch(|touched| touched.names.extend(names));
+                }
             }
             Effect::Set(name) => match text {
                 Some(text) if alone => {
                     self.pending = Some(Pending::Wish(name, text));
                     self.stall = true;
                 }
-                _ => self.pin(core, Pin::Setting),
+                _ => self.touch(|touched| touched.names.extend([name])),
             },
             Effect::Reset(name) => {
                 if alone {
                     self.pending = Some(Pending::Unwish(name));
                     self.stall = true;
                 } else {
-                    self.pin(core, Pin::Setting);
+                    // To what the session began with, which on this connection is not the default.
+                    if let Some(Wish::Value(value)) = core.startup_wishes.values.get(&name) {
+                        self.after_sync.push((name.clone(), value.clone()));
+                    }
+                    self.touch(|touched| touched.names.extend([name]));
                 }
+            }
+            Effect::AnyReset(but) => {
+                server.carried.dirty = true;
+                self.stall = true;
+                self.set_back_all(core, &but);
+                self.touch(|touched| (touched.all, touched.state) = (true, true));
             }
             Effect::ResetAll => {
                 // The tenant's variables go with the rest; they are set again before anything else.
                 server.carried.lost = true;
                 self.stall = true;
-                self.pending = Some(Pending::ResetAll);
+                if alone {
+                    self.pending = Some(Pending::ResetAll);
+                } else {
+                    self.set_back_all(core, &[]);
+                    self.touch(|touched| touched.all = true);
+                }
             }
             Effect::DiscardAll => {
                 server.carried.lost = true;
                 self.stall = true;
                 self.pending = Some(Pending::DiscardAll);
+            }
+            Effect::Prepare(name) => match text {
+                Some(text) if self.exchange.is_calm() => {
+                    // Whoever gets the connection next must not find it.
+                    server.carried.dirty = true;
+                    self.pending = Some(Pending::Prepared(name, text));
+                    self.stall = true;
+                }
+                _ => self.pin(core, Pin::Prepare),
+            },
+            Effect::Execute(name) => {
+                let effect = core.statements().by_sql(&name).map(|sql| classify(after_as(sql)));
+                match effect {
+                    Some(effect) => self.note_effect(core, effect, None),
+                    None => server.carried.dirty = true,
+                }
             }
             Effect::Deallocate(None) => {
                 self.stall = true;
@@ -87,18 +164,101 @@ impl Relay {
         }
     }
 
-    fn pin(&mut self, core: &mut Core, pin: Pin) {
+    /// The connection is asked about it when the transaction is over.
+    fn touch(&mut self, change: impl FnOnce(&mut Touched)) {
+        change(self.touched.get_or_insert_default());
+    }
+
+    pub(super) fn pin(&mut self, core: &mut Core, pin: Pin) {
         if let Some(server) = &mut self.server {
             server.carried.dirty = true;
             // Whatever was set may have been the tenant's own variable.
             server.carried.lost |= pin == Pin::Setting;
         }
         if core.pin.is_none() {
-            self.fresh_pin = true;
+            // What a rollback takes away.
+            self.fresh_pin = matches!(pin, Pin::Temporary | Pin::HoldCursor | Pin::Listen | Pin::Setting);
             core.pin = Some(pin);
             core.shared.stats.pins.add(pin);
             tracing::debug!(session = core.id, tenant = %core.who.tenant, reason = pin.label(), "session pinned");
         }
+    }
+
+    /// Everything but `but` was reset: to what the session began with, which on this connection is
+    /// not the default.
+    fn set_back_all(&mut self, core: &Core, but: &[String]) {
+        let startup = core.startup_wishes.values.iter().filter_map(|(name, wish)| match wish {
+            Wish::Value(value) if !but.contains(name) => Some((name.clone(), value.clone())),
+            Wish::Value(_) | Wish::Statement(_) => None,
+        });
+        self.after_sync.extend(startup);
+        self.after_sync.extend(core.seat.context.variables().iter().cloned());
+    }
+
+    /// Sets again what the client's last statement has set back too far. To be called when that
+    /// statement and what ends its group are on their way.
+    #[inline]
+    pub(super) fn send_after(&mut self) {
+        if !self.after_sync.is_empty() {
+            self.set_back();
+        }
+    }
+
+    #[cold]
+    fn set_back(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
+        }
+        for (name, value) in std::mem::take(&mut self.after_sync) {
+            let out = self.c.own();
+            let made = if LISTS.contains(&name.as_str()) {
+                crate::context::set_config(out, &name, Some(&value))
+            } else {
+                // Unlike a function it takes no snapshot, so that SET TRANSACTION may still follow.
+                let parts: Vec<_> = name.split('.').map(crate::context::quote_identifier).collect();
+                let sql = format!("SET {} TO '{}'", parts.join("."), value.replace('\'', "''"));
+                let sql = if value.contains('\\') { None } else { Some(sql) };
+                match sql {
+                    Some(sql) => build::query(out, sql.as_bytes()),
+                    None => crate::context::set_config(out, &name, Some(&value)),
+                }
+            };
+            if made.is_ok() {
+                self.exchange.sent_own(Owed::OwnQuery(None));
+            }
+        }
+    }
+
+    /// Prepares on this connection what the session has prepared by SQL elsewhere.
+    pub(super) fn ensure_by_sql(&mut self, core: &mut Core, name: &str) {
+        let Some(server) = &mut self.server else { return };
+        let Some(sql) = core.statements.as_ref().and_then(|s| s.by_sql(name)) else { return };
+        if server.sql_names.contains(name) {
+            return;
+        }
+        let out = self.c.own();
+        let begin = out.len();
+        let made = if self.exchange.is_open() {
+            let all = build::parse(out, b"", sql.as_bytes(), &[0, 0])
+                .and_then(|()| build::bind_text(out, b"", b"", &[]))
+                .and_then(|()| build::execute(out, b"", 0));
+            if all.is_ok() {
+                for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute] {
+                    self.exchange.sent_own(owed);
+                }
+            }
+            all
+        } else {
+            build::query(out, sql.as_bytes())
+                .map(|()| self.exchange.sent_own(Owed::OwnQuery(Some(name.into()))))
+        };
+        if made.is_err() {
+            self.c.own().truncate(begin);
+            return;
+        }
+        server.sql_names.insert(name.to_owned());
+        server.carried.dirty = true;
+        server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
     }
 
     /// What the statements of the group that has ended have changed for good.
@@ -110,7 +270,7 @@ impl Relay {
         let mut values = core.wishes.values.clone();
         match pending {
             Pending::Wish(name, sql) => {
-                values.insert(name, crate::context::Wish::Statement(sql));
+                values.insert(name, Wish::Statement(sql));
                 core.wishes = core.shared.contexts.wishes(values);
                 self.carry_wishes(core);
             }
@@ -134,15 +294,33 @@ impl Relay {
             Pending::DiscardAll => {
                 core.wishes = core.startup_wishes.clone();
                 core.pin = None;
+                self.touched = None;
                 core.statements().clear_named();
+                core.statements().clear_by_sql();
                 core.statements().forget_unnamed();
                 if let Some(server) = &mut self.server {
                     server.was_cleaned();
                     server.carried.wishes = Arc::default();
                 }
             }
+            Pending::Prepared(name, sql) => {
+                if let Some(server) = &mut self.server {
+                    server.sql_names.insert(name.clone());
+                }
+                let limit = core.shared.settings().limits.statements_per_client;
+                if core.statements().len() < limit {
+                    core.statements().insert_by_sql(name, sql);
+                } else {
+                    self.pin(core, Pin::Prepare);
+                }
+            }
             Pending::Deallocate(name) => {
-                if let Some(statement) = core.statements().remove(&name)
+                let by_sql = std::str::from_utf8(&name).ok().and_then(|name| {
+                    let removed = core.statements().remove_by_sql(name);
+                    removed.then(|| self.server.as_mut().map(|server| server.sql_names.remove(name)))
+                });
+                if by_sql.is_none()
+                    && let Some(statement) = core.statements().remove(&name)
                     && let Some(server) = &mut self.server
                 {
                     server.statements.remove(statement.id);
@@ -150,8 +328,10 @@ impl Relay {
             }
             Pending::DeallocateAll => {
                 core.statements().clear_named();
+                core.statements().clear_by_sql();
                 if let Some(server) = &mut self.server {
                     server.statements.clear();
+                    server.sql_names.clear();
                 }
             }
         }
@@ -162,4 +342,22 @@ impl Relay {
             server.carried.wishes = core.wishes.clone();
         }
     }
+}
+
+/// Whether a statement may take away what a session is pinned for.
+fn may_release(text: &str) -> bool {
+    const WORDS: [&str; 5] = ["unlisten", "unlock", "close", "drop", "discard"];
+    let lower = text.to_ascii_lowercase();
+    WORDS.iter().any(|word| lower.contains(word))
+}
+
+/// The statement that `PREPARE name (types) AS statement` prepares.
+fn after_as(sql: &str) -> &[u8] {
+    let lower = sql.to_ascii_lowercase();
+    let at = lower.match_indices("as").find(|(at, _)| {
+        let apart =
+            |i: usize| lower.as_bytes().get(i).is_none_or(|b| !b.is_ascii_alphanumeric() && *b != b'_');
+        apart(at.wrapping_sub(1)) && apart(at + 2)
+    });
+    at.map_or(&[][..], |(at, _)| &sql.as_bytes()[at + 2..])
 }

@@ -95,7 +95,7 @@ impl Relay {
         self.wait = None;
         let Some(mut server) = self.server.take() else { return };
         core.handle.detached();
-        if core.pin.is_some() || !core.is_pooled() {
+        if core.pin.is_some() || !core.is_pooled() || self.touched.is_some() || self.probe.is_some() {
             server.carried.dirty = true;
         }
         let idle = self.exchange.is_quiet() && !self.c.has_output() && self.s.pass == 0 && self.c.pass == 0;
@@ -107,6 +107,17 @@ impl Relay {
         if idle && self.s.buffer.fresh().is_empty() && tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(async move {
                 crate::server::roll_back(&mut server).await;
+                pool.give_back(server);
+            });
+            return;
+        }
+        let only_own = self.exchange.owes_only_own() && self.s.pass == 0 && self.c.pass == 0;
+        if only_own && self.s.buffer.fresh().is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+            // The router's own questions are under way, which nobody waits for any more.
+            let (unsent, readies) = (self.c.take_output(), self.exchange.own_readies_owed());
+            server.carried.dirty = true;
+            tokio::spawn(async move {
+                crate::server::finish(&mut server, &unsent, readies).await;
                 pool.give_back(server);
             });
             return;

@@ -35,12 +35,19 @@ impl Relay {
         if parse.name.is_empty() {
             // What it does is noted now: it is seldom prepared and not run.
             let mut instead = None;
-            match classify(parse.sql) {
-                Effect::Nothing => {}
-                Effect::Deallocate(Some(name)) => instead = self.deallocation(core, &name)?,
-                effect => self.note_effect(core, effect, String::from_utf8(parse.sql.to_vec()).ok()),
+            let effect = classify(parse.sql);
+            match &effect {
+                Effect::Nothing if core.pin.is_none() => {}
+                Effect::Deallocate(Some(name)) => instead = self.deallocation(core, name)?,
+                effect => {
+                    if let Effect::Execute(name) | Effect::Prepare(name) = effect {
+                        self.ensure_by_sql(core, name);
+                    }
+                    self.note_effect(core, effect.clone(), String::from_utf8(parse.sql.to_vec()).ok());
+                }
             }
-            core.statements().keep_unnamed(parse.sql, parse.types);
+            self.parsed_unnamed = true;
+            core.statements().keep_unnamed(parse.sql, parse.types, effect);
             if let Some(server) = &mut self.server {
                 server.unnamed_of = core.id;
             }
@@ -147,6 +154,15 @@ impl Relay {
             return Ok(true);
         }
         if names.statement.is_empty() {
+            let after = frame::HEADER + names.rest;
+            if !self.parsed_unnamed
+                && let Some(effect) = core.statements.as_ref().and_then(|s| s.unnamed_effect()).cloned()
+            {
+                let text = core.statements.as_ref().and_then(|s| s.unnamed());
+                let text = text.and_then(|(sql, _)| String::from_utf8(sql.to_vec()).ok());
+                self.note_effect(core, effect, text);
+            }
+            self.note_parameters(after, len);
             self.ensure_unnamed(core)?;
             self.exchange.sent_extended(Owed::Bind);
             self.c.forward(len);
@@ -155,6 +171,10 @@ impl Relay {
         let known = core.statements.as_ref().and_then(|s| s.get(names.statement)).cloned();
         let unknown_of_ours = known.is_none() && names.statement.starts_with(NAME_PREFIX);
         if known.is_none() && !unknown_of_ours {
+            if let Ok(name) = std::str::from_utf8(names.statement) {
+                let name = name.to_owned();
+                self.ensure_by_sql(core, &name);
+            }
             // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
             self.exchange.sent_extended(Owed::Bind);
             self.c.forward(len);
@@ -166,6 +186,7 @@ impl Relay {
             if statement.effect != Effect::Nothing {
                 let text = String::from_utf8(statement.sql().to_vec()).ok();
                 self.note_effect(core, statement.effect.clone(), text);
+                self.note_parameters(rest, len);
             }
             self.ensure_statement(core, statement)?;
         }
@@ -182,6 +203,17 @@ impl Relay {
         self.exchange.sent_extended(Owed::Bind);
         self.c.forward(len - rest);
         Ok(true)
+    }
+
+    /// Where a setting was touched whose name is not known: it may be among the parameters of the Bind
+    /// of `len` bytes, that follow its first `after`.
+    fn note_parameters(&mut self, after: usize, len: usize) {
+        let Some(touched) = self.touched.as_mut().filter(|touched| touched.all) else { return };
+        let fresh = self.c.buffer.fresh();
+        let Some(Ok(parameters)) = fresh.get(after..len).map(message::bind_parameters) else { return };
+        let texts = parameters.values.filter_map(|value| std::str::from_utf8(value.ok()??).ok());
+        let names = texts.filter(|text| text.len() < 64 && text.contains('.') && !text.contains(['\0', ' ']));
+        touched.names.extend(names.take(8).map(str::to_ascii_lowercase));
     }
 
     /// The name on the server of the client's statement, which is prepared there if need be. None
@@ -271,6 +303,13 @@ impl Relay {
     /// The text that deallocates on the server what the client calls `name`, if the client has
     /// prepared that by the protocol.
     pub(super) fn deallocation(&mut self, core: &mut Core, name: &str) -> Result<Option<Vec<u8>>, End> {
+        if core.statements.as_ref().is_some_and(|s| s.by_sql(name).is_some()) {
+            self.ensure_by_sql(core, name);
+            self.stall = true;
+            self.failed = false;
+            self.pending = Some(Pending::Deallocate(name.as_bytes().into()));
+            return Ok(None);
+        }
         let Some(statement) = core.statements.as_ref().and_then(|s| s.get(name.as_bytes())).cloned() else {
             return Ok(None);
         };

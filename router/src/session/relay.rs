@@ -15,9 +15,10 @@ use std::time::Instant;
 use switchyard_wire::error::ErrorResponse;
 
 use super::borrow::Wait;
-use super::effects::Pending;
+use super::effects::{Pending, Touched};
 use super::half::Half;
 use super::handle::Activity;
+use super::probe::Probe;
 use super::{Core, End};
 use crate::buffer::Buffer;
 use crate::exchange::{Exchange, Undo};
@@ -48,6 +49,13 @@ pub(super) struct Relay {
     /// When the current transaction began.
     pub(super) began: Option<Instant>,
     pub(super) pending: Option<Pending>,
+    /// What is to be asked when the transaction is over.
+    pub(super) touched: Option<Box<Touched>>,
+    pub(super) probe: Option<Box<Probe>>,
+    /// The unnamed statement was prepared in the group that is not ended: what it does is noted.
+    pub(super) parsed_unnamed: bool,
+    /// Settings to be set again behind the client's statement.
+    pub(super) after_sync: Vec<(String, String)>,
     /// The current transaction has had an error.
     pub(super) failed: bool,
     /// No frame of the client passes until the server owes nothing: the last one may have taken
@@ -84,6 +92,10 @@ impl Relay {
                 wait: None,
                 began: None,
                 pending: None,
+                touched: None,
+                probe: None,
+                parsed_unnamed: false,
+                after_sync: Vec::new(),
                 failed: false,
                 stall: false,
                 last_words: None,
@@ -109,6 +121,10 @@ impl Relay {
         self.exchange.reset();
         self.began = None;
         self.pending = None;
+        self.touched = None;
+        self.probe = None;
+        self.parsed_unnamed = false;
+        self.after_sync.clear();
         self.failed = false;
         self.stall = false;
         self.last_words = None;

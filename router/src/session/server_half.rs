@@ -80,6 +80,13 @@ impl Relay {
                     Err(desync) => return Ok(Err(desync)),
                 }
             }
+            if self.exchange.is_own_next() {
+                match self.own_frame(core, &header)? {
+                    Ok(true) => continue,
+                    Ok(false) => return Ok(Ok(())),
+                    Err(desync) => return Ok(Err(desync)),
+                }
+            }
             match header.tag {
                 // By far the most common, and nothing depends on it.
                 backend::DATA_ROW | backend::COPY_DATA => self.s.forward(header.len),
@@ -180,7 +187,11 @@ impl Relay {
         Ok(Ok(true))
     }
 
-    fn server_error(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
+    pub(super) fn server_error(
+        &mut self,
+        core: &mut Core,
+        header: &frame::Header,
+    ) -> Result<Result<bool, Desync>, End> {
         let fresh = self.s.buffer.fresh();
         if header.len <= WHOLE_BYTES && fresh.len() < header.len {
             return Ok(Ok(false));

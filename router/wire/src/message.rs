@@ -8,10 +8,12 @@ mod auth;
 mod cursor;
 mod error_fields;
 mod extended;
+mod values;
 
 pub use auth::{Auth, Mechanisms, SaslInitial, auth, password, sasl_initial};
 pub use error_fields::ErrorFields;
 pub use extended::{BindNames, Execute, Parse, Target, bind_names, close, describe, execute, parse};
+pub use values::{Parameters, Values, bind_parameters, data_row};
 
 use cursor::Cursor;
 

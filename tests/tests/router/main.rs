@@ -19,5 +19,6 @@ mod random;
 mod sealed;
 mod settings;
 mod startup;
+mod state;
 mod tls;
 mod vanish;

@@ -204,7 +204,12 @@ fn run(s: &Running, seed: u64, manners: Manners, scripts: usize) -> Vec<String> 
                 continue;
             };
             let words: Vec<_> = pieces.iter().map(|(word, _)| word.clone()).collect();
-            let whole = format!("seed {seed} script {n}:\n  {}\n{difference}", words.join("\n  "));
+            let earlier: Vec<_> = before.iter().map(|(word, _): &(String, _)| word.clone()).collect();
+            let whole = format!(
+                "seed {seed} script {n}, after\n  {}\nnow:\n  {}\n{difference}",
+                earlier.join("\n  "),
+                words.join("\n  ")
+            );
             drop((direct, routed));
             differences
                 .push(format!("{whole}\n  SHRUNK TO\n  {}", shrunk(s, manners, [before, pieces].concat())));

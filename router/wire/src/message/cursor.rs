@@ -3,6 +3,7 @@ use memchr::memchr;
 use super::Malformed;
 
 /// What is left of a body.
+#[derive(Debug, Clone)]
 pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
 impl<'a> Cursor<'a> {
