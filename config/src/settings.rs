@@ -20,6 +20,9 @@ pub struct RouterSettings {
     pub peers: Vec<Peer>,
     /// Addresses to accept clients on. Default `127.0.0.1:6432`.
     pub listen: Vec<ListenAddress>,
+    /// Whether another process of the same user may listen on the same TCP ports, as a new process that takes
+    /// over does, and whether it takes unix sockets over. Default on.
+    pub reuse_port: bool,
     /// Address of `/metrics`, `/livez` and `/readyz`. Default `127.0.0.1:6433`.
     pub http_listen: Option<SocketAddr>,
     /// Worker threads; 0 is one per core. Default 0.
@@ -171,8 +174,14 @@ pub struct Limits {
     pub client_idle_timeout: Duration,
     /// How long a client may stay idle inside a transaction; 0 is for ever. Default 0.
     pub idle_in_transaction_timeout: Duration,
+    /// How long clients are still accepted after `/readyz` says that the router drains, for load
+    /// balancers to see it. Default 0.
+    pub drain_delay: Duration,
     /// How long a drain waits for open transactions before it ends them. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long the sessions of a process that another has taken over from may go on, before what is
+    /// left is drained. Default 5 min.
+    pub handover_timeout: Duration,
     /// How long a forwarded cancel request may take. Default 10 s.
     pub cancel_timeout: Duration,
     /// Cancel requests with a key that is not known here, per second and network of the client (/24,
@@ -193,7 +202,9 @@ impl Default for Limits {
             statements_per_client: 10_000,
             client_idle_timeout: Duration::ZERO,
             idle_in_transaction_timeout: Duration::ZERO,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            handover_timeout: Duration::from_secs(300),
             cancel_timeout: Duration::from_secs(10),
             unknown_cancels: 100,
         }
@@ -217,6 +228,7 @@ impl Default for RouterSettings {
             id: 0,
             peers: Vec::new(),
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432)))],
+            reuse_port: true,
             http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6433))),
             workers: 0,
             pool_mode: PoolMode::Transaction,

@@ -20,8 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::listen;
 use crate::metrics::{self, Metrics, Part};
-use crate::shared::{Shared, StartError};
+use crate::shared::{Shared, Stage, StartError};
 
 /// Connections at a time; more wait in the listener's queue.
 const CONNECTIONS: usize = 32;
@@ -56,7 +57,9 @@ pub(crate) async fn serve(
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen { address: address.to_string(), error };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::tcp(address, shared.settings().reuse_port).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let metrics = Metrics::new(shared).map_err(|e| StartError::Configuration(format!("metrics: {e}")))?;
     tasks.spawn(accept(listener, Arc::new(Site { shared: shared.clone(), metrics })));
@@ -64,9 +67,28 @@ pub(crate) async fn serve(
 }
 
 async fn accept(listener: TcpListener, site: Arc<Site>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropped with this task, and then all connections end.
     let mut connections = JoinSet::new();
+    tokio::select! {
+        () = accept_all(&listener, &site, &mut connections) => {}
+        () = handed_over(&listener, &site.shared) => {}
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Done when another process has taken over, and nothing more comes here.
+async fn handed_over(listener: &TcpListener, shared: &Shared) {
+    let mut stages = shared.stages();
+    if stages.wait_for(|stage| *stage == Stage::HandedOver).await.is_err() {
+        return std::future::pending().await;
+    }
+    listen::turn_away(listener);
+    tokio::time::sleep(listen::LAST_CLIENTS).await;
+}
+
+async fn accept_all(listener: &TcpListener, site: &Arc<Site>, connections: &mut JoinSet<()>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(place) = places.clone().acquire_owned().await {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
@@ -111,8 +133,10 @@ async fn connection(stream: TcpStream, site: Arc<Site>) {
 
 /// Why clients should not be sent here, if they should not.
 pub(crate) fn unready(shared: &Shared) -> Option<&'static str> {
-    if shared.is_draining() {
-        return Some("draining");
+    match shared.stage() {
+        Stage::Serving => {}
+        Stage::HandedOver => return Some("handed over"),
+        Stage::Draining => return Some("draining"),
     }
     // The catalog may be away and shards may be down: those who can be served are.
     shared.topology().shards.is_empty().then_some("no shards")

@@ -29,5 +29,5 @@ mod stream;
 pub mod tls;
 mod worker;
 
-pub use run::{Router, run};
+pub use run::{Life, Router, Successor, run};
 pub use shared::StartError;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use switchyard_config::topology::{Endpoint, Shard};
@@ -64,7 +65,7 @@ pub(crate) enum Lend {
 /// The pool of one shard.
 pub(crate) struct Pool {
     pub(crate) shard: Arc<Shard>,
-    tls: Arc<ShardTlsContext>,
+    tls: ArcSwap<ShardTlsContext>,
     logins: Arc<Logins>,
     /// Makes the tokens of sealed contexts.
     pub(crate) sealer: Arc<Sealer>,
@@ -205,7 +206,7 @@ impl Pool {
     ) -> Self {
         Self {
             shard,
-            tls,
+            tls: ArcSwap::new(tls),
             logins,
             sealer,
             cache: Arc::default(),
@@ -213,6 +214,11 @@ impl Pool {
             parameters: DashMap::new(),
             counters: Arc::default(),
         }
+    }
+
+    /// Certificates have been read again. Connections that are there stay.
+    pub(crate) fn replace_tls(&self, tls: Arc<ShardTlsContext>) {
+        self.tls.store(tls);
     }
 
     fn size(&self) -> usize {
@@ -302,7 +308,7 @@ impl Pool {
             endpoint: Endpoint { host: self.shard.host.clone(), port: self.shard.port },
             login: self.logins.get(route.login),
             route: route.clone(),
-            tls: self.tls.clone(),
+            tls: self.tls.load_full(),
             cache: self.cache.clone(),
             sealed: self.sealer.is_ready(),
             home: crate::worker::current(),

@@ -1,5 +1,9 @@
 //! A router process: start, signals, changes of topology, upkeep, the end.
 
+mod leave;
+mod notify;
+mod successor;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +19,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cancel;
-use crate::listen;
+use crate::listen::{self, UnixPath};
 use crate::session::handle::{Activity, Order};
-use crate::shared::{Shared, StartError};
+use crate::shared::{Shared, Stage, StartError};
 use crate::worker;
+pub use successor::Successor;
 
 /// How often idle connections and sessions are looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -32,28 +37,65 @@ pub struct Router {
     accepting: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
-    unix: Vec<PathBuf>,
+    unix: Vec<UnixPath>,
     http: Option<SocketAddr>,
     tasks: JoinSet<()>,
     config: Option<PathBuf>,
     watcher: Option<Watcher>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
+/// How a router process begins, and what comes after it.
+#[derive(Default)]
+pub struct Life {
+    /// The file to read again on SIGHUP.
+    pub config: Option<PathBuf>,
+    /// The process to take over from: it is told, by SIGUSR1, once this one serves.
+    pub takes_over_from: Option<u32>,
+    /// What to start on SIGUSR2.
+    pub successor: Option<Successor>,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it at once. SIGHUP reads the
+/// configuration again. SIGUSR2 starts the process that takes over, and SIGUSR1 says that it has: no clients
+/// are taken any more, and sessions leave in their own time.
 ///
 /// # Errors
 /// If the router cannot start.
-pub async fn run(loaded: Loaded, config: Option<PathBuf>) -> Result<(), StartError> {
+pub async fn run(loaded: Loaded, life: Life) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Worker)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Worker)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Worker)?;
-    let mut router = Router::start(loaded, config).await?;
-    loop {
+    let mut take_over = signal(SignalKind::user_defined2()).map_err(StartError::Worker)?;
+    let mut taken_over = signal(SignalKind::user_defined1()).map_err(StartError::Worker)?;
+    let mut router = Router::start(loaded, life.config).await?;
+    if let Some(old) = life.takes_over_from {
+        successor::take_over(old)?;
+    }
+    notify::ready();
+    let mut successor = successor::Starting::new(life.successor);
+    let handed_over = loop {
         tokio::select! {
-            _ = hangup.recv() => router.reload(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                notify::reloading();
+                router.reload();
+                notify::ready();
+            }
+            _ = take_over.recv() => successor.begin(),
+            () = successor.failed() => {}
+            _ = taken_over.recv() => break true,
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break false,
         }
+    };
+    if handed_over {
+        tokio::select! {
+            () = router.hand_over() => return end(router).await,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    } else {
+        // Of a process that has handed over, systemd is told by the next one.
+        notify::tell("STOPPING=1");
     }
     tokio::select! {
         () = router.drain() => {}
@@ -61,6 +103,10 @@ pub async fn run(loaded: Loaded, config: Option<PathBuf>) -> Result<(), StartErr
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    end(router).await
+}
+
+async fn end(router: Router) -> Result<(), StartError> {
     router.stop().await;
     Ok(())
 }
@@ -81,7 +127,7 @@ impl Router {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let bound = listen::bind(&settings.listen, workers)?;
+        let bound = listen::bind(&settings.listen, workers, settings.reuse_port)?;
         let shared = Arc::new(Shared::new(settings, workers)?);
         let mut tasks = JoinSet::new();
         if let Some(listener) = shared.processes.lock().take() {
@@ -108,8 +154,8 @@ impl Router {
         for address in &bound.tcp {
             tracing::info!(%address, workers, "listening");
         }
-        for path in &bound.unix {
-            tracing::info!(path = %path.display(), workers, "listening");
+        for socket in &bound.unix {
+            tracing::info!(path = %socket.path.display(), workers, "listening");
         }
         if let Some(address) = http {
             tracing::info!(%address, "listening for http");
@@ -157,29 +203,12 @@ impl Router {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        if self.watcher.is_none() {
+        let topology = self.watcher.is_none().then(|| {
             let mut topology = loaded.topology;
             topology.version = self.shared.topology().version + 1;
-            self.shared.replace_topology(Arc::new(topology))?;
-        }
-        self.shared.replace_settings(loaded.settings)
-    }
-
-    /// Stops accepting, lets transactions end and closes idle sessions, until all are gone or
-    /// `drain_timeout` is over.
-    pub async fn drain(&mut self) {
-        let limit = self.shared.settings().limits.drain_timeout;
-        tracing::info!(timeout_s = limit.as_secs(), "draining");
-        let _ = self.accepting.send(false);
-        self.shared.drain();
-        let gone = async {
-            while !self.shared.sessions.is_empty() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(limit, gone).await.is_err() {
-            tracing::warn!(sessions = self.shared.sessions.len(), "drain timeout: ending open sessions");
-        }
+            Arc::new(topology)
+        });
+        self.shared.reload(loaded.settings, topology)
     }
 
     /// Ends what is left.
@@ -200,9 +229,7 @@ impl Router {
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
         let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
-        for path in &self.unix {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.unix);
         tracing::info!("stopped");
     }
 }
@@ -249,7 +276,7 @@ async fn upkeep(shared: Arc<Shared>) {
         ticks.tick().await;
         crate::clock::tick();
         for pool in shared.pools() {
-            pool.upkeep();
+            pool.upkeep(shared.stage() == Stage::HandedOver);
         }
         let limits = shared.settings().limits.clone();
         let (idle, in_transaction) = (limits.client_idle_timeout, limits.idle_in_transaction_timeout);

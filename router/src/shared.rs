@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use switchyard_config::settings::RouterSettings;
 use switchyard_config::topology::{Shard, Topology};
 use switchyard_config::{ShardName, TenantId};
+use tokio::sync::watch;
 
 use crate::auth::jwt::JwtVerifier;
 use crate::cancel::Guesses;
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     unauthenticated: AtomicUsize,
     unauthenticated_by_address: DashMap<IpAddr, usize>,
     last_session: AtomicU64,
-    draining: AtomicBool,
+    stage: watch::Sender<Stage>,
     /// Makes up salts for users that do not exist, so that they look like others.
     pub(crate) mock_secret: [u8; 32],
     /// Who is told of a tenant's first login, where there is a catalog.
@@ -87,7 +88,7 @@ impl Shared {
             unauthenticated: AtomicUsize::new(0),
             unauthenticated_by_address: DashMap::new(),
             last_session: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            stage: watch::Sender::new(Stage::Serving),
             mock_secret,
             register_tenant: std::sync::OnceLock::new(),
             catalog_status: std::sync::OnceLock::new(),
@@ -120,12 +121,31 @@ impl Shared {
         self.pools.iter().map(|p| p.clone()).collect()
     }
 
-    /// Takes over new settings. Those that are read at start only (addresses, workers) stay.
+    /// Takes over a file that was read again: its settings, except those that are read at start only
+    /// (addresses, workers), its topology where that does not come from a catalog, and the contents of all files
+    /// of certificates.
     ///
     /// # Errors
     /// If certificates cannot be loaded; then nothing has changed.
-    pub(crate) fn replace_settings(&self, settings: RouterSettings) -> Result<(), StartError> {
+    pub(crate) fn reload(
+        &self,
+        settings: RouterSettings,
+        topology: Option<Arc<Topology>>,
+    ) -> Result<(), StartError> {
         let tls = load_client_tls(&settings)?;
+        let shards = topology.as_ref().map_or_else(|| self.topology().shards.clone(), |t| t.shards.clone());
+        let mut shards_tls = Vec::new();
+        for shard in shards {
+            shards_tls.push((shard.name.clone(), load_shard_tls(&shard)?));
+        }
+        if let Some(topology) = topology {
+            self.replace_topology(topology)?;
+        }
+        for (shard, tls) in shards_tls {
+            if let Some(pool) = self.pool(&shard) {
+                pool.replace_tls(tls);
+            }
+        }
         self.client_tls.store(tls);
         self.sealer.replace(settings.seal.as_ref());
         self.settings.store(Arc::new(settings));
@@ -143,11 +163,9 @@ impl Shared {
         for shard in &topology.shards {
             let same = self.pools.get(&shard.name).is_some_and(|pool| is_same(&pool.shard, shard));
             if !same {
-                let tls = ShardTlsContext::load(&shard.tls)
-                    .map_err(|error| StartError::ShardTls { shard: shard.name.clone(), error })?;
                 made.push(Arc::new(Pool::new(
                     shard.clone(),
-                    Arc::new(tls),
+                    load_shard_tls(shard)?,
                     self.logins.clone(),
                     self.sealer.clone(),
                 )));
@@ -219,9 +237,6 @@ impl Shared {
         tenant.sessions.fetch_add(1, Ordering::Relaxed);
         let place = self.keys.place(handle.key.pid(), handle.key.secret());
         self.sessions.insert(place, handle.clone());
-        if self.is_draining() {
-            handle.command(Order::Drain);
-        }
         Ok(ClientPlace { shared: self.clone(), place, tenant })
     }
 
@@ -252,14 +267,22 @@ impl Shared {
 
     // --- the end ---
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    pub(crate) fn stage(&self) -> Stage {
+        *self.stage.borrow()
     }
 
-    /// Asks all sessions to end when their transaction ends.
-    pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-        self.command_all(Order::Drain);
+    /// Tells of each stage that is entered.
+    pub(crate) fn stages(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    /// Goes on to `stage`; never back.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.stage.send_if_modified(|now| {
+            let on = stage > *now;
+            *now = stage.max(*now);
+            on
+        });
     }
 
     pub(crate) fn command_all(&self, order: Order) {
@@ -267,6 +290,17 @@ impl Shared {
             session.command(order);
         }
     }
+}
+
+/// The life of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// It takes clients.
+    Serving,
+    /// Another process takes them; the sessions that are here go on for a while.
+    HandedOver,
+    /// It takes none, and ends when its sessions have.
+    Draining,
 }
 
 /// Whether a pool of `a` can serve `b` as it is.
@@ -293,6 +327,11 @@ fn load_client_tls(settings: &RouterSettings) -> Result<Option<Arc<ClientTlsCont
         return Ok(None);
     }
     Ok(Some(Arc::new(ClientTlsContext::load(&settings.tls)?)))
+}
+
+fn load_shard_tls(shard: &Shard) -> Result<Arc<ShardTlsContext>, StartError> {
+    let tls = ShardTlsContext::load(&shard.tls);
+    tls.map(Arc::new).map_err(|error| StartError::ShardTls { shard: shard.name.clone(), error })
 }
 
 /// Why a router could not start, or could not take over what it was given.
@@ -326,6 +365,14 @@ pub enum StartError {
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     Random,
+    /// The process to take over from cannot be told.
+    #[error("cannot take over from process {pid}: {error}")]
+    TakeOver {
+        /// Its id.
+        pid: u32,
+        /// The system's word.
+        error: std::io::Error,
+    },
     /// The configuration file cannot be read again.
     #[error("{0}")]
     Configuration(String),

@@ -5,17 +5,20 @@ use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
+use crate::listen;
 use crate::login;
 use crate::shared::{Shared, StartError};
-use crate::stats::Rejected;
 use crate::stream::ClientStream;
 
 thread_local! {
@@ -121,33 +124,37 @@ impl Worker {
         mut inbox: mpsc::UnboundedReceiver<(Raw, Counted)>,
         mut accepting: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let mut tasks = Vec::new();
+        let mut tasks = JoinSet::new();
+        let mut open = Vec::new();
         for listener in listeners.tcp {
             listener.set_nonblocking(true)?;
-            let listener = TcpListener::from_std(listener)?;
+            let listener = Arc::new(TcpListener::from_std(listener)?);
+            open.push(Arc::downgrade(&listener));
             let worker = self.clone();
-            tasks.push(tokio::spawn(async move {
+            tasks.spawn(async move {
                 loop {
                     match listener.accept().await {
                         Ok((stream, peer)) => worker.place(Accepted::Tcp(stream, peer.ip().to_canonical())),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
-            }));
+            });
         }
         for listener in listeners.unix {
             listener.set_nonblocking(true)?;
             let listener = UnixListener::from_std(listener)?;
             let worker = self.clone();
-            tasks.push(tokio::spawn(async move {
+            tasks.spawn(async move {
                 loop {
                     match listener.accept().await {
                         Ok((stream, _)) => worker.place(Accepted::Unix(stream)),
                         Err(error) => accept_failed(&error).await,
                     }
                 }
-            }));
+            });
         }
+        // When the listeners are to be closed.
+        let mut closing = None;
         loop {
             tokio::select! {
                 raw = inbox.recv() => {
@@ -161,10 +168,14 @@ impl Worker {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    if !*accepting.borrow_and_update() {
-                        // Dropping the listeners refuses newcomers at once.
-                        tasks.drain(..).for_each(|task| task.abort());
+                    if !*accepting.borrow_and_update() && closing.is_none() {
+                        // Who has come must not be lost: see `listen`.
+                        open.iter().filter_map(Weak::upgrade).for_each(|l| listen::turn_away(&*l));
+                        closing = Some(Box::pin(tokio::time::sleep(listen::LAST_CLIENTS)));
                     }
+                }
+                () = OptionFuture::from(closing.as_mut()).map(drop), if !tasks.is_empty() && closing.is_some() => {
+                    tasks.shutdown().await;
                 }
             }
         }
@@ -173,10 +184,6 @@ impl Worker {
     /// Keeps a new client, or passes it to the worker that has the fewest.
     fn place(&self, client: Accepted) {
         self.shared.stats.accepted.add(1);
-        if self.shared.is_draining() {
-            self.shared.stats.reject(Rejected::Draining);
-            return;
-        }
         let load = &self.peers.load;
         let own = load[self.index].load(Ordering::Relaxed);
         let least = (0..load.len()).min_by_key(|i| load[*i].load(Ordering::Relaxed)).unwrap_or(self.index);

@@ -35,5 +35,5 @@ pub use cluster::Cluster;
 pub use dice::Dice;
 pub use faults::FaultProxy;
 pub use raw::{Raw, Refused, SqlError, Target};
-pub use router::Router;
+pub use router::{OldRouter, Router};
 pub use setup::{Running, Setup};

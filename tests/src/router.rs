@@ -16,6 +16,55 @@ const RELOADED: &str = "configuration reloaded";
 /// What the router logs when it keeps the old one.
 const REFUSED: &str = "configuration not reloaded";
 
+/// What the router logs when another process has taken over.
+const HANDING_OVER: &str = "handing over";
+/// What the router logs last before it serves.
+const LISTENING_HTTP: &str = "listening for http";
+
+/// How a process is started.
+#[derive(Default)]
+struct Start {
+    /// The process to take over from.
+    takeover: Option<u32>,
+    /// It ends with its standard input, which ends with us; so do those that it starts.
+    ends_with_stdin: bool,
+}
+
+/// A process that another has taken the place of. Killed on drop.
+pub struct OldRouter(Child);
+
+impl OldRouter {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal, named as `kill` names it.
+    pub fn signal(&self, signal: &str) {
+        process::signal(&self.0, signal);
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        wait::until("the old process to end", || self.0.try_wait().expect("it is our child"))
+    }
+}
+
+impl Drop for OldRouter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A running router. On drop it is ended, and the test fails if it had panicked.
 pub struct Router {
     dir: TempDir,
@@ -49,8 +98,61 @@ impl Router {
         let dir = TempDir::new();
         let (port, http) = (process::free_port(), process::free_port());
         let config = dir.write("router.toml", &with_addresses(toml, dir.path(), port, http));
-        let child = run(&config, &dir, files);
+        let child = run(&config, &dir, files, &Start::default());
         Self { dir, config, port, http, child }
+    }
+
+    /// Starts a router whose successors, which it starts itself, end with it or with this process.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_with_successors(toml: &str) -> Self {
+        let dir = TempDir::new();
+        let (port, http) = (process::free_port(), process::free_port());
+        let config = dir.write("router.toml", &with_addresses(toml, dir.path(), port, http));
+        let child = run(&config, &dir, None, &Start { ends_with_stdin: true, ..Start::default() });
+        let router = Self { dir, config, port, http, child };
+        router.wait_ready();
+        router
+    }
+
+    /// Starts another process of the same configuration on the same addresses, which does not know
+    /// of this one, and is this router from now on. Returns the old process.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_beside(&mut self) -> OldRouter {
+        self.succeed(&Start::default())
+    }
+
+    /// Starts another process of the same configuration that takes over from this one. Returns the
+    /// old process, which knows that it has been taken over from.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn take_over(&mut self) -> OldRouter {
+        let before = self.log().matches(HANDING_OVER).count();
+        let old = self.succeed(&Start { takeover: Some(self.pid()), ..Start::default() });
+        wait::until_true("the old process to hand over", || {
+            self.log().matches(HANDING_OVER).count() > before
+        });
+        old
+    }
+
+    fn succeed(&mut self, start: &Start) -> OldRouter {
+        let listening = self.log().matches(LISTENING_HTTP).count();
+        let new = run(&self.config, &self.dir, None, start);
+        let old = OldRouter(std::mem::replace(&mut self.child, new));
+        wait::until_true("the new process to listen", || {
+            assert!(self.is_running(), "the new process has ended:\n{}", self.log());
+            self.log().matches(LISTENING_HTTP).count() > listening
+        });
+        old
+    }
+
+    /// Writes a new configuration without telling the router.
+    pub fn write_config(&self, toml: &str) {
+        self.dir.write("router.toml", &with_addresses(toml, self.dir.path(), self.port, self.http));
     }
 
     /// Starts a router that may have this many files open.
@@ -196,7 +298,7 @@ impl Router {
     /// # Panics
     /// If it does not become ready.
     pub fn start_again(&mut self) {
-        self.child = run(&self.config, &self.dir, None);
+        self.child = run(&self.config, &self.dir, None, &Start::default());
         self.wait_ready();
     }
 
@@ -245,7 +347,7 @@ fn with_addresses(toml: &str, dir: &Path, port: u16, http: u16) -> String {
     format!("[router]\n{listen}{http}{rest}")
 }
 
-fn run(config: &Path, dir: &TempDir, files: Option<u32>) -> Child {
+fn run(config: &Path, dir: &TempDir, files: Option<u32>, start: &Start) -> Child {
     let log = dir.path().join("log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is ours");
     let mut command = match files {
@@ -257,10 +359,18 @@ fn run(config: &Path, dir: &TempDir, files: Option<u32>) -> Child {
         }
     };
     command.arg("router").arg("--config").arg(config);
+    if let Some(old) = start.takeover {
+        command.arg("--takeover").arg(old.to_string());
+    }
     if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "debug");
     }
-    command.env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "0").stdin(Stdio::null());
+    command.env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "0");
+    if start.ends_with_stdin {
+        command.env("SWITCHYARD_ENDS_WITH_STDIN", "1").stdin(Stdio::piped());
+    } else {
+        command.stdin(Stdio::null());
+    }
     command.stdout(log.try_clone().expect("a file")).stderr(log);
     process::spawn(command)
 }

@@ -29,6 +29,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     if let Some(t) = root.table("router") {
         t.set("id", &mut s.id, |v| v.integer(1..=u64::from(MAX_ROUTER_ID)));
         t.set("listen", &mut s.listen, listen);
+        t.set("reuse_port", &mut s.reuse_port, Value::boolean);
         t.set("http_listen", &mut s.http_listen, |v| match v.text()? {
             "" => Some(None),
             _ => address(v).map(Some),
@@ -192,6 +193,8 @@ fn limits(t: Table<'_>) -> Limits {
     t.set("idle_in_transaction_timeout", &mut l.idle_in_transaction_timeout, |v| {
         v.duration(Duration::ZERO..=365 * DAY)
     });
+    t.set("drain_delay", &mut l.drain_delay, |v| v.duration(Duration::ZERO..=3600 * 1000 * MS));
+    t.set("handover_timeout", &mut l.handover_timeout, |v| v.duration(Duration::ZERO..=7 * DAY));
     t.set("drain_timeout", &mut l.drain_timeout, |v| v.duration(Duration::ZERO..=DAY));
     t.set("unknown_cancels", &mut l.unknown_cancels, |v| v.integer(1..=1_000_000));
     t.set("cancel_timeout", &mut l.cancel_timeout, |v| v.duration(100 * MS..=3600 * 1000 * MS));

@@ -28,7 +28,18 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Run a router.
-    Router(ConfigFile),
+    ///
+    /// SIGHUP reads the configuration again. SIGTERM drains: no new clients, sessions end between transactions; a second
+    /// one ends it at once. SIGUSR2 starts the program anew beside it, which takes over without an error to any client;
+    /// if that does not start, this process goes on. SIGUSR1 takes no new clients, and lets sessions leave in their own time.
+    Router {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Take over from the router with this process id, of the same configuration: once this one serves, that one
+        /// is told (SIGUSR1) to take no more clients.
+        #[arg(long, value_name = "PID")]
+        takeover: Option<u32>,
+    },
     /// Run the control plane.
     ControlPlane(ConfigFile),
     /// Start local shards, a catalog, a control plane and a router, with tenants to try.
@@ -162,9 +173,9 @@ pub(crate) enum OutputFormat {
 impl Args {
     pub(crate) fn run(self) -> Outcome {
         match self.command {
-            Command::Router(file) => {
+            Command::Router { file, takeover } => {
                 logging::init(self.log, "info")?;
-                serve::router(&file.config)
+                serve::router(&file.config, takeover)
             }
             Command::ControlPlane(file) => {
                 logging::init(self.log, "info")?;
@@ -204,6 +215,7 @@ mod tests {
     fn options_of_the_surface_parse() {
         for line in [
             "switchyard router --config f",
+            "switchyard router --config f --takeover 4711",
             "switchyard control-plane --config f --log json",
             "switchyard demo --state f --context plain --shards 3 --tenants 2 --routers 2 --port 7000",
             "switchyard tenant create acme -o json",

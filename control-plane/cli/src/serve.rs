@@ -18,7 +18,7 @@ pub(crate) const ENDS_WITH_STDIN: &str = "SWITCHYARD_ENDS_WITH_STDIN";
 const THREADS: usize = 2;
 
 /// Runs a router until it is told to stop.
-pub(crate) fn router(config: &Path) -> Outcome {
+pub(crate) fn router(config: &Path, takes_over_from: Option<u32>) -> Outcome {
     let loaded = switchyard_config::file::load(config).map_err(|errors| {
         for error in &errors.0 {
             eprintln!("{error}");
@@ -28,12 +28,39 @@ pub(crate) fn router(config: &Path) -> Outcome {
     // Read again on SIGHUP, from wherever the process stands then.
     let path = std::path::absolute(config).context("the configuration's path")?;
     runtime()?.block_on(async {
-        let served = switchyard_router::run(loaded, Some(path));
+        let life = switchyard_router::Life {
+            config: Some(path),
+            takes_over_from,
+            successor: Some(std::sync::Arc::new(successor)),
+        };
+        let served = switchyard_router::run(loaded, life);
         tokio::select! {
             served = served => Ok(served?),
             () = parent_gone() => Ok(()),
         }
     })
+}
+
+/// The command that this process was started by, to take over from it. The program is looked for anew, as
+/// it may have been replaced by a newer one.
+fn successor() -> std::process::Command {
+    let own = std::env::args_os().collect::<Vec<_>>();
+    let mut command =
+        std::process::Command::new(own.first().map_or("switchyard".as_ref(), |a| a.as_os_str()));
+    let mut skip = false;
+    for arg in own.iter().skip(1) {
+        // That of this process; the next one has its own.
+        if std::mem::take(&mut skip) || arg.as_encoded_bytes().starts_with(b"--takeover=") {
+            continue;
+        }
+        if arg == "--takeover" {
+            skip = true;
+            continue;
+        }
+        command.arg(arg);
+    }
+    command.arg("--takeover").arg(std::process::id().to_string());
+    command
 }
 
 /// Runs the control plane until it is told to stop.

@@ -60,7 +60,7 @@ async fn ready_with_a_shard_and_until_draining() {
     assert_eq!(status, 200);
     assert!(body.contains("topology version="), "{body}");
     assert!(body.contains("shard s0 size=20 active=0 idle=0 connecting=0 waiting=0"), "{body}");
-    router.shared.drain();
+    router.shared.enter(Stage::Draining);
     assert_eq!(router.get("/readyz").await, (503, "not ready: draining\n".to_owned()));
     assert_eq!(router.get("/readyz?verbose=1").await.0, 503);
     assert_eq!(router.get("/livez").await.0, 200);

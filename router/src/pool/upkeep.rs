@@ -8,14 +8,20 @@ use switchyard_wire::{build, frame};
 use super::{Idle, Pool, say_goodbye};
 use crate::server::{Route, Server};
 
+/// How long a connection may be idle in a process that another has taken over from.
+const LEAVING_IDLE: Duration = Duration::from_secs(2);
+
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// Closes what is too old, dead or superfluous, probes what has been idle for long, and keeps
-    /// the minimum. Called about once a second.
-    pub(crate) fn upkeep(self: &Arc<Self>) {
+    /// the minimum. Called about once a second. `leaving` is for a process that another has taken over
+    /// from, which needs the shard's places more.
+    pub(crate) fn upkeep(self: &Arc<Self>, leaving: bool) {
         let limits = &self.shard.pool;
+        let (idle_timeout, min) =
+            if leaving { (LEAVING_IDLE, 0) } else { (limits.idle_timeout, limits.min as usize) };
         let now = Instant::now();
         let mut closing = Vec::new();
         let mut probing = Vec::new();
@@ -29,7 +35,7 @@ impl Pool {
             let mut open = state.open;
             for mut one in idle {
                 let age = now.duration_since(one.since);
-                let superfluous = age >= limits.idle_timeout && open > limits.min as usize;
+                let superfluous = age >= idle_timeout && open > min;
                 if now >= one.server.expires || superfluous || !one.server.is_alive() {
                     self.forget(&mut state, &mut one.server);
                     open -= 1;
@@ -43,7 +49,7 @@ impl Pool {
             state.idle = kept;
             let route = Route { database: self.shard.database.as_str().into(), login: 0 };
             let may_try = state.failing.get(&route).is_none_or(|f| now >= f.until);
-            while may_try && state.open < (limits.min as usize).min(self.size()) {
+            while may_try && state.open < min.min(self.size()) {
                 self.start_connecting(&mut state, route.clone());
             }
             // Waiters whose connection attempts failed while others were busy.

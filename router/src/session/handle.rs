@@ -119,6 +119,11 @@ impl SessionHandle {
         Order::ALL.into_iter().find(|o| orders & *o as u8 != 0)
     }
 
+    /// Whether an order stands.
+    pub(crate) fn has(&self, order: Order) -> bool {
+        self.orders.load(Ordering::Acquire) & order as u8 != 0
+    }
+
     /// Takes an order back.
     pub(crate) fn withdraw(&self, order: Order) {
         self.orders.fetch_and(!(order as u8), Ordering::AcqRel);

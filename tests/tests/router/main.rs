@@ -20,5 +20,6 @@ mod sealed;
 mod settings;
 mod startup;
 mod state;
+mod takeover;
 mod tls;
 mod vanish;
