@@ -72,25 +72,27 @@ async fn pass_on(shared: &Arc<Shared>, peers: &[Peer], pid: u32, key: &[u8], hop
     let limit = shared.settings().limits.cancel_timeout;
     let own = shared.keys.own();
     let others = |process: &u8| *process != own.process;
-    match key::holder(pid, key) {
+    let passed_on = match key::holder(pid, key) {
         // Of a process that is gone, or a guess.
-        Some(holder) if holder == own => return false,
+        Some(holder) if holder == own => false,
         Some(Holder { router, process }) if router == own.router => {
-            relay::to_processes(router, std::iter::once(process), pid, key, hops_left, limit).await;
+            relay::to_processes(router, std::iter::once(process), pid, key, hops_left, limit).await
         }
         Some(Holder { router, .. }) => {
             let Some(peer) = peers.iter().find(|peer| peer.id == router) else { return false };
             relay::to_peers(std::iter::once(peer), pid, key, hops_left, limit).await;
+            true
         }
         None => {
             // The process id is that of a server connection: anybody may have the session.
             let here = relay::to_processes(own.router, (0..=u8::MAX).filter(others), pid, key, 0, limit);
             let asked: &[Peer] = if hops == relay::HOPS { peers } else { &[] };
-            tokio::join!(here, relay::to_peers(asked.iter(), pid, key, hops_left, limit));
+            let (here, ()) = tokio::join!(here, relay::to_peers(asked.iter(), pid, key, hops_left, limit));
+            here || !asked.is_empty()
         }
-    }
-    shared.stats.cancels_passed_on.add(1);
-    true
+    };
+    shared.stats.cancels_passed_on.add(passed_on.into());
+    passed_on
 }
 
 /// Cancels what a session of this process runs, or is about to run.

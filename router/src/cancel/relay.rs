@@ -77,7 +77,7 @@ pub(super) async fn deliver(mut stream: ServerStream, request: &[u8]) -> std::io
     Ok(())
 }
 
-/// Passes a request on to processes of this router on this machine.
+/// Passes a request on to processes of this router on this machine. Whether there was one.
 pub(super) async fn to_processes(
     router: u16,
     processes: impl Iterator<Item = u8>,
@@ -85,18 +85,21 @@ pub(super) async fn to_processes(
     key: &[u8],
     hops: u8,
     limit: Duration,
-) {
-    let Some(request) = wrapped(pid, key, hops) else { return };
+) -> bool {
+    let Some(request) = wrapped(pid, key, hops) else { return false };
     let each = processes.map(|process| {
         let request = &request;
         async move {
-            let Some(stream) = super::process::connect(Holder { router, process }).await else { return };
+            let Some(stream) = super::process::connect(Holder { router, process }).await else {
+                return false;
+            };
             if tokio::time::timeout(limit, deliver(ServerStream::Unix(stream), request)).await.is_err() {
                 tracing::warn!(process, "process has not dealt with a cancel request in time");
             }
+            true
         }
     });
-    join_all(each).await;
+    join_all(each).await.contains(&true)
 }
 
 #[cfg(test)]
