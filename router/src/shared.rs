@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::auth::jwt::JwtVerifier;
 use crate::cancel::Guesses;
 use crate::cancel::key::{CancelKey, Keys};
+use crate::cancel::process::{self, claim};
 use crate::context::Interner;
 use crate::logins::Logins;
 use crate::pool::Pool;
@@ -65,7 +66,7 @@ impl Shared {
         let mut mock_secret = [0; 32];
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
-        let (own, processes) = crate::cancel::process::claim(settings.id);
+        let (own, processes) = claim(&process::place(&settings), settings.id);
         let sealer = Arc::new(Sealer::default());
         sealer.replace(settings.seal.as_ref());
         Ok(Self {

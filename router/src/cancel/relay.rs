@@ -79,7 +79,7 @@ pub(super) async fn deliver(mut stream: ServerStream, request: &[u8]) -> std::io
 
 /// Passes a request on to processes of this router on this machine. Whether there was one.
 pub(super) async fn to_processes(
-    router: u16,
+    (place, router): (&str, u16),
     processes: impl Iterator<Item = u8>,
     pid: u32,
     key: &[u8],
@@ -90,7 +90,7 @@ pub(super) async fn to_processes(
     let each = processes.map(|process| {
         let request = &request;
         async move {
-            let Some(stream) = super::process::connect(Holder { router, process }).await else {
+            let Some(stream) = super::process::connect(place, Holder { router, process }).await else {
                 return false;
             };
             if tokio::time::timeout(limit, deliver(ServerStream::Unix(stream), request)).await.is_err() {
