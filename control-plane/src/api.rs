@@ -14,8 +14,10 @@ mod operations;
 mod plans;
 mod problem;
 mod tenants;
+mod usage;
 mod users;
 mod values;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +98,15 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(tenants::undelete))
         .routes(routes!(tenants::limits, tenants::set_limits))
         .routes(routes!(tenants::put_issuer, tenants::delete_issuer))
+        .routes(routes!(usage::usage))
+        .routes(routes!(usage::top))
+        .routes(routes!(usage::of_tenant))
+        .routes(routes!(usage::health))
+        .routes(routes!(usage::sign_ins))
+        .routes(routes!(usage::routers))
+        .routes(routes!(usage::alerts))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::delete))
         .routes(routes!(values::list))
         .routes(routes!(values::configuration))
         .routes(routes!(values::show, values::set, values::delete))

@@ -7,6 +7,7 @@ mod api;
 pub mod client;
 mod credentials;
 mod feed;
+mod jobs;
 mod leader;
 mod listen;
 mod metrics;

@@ -21,7 +21,7 @@ use crate::oidc::Oidc;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::vault::Keys;
-use crate::{leader, runner};
+use crate::{jobs, leader, runner};
 
 /// How long requests that are under way may take after we are told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -99,6 +99,7 @@ pub async fn run(
     };
     let name = settings.name.unwrap_or_else(own_name);
     let term = leader::start(&settings.catalog_url, name).map_err(StoreError::from)?;
+    tokio::spawn(jobs::run(app.store.clone(), term.clone(), settings.measure_storage));
     tokio::spawn(runner::run(app.store.clone(), term, app.feed.clone()));
     let listener = Listener::new(listener, tls).map_err(StartError::Serve)?;
     info!(%address, "control plane ready");

@@ -1,6 +1,7 @@
 //! The catalog as it is written: typed operations, each one transaction with its record in the audit.
 
 mod access;
+mod alerts;
 mod audit;
 mod buckets;
 mod caller;
@@ -13,8 +14,10 @@ mod plans;
 mod settings;
 mod shards;
 mod tenants;
+mod usage;
 mod users;
 mod values;
+mod watch;
 
 use std::time::Duration;
 
@@ -23,6 +26,8 @@ use secrecy::SecretString;
 use switchyard_catalog::Endpoint;
 
 pub use access::{NewToken, Role, Token};
+pub(crate) use alerts::Delivery;
+pub use alerts::{Alert, NewWebhook, TenantHealth, Webhook};
 pub use audit::{AuditEvent, AuditProof, AuditQuery};
 pub use buckets::BucketRun;
 pub use caller::{Caller, Precondition, etag};
@@ -35,7 +40,9 @@ pub use plans::{Limits, NewPlan, Plan, PlanPatch, TenantLimits};
 pub use settings::{Counts, Provision, SettingsPatch};
 pub(crate) use shards::ShardAccess;
 pub use shards::{NewShard, Shard, ShardPatch};
+pub use usage::{Router, SignIn, Span, Usage, UsageQuery};
 pub use values::{NewValue, ValueInfo};
+pub(crate) use watch::Used;
 
 use crate::migrations;
 use crate::vault::Keys;

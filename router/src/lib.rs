@@ -18,6 +18,7 @@ mod logins;
 mod metrics;
 mod pool;
 mod prime;
+mod report;
 mod run;
 mod seal;
 mod server;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use switchyard_config::TenantId;
 use switchyard_config::topology::{Tenant, Topology, User};
 use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
@@ -127,18 +128,21 @@ async fn prove(
         (Ok(resolved), Ok(proven)) => (resolved, proven),
         (_, Err(proof::Failed::Gone)) => return Err(Ended::Quietly),
         (_, Err(proof::Failed::Protocol(error))) => return Err(Ended::Refused(error)),
-        (_, Err(proof::Failed::Wrong(wrong))) => {
-            return Err(refuse(shared, opened, &wrong.cause, wrong.method));
+        (resolved, Err(proof::Failed::Wrong(wrong))) => {
+            let tenant = resolved.ok().and_then(|r| attempted(topology, &r));
+            return Err(refuse_of(shared, opened, tenant.as_ref(), &wrong.cause, wrong.method));
         }
         (Err(error), _) => return Err(refuse(shared, opened, &error.to_string(), Method::None)),
     };
     match identity::decide(topology, &resolved, proven.as_proof()) {
         Ok(tenant) => {
             shared.stats.login(proven.method, true);
+            note(shared, opened, Some(&tenant.id), proven.method, "ok");
             Ok((resolved.user.clone(), tenant))
         }
         Err(IdentityError::Suspended { tenant }) => {
             shared.stats.login(proven.method, false);
+            note(shared, opened, Some(&tenant.id), proven.method, "suspended");
             tracing::info!(user = resolved.user.name, tenant = %tenant.id, "login of a suspended tenant");
             Err(Ended::Refused(suspended(&tenant.id)))
         }
@@ -148,7 +152,19 @@ async fn prove(
 
 /// The one answer to everybody who is not let in. // src/backend/libpq/auth.c auth_failed
 fn refuse(shared: &Shared, opened: &Opened, cause: &str, method: Method) -> Ended {
+    refuse_of(shared, opened, None, cause, method)
+}
+
+/// The same, of somebody who tried to act for a tenant.
+fn refuse_of(
+    shared: &Shared,
+    opened: &Opened,
+    tenant: Option<&TenantId>,
+    cause: &str,
+    method: Method,
+) -> Ended {
     shared.stats.login(method, false);
+    note(shared, opened, tenant, method, "refused");
     let user = opened.startup.user();
     tracing::warn!(
         user = user.escape_debug().to_string(),
@@ -160,6 +176,22 @@ fn refuse(shared: &Shared, opened: &Opened, cause: &str, method: Method) -> Ende
         sqlstate::INVALID_PASSWORD,
         format!("password authentication failed for user \"{user}\""),
     ))
+}
+
+/// The tenant that somebody tried to act for, if it is one that exists.
+fn attempted(topology: &Topology, resolved: &identity::Resolved) -> Option<TenantId> {
+    let only = match &resolved.user.tenants {
+        switchyard_config::topology::TenantGrant::One(tenant) => Some(tenant),
+        _ => None,
+    };
+    resolved.claimed.as_ref().or(only).filter(|t| topology.tenants.contains_key(*t)).cloned()
+}
+
+/// Counts a login for the catalog, where there is one to tell.
+fn note(shared: &Shared, opened: &Opened, tenant: Option<&TenantId>, method: Method, outcome: &'static str) {
+    if shared.settings().catalog.is_some() {
+        shared.stats.sign_ins.note(tenant, opened.startup.user(), opened.address, method, outcome);
+    }
 }
 
 /// Makes the session of a client that is let in, and tells it so.

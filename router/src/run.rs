@@ -150,6 +150,9 @@ impl Router {
         };
         tasks.spawn(upkeep(shared.clone()));
         let (accepting, receiver) = watch::channel(true);
+        if let Some(catalog) = shared.settings().catalog.clone() {
+            tasks.spawn(crate::report::run(shared.clone(), catalog.url, receiver.clone()));
+        }
         let threads = worker::start(&shared, bound.listeners, &receiver)?;
         for address in &bound.tcp {
             tracing::info!(%address, workers, "listening");

@@ -3,11 +3,14 @@
 //! What is counted per transaction has one instance per worker thread, written by that thread
 //! alone; whoever scrapes adds them up.
 
+mod sign_ins;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use sign_ins::SignIns;
 use switchyard_config::{ShardName, TenantId};
 
 use crate::classify::Pin;
@@ -218,6 +221,8 @@ pub(crate) struct Stats {
     pub(crate) cancels_limited: Count,
     pub(crate) reloads_succeeded: Count,
     pub(crate) reloads_failed: Count,
+    /// For the catalog, where there is one.
+    pub(crate) sign_ins: SignIns,
 }
 
 impl Stats {
@@ -242,6 +247,7 @@ impl Stats {
             cancels_limited: Count::default(),
             reloads_succeeded: Count::default(),
             reloads_failed: Count::default(),
+            sign_ins: SignIns::default(),
         }
     }
 

@@ -11,12 +11,14 @@ pub mod disk;
 pub mod docs;
 mod error;
 mod read;
+mod reporter;
 mod tls;
 mod watcher;
 
 pub use connect::Endpoint;
 pub use error::CatalogError;
 pub use read::Catalog;
+pub use reporter::{Report, Reporter, SignIn, TenantUsage};
 pub use tls::Tls;
 pub use watcher::{Registrar, Status, Watcher};
 

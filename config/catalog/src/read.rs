@@ -124,7 +124,9 @@ impl Catalog {
     }
 }
 
-async fn within<T>(read: impl Future<Output = Result<T, CatalogError>>) -> Result<T, CatalogError> {
+pub(crate) async fn within<T>(
+    read: impl Future<Output = Result<T, CatalogError>>,
+) -> Result<T, CatalogError> {
     tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or(Err(CatalogError::Timeout))
 }
 

@@ -7,8 +7,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::failure::Outcome;
 use crate::logging::LogFormat;
 use crate::verbs::{
-    AuditCommand, LimitCommand, OperationCommand, PlanCommand, ShardCommand, TenantCommand, TokenCommand,
-    UserCommand, ValueCommand,
+    AuditCommand, LimitCommand, OperationCommand, PlanCommand, RouterCommand, ShardCommand, TenantCommand,
+    TokenCommand, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
 };
 use crate::{demo, local, logging, serve, verbs};
 
@@ -106,6 +106,34 @@ enum Command {
         #[command(subcommand)]
         command: ValueCommand,
     },
+    /// What tenants have used.
+    Usage {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        args: UsageArgs,
+    },
+    /// How a tenant is. Exit code 1 if it is not well.
+    Health {
+        #[command(flatten)]
+        remote: Remote,
+        /// The tenant's id.
+        tenant: String,
+    },
+    /// Routers, as they report themselves.
+    Routers {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: RouterCommand,
+    },
+    /// Alerts, and where they are sent to.
+    Webhook {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: WebhookCommand,
+    },
     /// Users whom clients may log in as.
     User {
         #[command(flatten)]
@@ -195,6 +223,12 @@ impl Args {
             Command::Token { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Audit { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Value { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Usage { remote, args } => verbs::run(&remote, async |api| args.run(api).await),
+            Command::Health { remote, tenant } => {
+                verbs::run(&remote, async |api| verbs::health(api, &tenant).await)
+            }
+            Command::Routers { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Webhook { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::User { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
         }
     }
@@ -228,6 +262,9 @@ mod tests {
             "switchyard token create t --role application --tenant acme",
             "switchyard audit verify",
             "switchyard operation wait op_1",
+            "switchyard usage acme --by hour --from 2026-11-01 --csv",
+            "switchyard health acme",
+            "switchyard routers list",
             "switchyard config check f",
             "switchyard auth hash",
         ] {

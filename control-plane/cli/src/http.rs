@@ -56,7 +56,6 @@ impl Api {
     }
 
     /// What is there as text, such as CSV.
-    #[allow(dead_code, reason = "for answers in CSV")]
     pub(crate) async fn text(&self, path: &str) -> Outcome<String> {
         let answer = self.exchange(Method::GET, path, None).await?;
         if answer.status.is_success() {

@@ -6,6 +6,7 @@ mod operation;
 mod plan;
 mod shard;
 mod tenant;
+mod usage;
 mod user;
 mod value;
 
@@ -18,6 +19,7 @@ pub(crate) use operation::OperationCommand;
 pub(crate) use plan::PlanCommand;
 pub(crate) use shard::ShardCommand;
 pub(crate) use tenant::TenantCommand;
+pub(crate) use usage::{RouterCommand, UsageArgs, WebhookCommand, health};
 pub(crate) use user::UserCommand;
 pub(crate) use value::ValueCommand;
 

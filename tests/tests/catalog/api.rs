@@ -1,6 +1,7 @@
 //! The control plane's API over HTTP, and the commands that speak it.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use switchyard_tests::Cluster;
@@ -11,7 +12,7 @@ use switchyard_tests::{metrics, wait};
 
 /// A control plane as a process, with a catalog.
 pub(crate) struct ControlPlane {
-    _cluster: Cluster,
+    cluster: Arc<Cluster>,
     dir: TempDir,
     port: u16,
     child: std::process::Child,
@@ -19,13 +20,17 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) fn start() -> Self {
-        let cluster = Cluster::start();
+        Self::over(Arc::new(Cluster::start()), "")
+    }
+
+    /// Another one, with the same catalog; `more` are lines of its configuration.
+    pub(crate) fn over(cluster: Arc<Cluster>, more: &str) -> Self {
         let (dir, port) = (TempDir::new(), free_port());
         let config = dir.write(
             "control-plane.toml",
             &format!(
                 "listen = '127.0.0.1:{port}'\ncatalog_url = '{}'\nbootstrap_token_file = 'token'\nkeys_file = 'keys'\n\
-                 client_url = 'postgres://127.0.0.1:7777/crm'\n",
+                 client_url = 'postgres://127.0.0.1:7777/crm'\n{more}",
                 cluster.url(SUPERUSER, SUPERUSER_PASSWORD)
             ),
         );
@@ -34,12 +39,33 @@ impl ControlPlane {
         command.arg("control-plane").arg("--config").arg(config);
         command.stdout(log.try_clone().expect("a file")).stderr(log);
         let child = process::spawn(command);
-        let plane = Self { _cluster: cluster, dir, port, child };
+        let plane = Self { cluster, dir, port, child };
         let address = plane.address();
         wait::until_true("the control plane", || {
             metrics::get(address, "/readyz").is_ok_and(|(status, _)| status == 200)
         });
         plane
+    }
+
+    /// Its catalog, and what else is in that cluster.
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Kills it, as a machine's end would.
+    pub(crate) fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
@@ -54,6 +80,7 @@ impl ControlPlane {
     pub(crate) fn cli_as(&self, token: &str, args: &[&str]) -> Output {
         let mut command = Command::new(binary());
         command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
+        command.env("SWITCHYARD_ADMIN_PASSWORD", SUPERUSER_PASSWORD);
         command.env("SWITCHYARD_TOKEN", token).output().expect("it runs")
     }
 
@@ -70,13 +97,25 @@ impl ControlPlane {
 
     /// One request as curl would send it.
     pub(crate) fn request(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, String, Value) {
+        self.request_with(method, path, token, body, "if-match: *\r\n")
+    }
+
+    /// The same with these headers.
+    pub(crate) fn request_with(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+        headers: &str,
+    ) -> (u16, String, Value) {
         use std::io::{Read, Write};
         let mut socket = std::net::TcpStream::connect(self.address()).expect("it listens");
         let length = body.len();
         write!(
             socket,
             "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {length}\r\n\
-             content-type: application/json\r\nif-match: *\r\nconnection: close\r\n\r\n{body}"
+             content-type: application/json\r\n{headers}connection: close\r\n\r\n{body}"
         )
         .expect("it reads");
         let mut answer = String::new();

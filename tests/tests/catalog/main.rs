@@ -1,6 +1,7 @@
 //! The catalog: its schema, its writers and its readers, over a real cluster.
 
 mod api;
+mod life;
 mod matrix;
 mod reading;
 mod schema;

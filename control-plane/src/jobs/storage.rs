@@ -1,0 +1,115 @@
+//! How much each tenant holds on its shard.
+
+use std::collections::HashMap;
+
+use switchyard_config::topology::ContextTemplate;
+
+use crate::provision::{OnShard, Place, quoted, tables_with};
+use crate::store::{Store, StoreError, TenantFilter};
+
+/// Pages of a table that are looked at; of a larger one a sample of about as many.
+const PAGES: f64 = 20_000.0;
+
+/// The column that tells tenants apart, unless the settings say otherwise.
+const TENANT_COLUMN: &str = "tenant_id";
+
+/// Bytes of a page, as PostgreSQL is built.
+const PAGE_BYTES: f64 = 8192.0;
+
+/// Measures every shard. One that does not answer is left out, and told of.
+pub(super) async fn measure(store: &Store) -> Result<(), StoreError> {
+    let (context, provision) = store.provisioning().await?;
+    let column = provision.tenant_column.as_deref().unwrap_or(TENANT_COLUMN);
+    for shard in store.shards().await? {
+        match shard_storage(store, &shard.name, &context, column).await {
+            Ok(found) if !found.is_empty() => store.set_storage(&found).await?,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(shard = shard.name, %error, "what tenants hold is not measured"),
+        }
+    }
+    Ok(())
+}
+
+async fn shard_storage(
+    store: &Store,
+    shard: &str,
+    context: &ContextTemplate,
+    column: &str,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    let on = OnShard::connect(&store.shard_access(shard, true).await?, None).await?;
+    match Place::of(context, "x") {
+        Place::Rows => rows(&on, column).await,
+        place => {
+            let sql = match place {
+                Place::Database(_) => {
+                    "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datallowconn"
+                }
+                _ => {
+                    "SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE c.relkind IN ('r', 'm') GROUP BY 1"
+                }
+            };
+            let found = on.client.query(sql, &[]).await.map_err(|e| on.failed(&e))?;
+            let sizes: HashMap<String, i64> = found.iter().map(|r| (r.get(0), r.get(1))).collect();
+            of_places(store, shard, context, &sizes).await
+        }
+    }
+}
+
+/// The tenants of the shard whose schema or database is among those measured.
+async fn of_places(
+    store: &Store,
+    shard: &str,
+    context: &ContextTemplate,
+    sizes: &HashMap<String, i64>,
+) -> Result<Vec<(String, i64)>, StoreError> {
+    let filter = TenantFilter { shard: Some(shard.to_owned()), ..TenantFilter::default() };
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let (tenants, next) = store.tenants(&filter, &after, 1000).await?;
+        for tenant in tenants {
+            let place = Place::of(tenant.context.as_ref().unwrap_or(context), &tenant.id);
+            if let Place::Schema(name) | Place::Database(name) = place
+                && let Some(bytes) = sizes.get(&name)
+            {
+                found.push((tenant.id, *bytes));
+            }
+        }
+        match next {
+            Some(next) => after = next,
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Each tenant's part of the shared tables: of a table's size with its indexes, in proportion to
+/// the bytes of the tenant's rows, in all of it or in a sample.
+async fn rows(on: &OnShard, column: &str) -> Result<Vec<(String, i64)>, StoreError> {
+    // Where row-level security would hide rows, an error is better than a sum that is too small.
+    on.client.batch_execute("SET row_security = off").await.map_err(|e| on.failed(&e))?;
+    let mut sums: HashMap<String, f64> = HashMap::new();
+    for (table, size) in tables_with(on, column).await? {
+        let pages = size as f64 / PAGE_BYTES;
+        let sample = if pages > PAGES {
+            format!(" TABLESAMPLE SYSTEM ({:.4})", 100.0 * PAGES / pages)
+        } else {
+            String::new()
+        };
+        let sql = format!(
+            "SELECT t.{}::text, sum(pg_column_size(t.*))::float8 FROM {table} t{sample} GROUP BY 1",
+            quoted(column)
+        );
+        let found = on.client.query(&sql, &[]).await.map_err(|e| on.failed(&e))?;
+        let parts: Vec<(Option<String>, f64)> = found.iter().map(|r| (r.get(0), r.get(1))).collect();
+        let whole: f64 = parts.iter().map(|p| p.1).sum();
+        for (tenant, part) in parts {
+            if let Some(tenant) = tenant
+                && whole > 0.0
+            {
+                *sums.entry(tenant).or_default() += size as f64 * part / whole;
+            }
+        }
+    }
+    Ok(sums.into_iter().map(|(tenant, bytes)| (tenant, bytes as i64)).collect())
+}
