@@ -4,10 +4,15 @@
 //! [`install`](install::install) puts it there or brings it up to date, in one transaction; it is versioned, and can be taken
 //! away again. The SQL is in `sql/`, meant to be read. `docs/sealing.md` says what it is for.
 
+pub mod adopt;
 pub mod connect;
+pub mod doctor;
 pub mod error;
 pub mod install;
 pub mod keys;
+pub mod migrate;
+pub mod protect;
+pub mod tables;
 
 pub use error::SchemaError;
 

@@ -1,6 +1,9 @@
 //! The schema that goes on every shard, and what operators do with it.
 
+mod doctor;
 mod install;
+mod migrate;
+mod protect;
 
 use secrecy::SecretString;
 use switchyard_config::ShardName;
