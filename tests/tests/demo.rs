@@ -215,10 +215,32 @@ fn a_start_that_fails_leaves_nothing() {
         name.starts_with("switchyard-demo-") && name.ends_with(&format!("-{mark}"))
     };
     assert!(!left.iter().any(ours), "its directory is gone");
+}
 
-    let refused = Command::new(binary()).args(["demo", "--context", "sealed"]).output().expect("it runs");
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("not available yet"));
+#[test]
+fn sealed_it_withstands_hostile_sql() {
+    let mut demo = Demo::start(&["--tenants", "3", "--context", "sealed"], None);
+    let state = demo.state();
+    for tenant in state["tenants"].as_array().expect("tenants") {
+        let id = tenant["id"].as_str().expect("an id");
+        assert_eq!(psql(&tenant["url"], "SELECT DISTINCT tenant_id FROM leads").as_deref(), Ok(id));
+    }
+    let acme = &state["tenants"][0]["url"];
+    let walk = "SELECT set_config('app.tenant_id', 'globex', false); SELECT DISTINCT tenant_id FROM leads";
+    assert_eq!(psql(acme, walk).as_deref(), Ok("globex\nacme"));
+    let forged = "SELECT set_config('backtrace_functions', 'sc_1_globex', false)";
+    assert!(psql(acme, forged).is_err_and(|e| e.contains("permission denied")));
+    // What it set up is as doctor would have it.
+    let mut doctor = Command::new(binary());
+    doctor.args(["doctor", "--mode", "sealed", "--role", "crm_app", "-o", "json"]);
+    for shard in state["shards"].as_array().expect("shards") {
+        doctor.args(["--shard", shard["url"].as_str().expect("a url")]);
+    }
+    let output = doctor.output().expect("it runs");
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let codes: Vec<_> = findings.as_array().expect("a list").iter().map(|f| &f["code"]).collect();
+    // A demo's clusters are of one machine, and are not made for moves.
+    assert!(output.status.success() && codes.iter().all(|c| *c == "wal-level"), "{findings:#}");
 }
 
 #[test]

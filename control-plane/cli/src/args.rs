@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Outcome;
 use crate::logging::LogFormat;
+use crate::shards::{DoctorArgs, SchemaArgs};
 use crate::verbs::{
     AuditCommand, LimitCommand, OperationCommand, PlanCommand, RouterCommand, ShardCommand, TenantCommand,
     TokenCommand, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
@@ -134,6 +135,10 @@ enum Command {
         #[command(subcommand)]
         command: WebhookCommand,
     },
+    /// The schema that goes on the shards: install, protect, adopt, apply.
+    Schema(SchemaArgs),
+    /// Find what makes isolation void, with the SQL that mends it.
+    Doctor(DoctorArgs),
     /// Users whom clients may log in as.
     User {
         #[command(flatten)]
@@ -229,6 +234,14 @@ impl Args {
             }
             Command::Routers { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Webhook { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
+            Command::Schema(args) => {
+                logging::init(self.log, "warn")?;
+                args.run()
+            }
+            Command::Doctor(args) => {
+                logging::init(self.log, "warn")?;
+                args.run()
+            }
             Command::User { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
         }
     }
@@ -267,6 +280,12 @@ mod tests {
             "switchyard routers list",
             "switchyard config check f",
             "switchyard auth hash",
+            "switchyard schema install --shard s1=postgres://a@b/c --key-file k --revoke activity,signals -o json",
+            "switchyard schema rotate-key --config f --key-file k --retire",
+            "switchyard schema protect --config f --mode sealed --table leads --apply",
+            "switchyard schema adopt --shards-file f --tenant acme --table leads",
+            "switchyard schema apply 0001.sql --config f --schemas tenant_%",
+            "switchyard doctor --config f --admin-user postgres -o json",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

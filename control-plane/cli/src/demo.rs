@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::{output, serve};
 
 /// Shape of the demo.
@@ -49,9 +49,6 @@ enum ContextKind {
 
 /// Starts everything, shows it, and stays until told to stop.
 pub(crate) fn run(args: DemoArgs) -> Outcome {
-    if args.context == ContextKind::Sealed {
-        return Err(Failure::Usage("--context sealed is not available yet; --context plain is".to_owned()));
-    }
     serve::runtime()?.block_on(async {
         let stop = serve::stop_signal()?;
         let mut site = site::Site::new()?;

@@ -8,6 +8,7 @@ mod local;
 mod logging;
 mod output;
 mod serve;
+mod shards;
 mod verbs;
 
 use std::process::ExitCode;

@@ -74,6 +74,21 @@ impl Target {
         Ok(Self { name: shard.name.clone(), config, tls })
     }
 
+    /// The role it logs in as.
+    pub fn user(&self) -> &str {
+        self.config.get_user().unwrap_or_default()
+    }
+
+    /// Whether it has a password.
+    pub fn has_password(&self) -> bool {
+        self.config.get_password().is_some()
+    }
+
+    /// The same login by this password.
+    pub fn use_password(&mut self, password: &SecretString) {
+        self.config.password(password.expose_secret());
+    }
+
     /// The same shard by another login.
     pub fn log_in_as(&mut self, user: &str, password: Option<&SecretString>) {
         self.config.user(user);

@@ -110,6 +110,7 @@ pub async fn apply(
     if transaction.execute(claim, &[&schema, &migration.name, &checksum]).await? == 0 {
         let same = "SELECT checksum = $3 FROM switchyard.migrations WHERE target = $1 AND name = $2";
         let same = transaction.query_one(same, &[&schema, &migration.name, &checksum]).await?;
+        transaction.rollback().await?;
         return match same.get(0) {
             true => Ok(Applied::Before),
             false => Err(SchemaError::Refused(format!(

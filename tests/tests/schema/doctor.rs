@@ -34,15 +34,15 @@ async fn good(mode: &Mode) -> (Cluster, Session) {
     cluster.sql(GOOD);
     let mut client = session(&cluster).await;
     if *mode == Mode::Sealed {
-        install(&mut client, &InstallOptions::default()).await.unwrap();
-        keys::add(&mut client, &[keys::generate(1).unwrap()]).await.unwrap();
+        install(&mut client, &InstallOptions::default()).await.expect("it installs");
+        keys::add(&mut client, &[keys::generate(1).expect("a key")]).await.expect("the key is taken");
     }
-    apply(&mut client, &protection(mode), 1000).await.unwrap();
+    apply(&mut client, &protection(mode), 1000).await.expect("the policies are made");
     (cluster, client)
 }
 
 async fn findings(client: &Session, mode: &Mode) -> Vec<Finding> {
-    let (mut findings, facts) = examine(&**client, "s1", &expected(mode)).await.unwrap();
+    let (mut findings, facts) = examine(&**client, "s1", &expected(mode)).await.expect("it answers");
     findings.extend(compare(&[facts]));
     findings
 }

@@ -1,5 +1,6 @@
 //! The schema that goes on every shard, and what operators do with it.
 
+mod cli;
 mod doctor;
 mod install;
 mod migrate;

@@ -1,5 +1,9 @@
 //! The application: its schema on every shard, and rows for every tenant.
 
+use switchyard_config::seal::SealKey;
+use switchyard_shard_schema::install::{InstallOptions, Revokes, install};
+use switchyard_shard_schema::keys;
+use switchyard_shard_schema::protect::{Mode, ProtectOptions, apply};
 use tokio_postgres::Client;
 
 use super::postgres::{Cluster, connect};
@@ -19,7 +23,7 @@ const LAST: &str = "Allen,Backus,Clarke,Codd,Dijkstra,Hamilton,Hoare,Hopper,John
                     Lovelace,Perlman,Shannon,Thompson,Turing,Vaughan,Wirth";
 
 /// Makes the database, its roles and its tables.
-pub(super) async fn install(cluster: &Cluster, password: &str) -> anyhow::Result<()> {
+pub(super) async fn make(cluster: &Cluster, password: &str) -> anyhow::Result<()> {
     let admin = connect(&cluster.url("postgres")).await?;
     // The password is of our own making, without quotes.
     admin
@@ -30,6 +34,23 @@ pub(super) async fn install(cluster: &Cluster, password: &str) -> anyhow::Result
         .await?;
     admin.batch_execute(&format!("CREATE DATABASE {DATABASE} OWNER crm_owner")).await?;
     connect(&cluster.url(DATABASE)).await?.batch_execute(SCHEMA).await?;
+    Ok(())
+}
+
+/// Puts the schema of the seal on the shard, and policies that ask it in place of those that ask
+/// a variable.
+pub(super) async fn seal(cluster: &Cluster, key: &SealKey) -> anyhow::Result<()> {
+    let mut admin = connect(&cluster.url(DATABASE)).await?;
+    let revokes = Revokes { activity: true, signals: true, large_objects: true, advisory_locks: false };
+    install(&mut admin, &InstallOptions { form: None, revokes }).await?;
+    keys::add(&mut admin, std::slice::from_ref(key)).await?;
+    let options = ProtectOptions {
+        column: "tenant_id".to_owned(),
+        mode: Mode::Sealed,
+        tables: Vec::new(),
+        replace: true,
+    };
+    apply(&mut admin, &options, 3000).await?;
     Ok(())
 }
 

@@ -31,12 +31,15 @@ pub(super) struct Tenant {
 }
 
 /// Tells of the shards, by the names and URLs given, and deals the buckets evenly.
-pub(super) async fn shards(api: &Api, shards: &[(String, String)]) -> anyhow::Result<()> {
+pub(super) async fn shards(api: &Api, shards: &[(String, String)], sealed: bool) -> anyhow::Result<()> {
     for (name, url) in shards {
         api.post("/v1/shards", json!({ "name": name, "url": url })).await.map_err(plain)?;
     }
     api.put("/v1/buckets", json!({ "even": true })).await.map_err(plain)?;
-    let context = json!({ "variables": { "app.tenant_id": "{tenant}" } });
+    let mut context = json!({ "variables": { "app.tenant_id": "{tenant}" } });
+    if sealed {
+        context["mode"] = "sealed".into();
+    }
     api.patch("/v1/settings", json!({ "context": context })).await.map_err(plain)?;
     Ok(())
 }

@@ -9,13 +9,15 @@ use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use switchyard_config::seal::seal_key_line;
+use switchyard_shard_schema::keys;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::postgres::{self, Cluster, Programs, connect};
 use super::register::Tenant;
 use super::site::{Site, TERMINATE};
-use super::{DemoArgs, crm, register};
+use super::{ContextKind, DemoArgs, crm, register};
 use crate::http::{self, Api};
 use crate::output;
 use crate::serve::ENDS_WITH_STDIN;
@@ -25,6 +27,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections of a router's pool to a shard, by default.
 const POOL: u32 = 20;
+
+/// The file of the seal's keys.
+const SEAL_KEYS: &str = "seal.keys";
 
 /// What runs, and how to get there.
 pub(super) struct Stack {
@@ -59,7 +64,7 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
     let catalog = postgres::start(site, &programs, "catalog", 60).await?;
     let password = random(18)?;
     for shard in &shards {
-        crm::install(shard, &password).await?;
+        crm::make(shard, &password).await?;
     }
 
     output::line("starting the control plane").ok();
@@ -69,7 +74,8 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
         .iter()
         .map(|s| (s.name.clone(), s.url_of(crm::ROLE, &password, crm::DATABASE) + "?sslmode=disable"))
         .collect();
-    register::shards(&api, &addresses).await?;
+    let sealed = args.context == ContextKind::Sealed;
+    register::shards(&api, &addresses, sealed).await?;
     let names: Vec<String> = shards.iter().map(|s| s.name.clone()).collect();
     let tenants = register::tenants(&api, args.tenants.into(), &names).await?;
     for shard in &shards {
@@ -78,13 +84,21 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
             crm::fill(&mut app, &tenant.id, i32::from(tenant.bucket % 40)).await?;
         }
     }
+    if sealed {
+        output::line("sealing the shards").ok();
+        let key = keys::generate(1)?;
+        site.write(SEAL_KEYS, &seal_key_line(&key))?;
+        for shard in &shards {
+            crm::seal(shard, &key).await?;
+        }
+    }
 
     output::line(&format!("starting {}", if args.routers == 1 { "a router" } else { "routers" })).ok();
     let router_url = router_role(&catalog, &catalog_url).await?;
     let mut routers = Vec::new();
     for n in 1..=args.routers {
         let port = if n == 1 { port } else { free_port()? };
-        routers.push((port, router(site, n, port, &router_url).await?));
+        routers.push((port, router(site, n, port, &router_url, sealed).await?));
     }
     for (i, (_, http)) in routers.iter().enumerate() {
         ready(site, &format!("router-{}", i + 1), &format!("http://127.0.0.1:{http}/readyz")).await?;
@@ -132,15 +146,16 @@ async fn router_role(catalog: &Cluster, catalog_url: &str) -> anyhow::Result<Str
 }
 
 /// Starts a router; returns its port for HTTP.
-async fn router(site: &mut Site, n: u16, port: u16, catalog_url: &str) -> anyhow::Result<u16> {
+async fn router(site: &mut Site, n: u16, port: u16, catalog_url: &str, sealed: bool) -> anyhow::Result<u16> {
     let http = free_port()?;
     site.write("router-catalog.url", catalog_url)?;
+    let seal = if sealed { format!("\n[seal]\nkey_file = \"{SEAL_KEYS}\"\n") } else { String::new() };
     let config = site.write(
         &format!("router-{n}.toml"),
         &format!(
             "[router]\nlisten = [\"127.0.0.1:{port}\"]\nhttp_listen = \"127.0.0.1:{http}\"\n\n\
              [limits]\ndrain_timeout = \"2s\"\n\n\
-             [catalog]\nurl_file = \"router-catalog.url\"\nstate_file = \"router-{n}-topology.json\"\n"
+             [catalog]\nurl_file = \"router-catalog.url\"\nstate_file = \"router-{n}-topology.json\"\n{seal}"
         ),
     )?;
     site.start(&format!("router-{n}"), ourselves("router", &config)?, TERMINATE)?;
