@@ -69,6 +69,7 @@ impl TenantContext {
         self.variables.iter().any(|(variable, _)| variable.eq_ignore_ascii_case(name))
             || (name == "role" && self.role.is_some())
             || name == "session_authorization"
+            || (name == crate::seal::PARAMETER && self.sealed.is_some())
     }
 }
 

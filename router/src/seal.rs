@@ -17,6 +17,9 @@ use switchyard_config::TenantId;
 use switchyard_config::settings::SealSettings;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 
+/// Where the shard keeps the tenant, in one of its forms: nothing that a session can have set.
+pub(crate) const PARAMETER: &str = "backtrace_functions";
+
 /// What a sealed context says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Sealed {

@@ -182,6 +182,9 @@ impl Relay {
         }
         let mut values = wishes.values.clone();
         if probe.asked.all {
+            // A RESET ALL takes it away, wherever it was hidden.
+            server.carried.lost |=
+                context.sealed.is_some() && !probe.set.contains_key(crate::seal::PARAMETER);
             // What is no longer among what was set has been reset.
             values.retain(|name, _| name.contains('.') || name == "role" || probe.set.contains_key(name));
             for (name, value) in &probe.set {

@@ -53,12 +53,15 @@ fn what_a_session_does_to_itself_is_mended() {
         "SET search_path TO scratch",
         "BEGIN; SELECT 1/0",
         "BEGIN; SELECT 1",
+        "DO $$ BEGIN RESET ALL; END $$",
+        "DO $$ BEGIN SET work_mem = '3MB'; PERFORM set_config('my.x', 'y', false); END $$",
     ] {
         let mut acme = s.login("acme");
         let _ = acme.try_rows(script);
         let _ = acme.try_rows("ROLLBACK");
         let names = NAMES.replace("clients", "public.clients");
         assert_eq!(acme.column(&names), s.canaries("acme"), "after {script}");
+        assert_eq!(s.login("acme").column(NAMES), s.canaries("acme"), "after {script}");
         drop(acme);
         assert_eq!(globex.column(NAMES), s.canaries("globex"), "after {script}");
     }
