@@ -235,6 +235,11 @@ impl Exchange {
         self.own == self.owed.len() && !self.open && !self.copy_both && !self.prefix.is_pending()
     }
 
+    /// Whether what is owed is one group of the extended protocol with its Sync, and no more.
+    pub(crate) fn is_one_group(&self) -> bool {
+        matches!(self.owed.back(), Some(Owed::Sync)) && self.readies_owed() == 1 && self.own == 0
+    }
+
     /// ReadyForQuery messages owed to the router itself.
     pub(crate) fn own_readies_owed(&self) -> usize {
         self.owed.iter().filter(|o| matches!(o, Owed::OwnQuery(_) | Owed::OwnSync)).count()
@@ -439,6 +444,16 @@ impl Exchange {
             _ => return Err(Desync),
         }
         Ok(())
+    }
+
+    /// A reply arrived that is kept from the client, as its group is sent again.
+    pub(crate) fn got_passed_over(&mut self, tag: u8) -> Result<(), Desync> {
+        use switchyard_wire::frame::backend;
+        match tag {
+            backend::PARSE_COMPLETE => self.got_parse_complete().map(drop),
+            backend::CLOSE_COMPLETE => self.got_close_complete().map(drop),
+            _ => Ok(()),
+        }
     }
 
     fn skip_copy_ends(&mut self) {

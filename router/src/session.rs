@@ -14,6 +14,7 @@ pub(crate) mod handle;
 mod prepare;
 mod probe;
 mod relay;
+mod replan;
 mod server_half;
 
 use std::future::Future;

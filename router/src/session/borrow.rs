@@ -21,10 +21,10 @@ use crate::seal::{SealError, Sealed};
 use crate::server::Server;
 
 /// Most bytes of a client that are kept to be sent again on another connection.
-const REPLAY_BYTES: usize = 16 * 1024;
+pub(super) const REPLAY_BYTES: usize = 16 * 1024;
 
 /// Connections that are tried for one statement before it fails.
-const ATTEMPTS: u8 = 3;
+pub(super) const ATTEMPTS: u8 = 3;
 
 /// A wait for a server connection.
 pub(super) struct Wait {
@@ -179,12 +179,13 @@ impl Relay {
     /// The client has sent `bytes` more.
     #[inline]
     pub(super) fn note_for_replay(&mut self, len: usize) {
-        if !self.can_replay {
+        if !self.can_replay && self.replan.is_none() {
             return;
         }
         let fresh = self.c.buffer.fresh();
         if self.replay.len() + len > REPLAY_BYTES {
             self.can_replay = false;
+            self.replan = None;
         } else {
             self.replay.extend_from_slice(&fresh[fresh.len() - len..]);
         }
@@ -319,6 +320,7 @@ impl Relay {
             ));
         }
         self.began = Some(Instant::now());
+        self.attempts = 0;
         self.make_ready(core)
     }
 

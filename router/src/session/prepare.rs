@@ -63,8 +63,9 @@ impl Relay {
         // If the server skips it after an error, the name means what it meant: what follows this
         // group must wait until that is known.
         self.stall = true;
-        self.c.discard(len);
         let statement = core.shared.statements.get(parse.sql, parse.types);
+        self.arm_replan(&statement);
+        self.c.discard(len);
         if core.statements().contains(parse.name) {
             // PostgreSQL must be the one to refuse it: the text, or the transaction, may be at fault
             // as well. So the text gets a name of ours, and then is given that name once more.
@@ -183,6 +184,7 @@ impl Relay {
         let (rest, old) = (frame::HEADER + names.rest, names.statement.len());
         let portal: SmallVec<[u8; 64]> = SmallVec::from_slice(names.portal);
         if let Some(statement) = &known {
+            self.arm_replan(statement);
             if statement.effect != Effect::Nothing {
                 let text = String::from_utf8(statement.sql().to_vec()).ok();
                 self.note_effect(core, statement.effect.clone(), text);
@@ -222,6 +224,7 @@ impl Relay {
     fn server_name_of(&mut self, core: &mut Core, name: Vec<u8>) -> Result<Option<Box<[u8]>>, End> {
         match core.statements.as_ref().and_then(|s| s.get(&name)).cloned() {
             Some(statement) => {
+                self.arm_replan(&statement);
                 self.ensure_statement(core, &statement)?;
                 Ok(Some(statement.name.clone()))
             }

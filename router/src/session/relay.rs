@@ -19,6 +19,7 @@ use super::effects::{Pending, Touched};
 use super::half::Half;
 use super::handle::Activity;
 use super::probe::Probe;
+use super::replan::Replan;
 use super::{Core, End};
 use crate::buffer::Buffer;
 use crate::exchange::{Exchange, Undo};
@@ -73,6 +74,7 @@ pub(super) struct Relay {
     /// the replies to the router's own messages are in.
     pub(super) replay: Vec<u8>,
     pub(super) can_replay: bool,
+    pub(super) replan: Option<Replan>,
     /// Connections tried for the current statement.
     pub(super) attempts: u8,
     /// What the client sends passes for skipped after an error, up to its next Sync.
@@ -105,6 +107,7 @@ impl Relay {
                 skip_to_sync: false,
                 replay: Vec::new(),
                 can_replay: false,
+                replan: None,
                 attempts: 0,
             })
         });
@@ -133,6 +136,7 @@ impl Relay {
         self.rolled_back = false;
         self.skip_to_sync = false;
         self.can_replay = false;
+        self.replan = None;
         self.attempts = 0;
         let _ = STOCK.try_with(|stock| {
             let mut stock = stock.borrow_mut();

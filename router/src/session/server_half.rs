@@ -7,6 +7,7 @@ use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
 use super::relay::Relay;
+use super::replan::{Replan, is_stale_plan};
 use super::{Core, End};
 use crate::exchange::{Desync, ErrorIs, Undo};
 
@@ -87,6 +88,19 @@ impl Relay {
                     Err(desync) => return Ok(Err(desync)),
                 }
             }
+            if self.replan.is_some() {
+                match self.refused_ahead(&header) {
+                    Some(true) => {
+                        if self.exchange.got_passed_over(header.tag).is_err() {
+                            return Ok(Err(Desync));
+                        }
+                        self.s.discard(header.len);
+                        continue;
+                    }
+                    Some(false) => {}
+                    None => return Ok(Ok(())),
+                }
+            }
             match header.tag {
                 // By far the most common, and nothing depends on it.
                 backend::DATA_ROW | backend::COPY_DATA => self.s.forward(header.len),
@@ -100,6 +114,13 @@ impl Relay {
                     let status = fresh[frame::HEADER];
                     if !matches!(status, b'I' | b'T' | b'E') || self.exchange.got_ready(status).is_err() {
                         return Ok(Err(Desync));
+                    }
+                    if self.replan.is_some()
+                        && let Some(Replan::Due(statement)) = self.replan.take()
+                    {
+                        self.s.discard(header.len);
+                        self.send_again(core, &statement)?;
+                        return Ok(Ok(()));
                     }
                     self.s.forward(header.len);
                     if self.pending.is_some() {
@@ -117,6 +138,10 @@ impl Relay {
 
     /// A message that is not a row. False if more of it is needed.
     fn server_frame(&mut self, core: &mut Core, header: &frame::Header) -> Result<Result<bool, Desync>, End> {
+        if self.replan.is_some() && is_answer(header.tag) {
+            // It is under way: what the client has seen of it cannot be taken back.
+            self.replan = None;
+        }
         match header.tag {
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
                 if self.exchange.got_completion().is_err() {
@@ -196,7 +221,6 @@ impl Relay {
         if header.len <= WHOLE_BYTES && fresh.len() < header.len {
             return Ok(Ok(false));
         }
-        core.account.errors.add(1);
         self.failed = true;
         let quiet = self.exchange.is_quiet();
         let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();
@@ -220,12 +244,18 @@ impl Relay {
             self.s.discard(header.len);
             return Ok(Ok(true));
         }
-        if code == Some(sqlstate::FEATURE_NOT_SUPPORTED.0)
-            && text_of(fields.as_ref()).is_some_and(|text| text.starts_with(b"cached plan must not change"))
+        let stale = fields.as_ref().is_some_and(is_stale_plan);
+        let again = stale && self.can_replan();
+        if !again {
+            core.account.errors.add(1);
+            self.replan = None;
+        }
+        if stale
+            && !again
             && let Some(server) = &mut self.server
         {
-            // A table has changed under a prepared statement. Drivers prepare again: they must not
-            // find the old one here, so the connection is cleaned before anybody uses it.
+            // Drivers prepare again: they must not find the old one here, so the connection is
+            // cleaned before anybody uses it.
             server.carried.dirty = true;
             server.carried.session = 0;
         }
@@ -245,6 +275,7 @@ impl Relay {
                 )
                 .encode(self.s.own());
             }
+            _ if again => self.s.discard(header.len),
             _ => self.s.forward(header.len),
         }
         Ok(Ok(true))
@@ -376,6 +407,14 @@ pub(super) fn canceled_by_user() -> ErrorResponse {
     ErrorResponse::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request")
 }
 
-fn text_of<'a>(fields: Option<&message::ErrorFields<'a>>) -> Option<&'a [u8]> {
+/// Whether a message answers a use of a prepared statement.
+fn is_answer(tag: u8) -> bool {
+    matches!(
+        tag,
+        backend::BIND_COMPLETE | backend::PARAMETER_DESCRIPTION | backend::ROW_DESCRIPTION | backend::NO_DATA
+    )
+}
+
+pub(super) fn text_of<'a>(fields: Option<&message::ErrorFields<'a>>) -> Option<&'a [u8]> {
     fields.and_then(|fields| fields.message())
 }

@@ -315,3 +315,50 @@ fn statements_of_two_clients_on_one_server_never_mix() {
         }
     });
 }
+
+#[test]
+fn a_table_that_changes_under_a_statement_is_not_noticed() {
+    let s = setup()
+        .pool("size = 2")
+        .sql("CREATE TABLE scratch.wide (a int); GRANT ALL ON scratch.wide TO app")
+        .start();
+    let (mut one, mut two) = (s.login("acme"), s.login("acme"));
+    let admin = |sql: &str| drop(s.shard_of("acme").sql(sql));
+    admin("INSERT INTO scratch.wide VALUES (7)");
+    for client in [&mut one, &mut two] {
+        client.round(&[m::parse("w", "SELECT * FROM scratch.wide"), m::sync()].concat());
+    }
+    let run: Vec<u8> = [m::bind("", "w", &[]), m::describe(b'P', ""), m::execute("", 0), m::sync()].concat();
+    let rows = |answer: &[m::Message]| -> Vec<_> {
+        assert!(answer.iter().all(|m| m.tag != b'E'), "{answer:?}");
+        answer.iter().filter(|m| m.tag == b'D').map(m::Message::values).collect()
+    };
+    assert_eq!(rows(&one.round(&run)), [vec![Some("7".to_owned())]]);
+    for column in ["b", "c"] {
+        admin(&format!("ALTER TABLE scratch.wide ADD COLUMN {column} int"));
+        // On whichever connection, in one piece or in two.
+        for client in [&mut one, &mut two] {
+            let wide = rows(&client.round(&run));
+            assert_eq!(wide[0].len(), if column == "b" { 2 } else { 3 });
+            let (head, tail) = run.split_at(9);
+            client.send(head);
+            client.send(tail);
+            assert_eq!(rows(&client.until_ready()), wide);
+        }
+    }
+    // Described as a statement; in a transaction it is PostgreSQL's error, as nothing can be done.
+    admin("ALTER TABLE scratch.wide DROP COLUMN b");
+    let described = one.round(&[m::describe(b'S', "w"), m::sync()].concat());
+    assert!(described.iter().any(|m| m.tag == b'T'), "{described:?}");
+    // Prepared by a session of its own, where the connection has the old one.
+    admin("ALTER TABLE scratch.wide ADD COLUMN d int");
+    let prepare = [m::parse("x", "SELECT * FROM scratch.wide"), m::describe(b'S', "x"), m::sync()].concat();
+    for _ in 0..2 {
+        let tags: Vec<u8> = s.login("acme").round(&prepare).iter().map(|m| m.tag).collect();
+        assert_eq!(tags, b"1tTZ");
+    }
+    two.rows("BEGIN");
+    assert!(two.round(&run).iter().any(|m| m.sqlstate() == "0A000"));
+    two.rows("ROLLBACK");
+    assert_eq!(rows(&two.round(&run))[0].len(), 3);
+}
