@@ -446,12 +446,21 @@ impl Exchange {
         Ok(())
     }
 
-    /// A reply arrived that is kept from the client, as its group is sent again.
-    pub(crate) fn got_passed_over(&mut self, tag: u8) -> Result<(), Desync> {
+    /// A reply arrived that is kept from the client, as its group is sent again. `undo` gets what is
+    /// undone for that.
+    pub(crate) fn got_passed_over(&mut self, tag: u8, undo: &mut Vec<Undo>) -> Result<(), Desync> {
         use switchyard_wire::frame::backend;
         match tag {
             backend::PARSE_COMPLETE => self.got_parse_complete().map(drop),
-            backend::CLOSE_COMPLETE => self.got_close_complete().map(drop),
+            backend::CLOSE_COMPLETE => {
+                self.skip_copy_ends();
+                match self.pop() {
+                    Some(Owed::ParseAsClose(name)) => undo.push(Undo::Named(name)),
+                    Some(Owed::Close | Owed::CloseStatement { .. } | Owed::Evict(_)) => {}
+                    _ => return Err(Desync),
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -91,7 +91,11 @@ impl Relay {
             if self.replan.is_some() {
                 match self.refused_ahead(&header) {
                     Some(true) => {
-                        if self.exchange.got_passed_over(header.tag).is_err() {
+                        let mut undo = std::mem::take(&mut self.undo);
+                        let known = self.exchange.got_passed_over(header.tag, &mut undo);
+                        undo.drain(..).for_each(|what| self.undo_one(core, what));
+                        self.undo = undo;
+                        if known.is_err() {
                             return Ok(Err(Desync));
                         }
                         self.s.discard(header.len);
