@@ -26,7 +26,8 @@ use crate::server::{Route, Server};
 use crate::stats::Histogram;
 use crate::tls::ShardTlsContext;
 use idle::{Fit, Idle, best, richest};
-use queue::{Offer, PATIENCE, Queue, Waiter};
+pub(crate) use queue::Share;
+use queue::{Loan, Offer, PATIENCE, Queue, Waiter};
 
 /// First pause after a failed attempt to connect; it doubles up to the shard's `backoff_max`.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -46,6 +47,7 @@ pub(crate) enum PoolError {
 pub(crate) struct Want<'a> {
     pub(crate) route: &'a Route,
     pub(crate) context: u64,
+    pub(crate) share: Share,
     pub(crate) wishes: u64,
     pub(crate) session: u64,
     pub(crate) worker: usize,
@@ -115,16 +117,16 @@ struct State {
 }
 
 impl State {
-    /// Notes that the connection is lent to a session of this context.
-    fn lent(&mut self, server: &mut Server, context: u64, now: Instant) {
-        self.queue.lent(server.carried.context, context);
-        server.place.lent_to = Some(Loan { context, since: now });
+    /// Notes that the connection is lent.
+    fn lent(&mut self, server: &mut Server, loan: Loan) {
+        self.queue.lent(server.carried.context, loan.context);
+        server.place.lent_to = Some(loan);
     }
 
     /// The loan of a connection has ended, if it was lent.
     fn came_back(&mut self, server: &mut Server, now: Instant) {
         if let Some(loan) = server.place.lent_to.take() {
-            self.queue.returned(loan.context, loan.since, now);
+            self.queue.returned(&loan, now);
             if server.carried.context != loan.context {
                 self.queue.carries(loan.context, server.carried.context);
             }
@@ -161,12 +163,6 @@ pub(crate) struct ServerPlace {
     taken: bool,
     /// Who has it.
     lent_to: Option<Loan>,
-}
-
-/// A connection is lent to a session of a context.
-struct Loan {
-    context: u64,
-    since: Instant,
 }
 
 impl ServerPlace {
@@ -256,7 +252,9 @@ impl Pool {
             }
             let mut idle = state.idle.remove(at);
             if idle.server.is_alive() {
-                state.lent(&mut idle.server, want.context, now);
+                let loan =
+                    Loan { context: want.context, share: want.share, since: now, charged: Duration::ZERO };
+                state.lent(&mut idle.server, loan);
                 return Lend::Now(idle.server);
             }
             self.forget(&mut state, &mut idle.server);
@@ -425,7 +423,8 @@ impl Pool {
         mut server: Box<Server>,
         now: Instant,
     ) -> Option<Box<Server>> {
-        state.lent(&mut server, waiter.context, now);
+        let loan = Loan { context: waiter.context, share: waiter.share, since: now, charged: waiter.charged };
+        state.lent(&mut server, loan);
         match waiter.reply.send(Ok(server)) {
             Ok(()) => {
                 self.counters.wait.record(now.saturating_duration_since(waiter.since));
@@ -435,6 +434,7 @@ impl Pool {
                 let mut server = back.ok()?;
                 // As if it had not been lent.
                 server.place.lent_to = None;
+                state.queue.refund(waiter.share, waiter.charged);
                 state.queue.lost(waiter.context);
                 state.queue.carries(waiter.context, server.carried.context);
                 Some(server)
@@ -470,6 +470,7 @@ impl Pool {
                 let want = Want {
                     route: &waiter.route,
                     context,
+                    share: waiter.share,
                     wishes: waiter.wishes,
                     session: waiter.session,
                     worker: waiter.worker,
@@ -574,11 +575,13 @@ fn enqueue(state: &mut State, want: &Want<'_>) -> oneshot::Receiver<Result<Box<S
         reply,
         route: want.route.clone(),
         context: want.context,
+        share: want.share,
         wishes: want.wishes,
         session: want.session,
         worker: want.worker,
         since: want.now,
         promised: false,
+        charged: Duration::ZERO,
     });
     answer
 }

@@ -152,6 +152,7 @@ async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Serve
     let want = Want {
         route: &seat.context.route,
         context: seat.context.id,
+        share: seat.share,
         wishes: wishes.id,
         session: 0,
         worker,

@@ -29,7 +29,7 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use crate::buffer::Buffer;
 use crate::classify::Pin;
 use crate::context::{TenantContext, Wishes};
-use crate::pool::Pool;
+use crate::pool::{Pool, Share};
 use crate::shared::Shared;
 use crate::statements::ClientStatements;
 use crate::stats::{ShardAccount, TenantAccount};
@@ -65,6 +65,8 @@ pub(crate) struct Seat {
     pub(crate) generation: u64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) context: Arc<TenantContext>,
+    /// The tenant's share of a full pool.
+    pub(crate) share: Share,
     pub(crate) mode: PoolMode,
     pub(crate) shard_account: Arc<ShardAccount>,
 }
@@ -139,7 +141,8 @@ impl Shared {
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
         let shard_account = self.stats.shard(&shard.name, worker);
-        Ok(Seat { generation, pool, context, mode, shard_account })
+        let share = Share { tenant: self.stats.tenant(&who.tenant).number, weight: tenant.limits.weight };
+        Ok(Seat { generation, pool, context, share, mode, shard_account })
     }
 }
 

@@ -89,6 +89,10 @@ pub(crate) struct TenantAccount {
     pub(crate) busy_us: Local,
     /// Time spent waiting for server connections, in microseconds.
     pub(crate) wait_us: Local,
+    /// Transactions that had to wait for a server connection, or until a limit allowed them.
+    pub(crate) waits: Local,
+    /// Transactions that were refused because a limit or the queue's timeout was reached.
+    pub(crate) shed: Local,
 }
 
 impl TenantAccount {
@@ -101,6 +105,8 @@ impl TenantAccount {
 
 /// All of one tenant.
 pub(crate) struct TenantStats {
+    /// Its number in this process, never given twice.
+    pub(crate) number: u64,
     /// One for each worker.
     pub(crate) accounts: Vec<Arc<TenantAccount>>,
     /// Sessions now.
@@ -204,6 +210,7 @@ impl Pins {
 pub(crate) struct Stats {
     workers: usize,
     pub(crate) tenants: DashMap<TenantId, Arc<TenantStats>>,
+    last_tenant: AtomicU64,
     shards: DashMap<ShardName, Vec<Arc<ShardAccount>>>,
     pub(crate) accepted: Count,
     pub(crate) rejected: ByKind<{ Rejected::ALL.len() }>,
@@ -230,6 +237,7 @@ impl Stats {
         Self {
             workers,
             tenants: DashMap::new(),
+            last_tenant: AtomicU64::new(0),
             shards: DashMap::new(),
             accepted: Count::default(),
             rejected: ByKind(std::array::from_fn(|_| Count::default())),
@@ -259,6 +267,7 @@ impl Stats {
         }
         let made = || {
             Arc::new(TenantStats {
+                number: self.last_tenant.fetch_add(1, Ordering::Relaxed) + 1,
                 accounts: (0..self.workers).map(|_| Arc::default()).collect(),
                 sessions: AtomicI64::new(0),
             })

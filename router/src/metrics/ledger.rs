@@ -14,7 +14,7 @@ use switchyard_config::TenantId;
 use crate::stats::TenantStats;
 
 /// Counters per tenant.
-const COUNTERS: usize = 7;
+const COUNTERS: usize = 9;
 
 /// Time in which an earlier transaction comes to count half when tenants are compared.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -44,6 +44,8 @@ impl Totals {
                 account.bytes_out.get(),
                 account.busy_us.get(),
                 account.wait_us.get(),
+                account.waits.get(),
+                account.shed.get(),
             ]));
         }
         totals
@@ -85,6 +87,14 @@ impl Totals {
 
     pub(super) fn wait_us(&self) -> u64 {
         self.0[6]
+    }
+
+    pub(super) fn waits(&self) -> u64 {
+        self.0[7]
+    }
+
+    pub(super) fn shed(&self) -> u64 {
+        self.0[8]
     }
 }
 

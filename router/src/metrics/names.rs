@@ -97,6 +97,10 @@ pub(super) mod tenant {
         BYTES: Counter "switchyard_tenant_bytes_total" "Bytes exchanged with clients.";
         BUSY: Counter "switchyard_tenant_busy_seconds_total" "Time that server connections were lent.";
         WAIT: Counter "switchyard_tenant_wait_seconds_total" "Time in the queue for server connections.";
+        WAITS: Counter "switchyard_tenant_waits_total"
+            "Transactions that waited for a server connection, or until a limit allowed them.";
+        SHED: Counter "switchyard_tenant_shed_total"
+            "Transactions refused because a limit or the queue's timeout was reached.";
         CLIENTS: Gauge "switchyard_tenant_client_connections" "Clients.";
         INFO: Gauge "switchyard_tenant_info" "Where the tenant lives and whether it is served; always 1.";
         ACTIVE: Gauge "switchyard_tenants_active" "Tenants that have a client.";

@@ -114,6 +114,8 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
     let mut bytes = names::BYTES.samples();
     let mut busy = names::BUSY.samples();
     let mut wait = names::WAIT.samples();
+    let mut waits = names::WAITS.samples();
+    let mut shed = names::SHED.samples();
     let mut clients = names::CLIENTS.samples();
     let mut info = names::INFO.samples();
     let own = page.own.iter().map(|(tenant, totals, clients)| (label(tenant.as_str()), totals, *clients));
@@ -127,6 +129,8 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
         bytes.add(&[("direction", "out"), tenant[0]], totals.bytes_out() as f64);
         busy.add(&tenant, seconds(totals.busy_us()));
         wait.add(&tenant, seconds(totals.wait_us()));
+        waits.add(&tenant, totals.waits() as f64);
+        shed.add(&tenant, totals.shed() as f64);
         clients.add(&tenant, connected.max(0) as f64);
     }
     for (id, _, _) in &page.own {
@@ -135,10 +139,11 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
         let shard = placed.map_or("", |shard| shard.name.as_str());
         info.add(&[("shard", shard), ("state", tenant.state.as_str()), ("tenant", &label(id.as_str()))], 1.0);
     }
-    let mut families: Vec<_> = [transactions, statements, errors, bytes, busy, wait, clients, info]
-        .into_iter()
-        .map(super::family::Samples::finish)
-        .collect();
+    let mut families: Vec<_> =
+        [transactions, statements, errors, bytes, busy, wait, waits, shed, clients, info]
+            .into_iter()
+            .map(super::family::Samples::finish)
+            .collect();
     families.push(names::ACTIVE.single(page.active as f64));
     families.push(names::DROPPED.single(page.folded as f64));
     families

@@ -5,12 +5,18 @@
 //! in demand, a session takes another tenant's only if that tenant has more of them, or none of its own
 //! is about to come back. For how long it waits is bounded by [`PATIENCE_MAX`].
 //!
+//! Where there are fewer connections than sessions that want one, they are shared between tenants by the
+//! time for which each has had connections, divided by its weight: the tenant that has had least is next.
+//! The time counts only while somebody waits, and a tenant that comes back after a pause begins where the
+//! others stand: it neither pays for what nobody else wanted nor saves up a claim.
+//!
 //! Nothing here knows connections or clocks: the pool says what happens and when.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
+use switchyard_config::limits::DEFAULT_WEIGHT;
 use tokio::sync::oneshot;
 
 use super::PoolError;
@@ -25,13 +31,17 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(1);
 pub(super) const PATIENCE_MAX: Duration = Duration::from_millis(10);
 
 /// Between the two, so many of its tenant's transactions.
-const PATIENCE_TURNS: u32 = 4;
+const PATIENCE_TURNS: u32 = 6;
 
 /// Sessions that wait for each connection of their tenant, before one takes another's.
 const CROWD: usize = 4;
 
 /// Nobody's tenant misses a connection that has been idle for this long.
 const SPARE: Duration = Duration::from_millis(20);
+
+/// By so many of its transactions a tenant may get ahead of the others before its connection goes to one
+/// of them: each change costs a handover.
+const AHEAD_TURNS: u32 = 6;
 
 /// How far behind the first somebody is looked for whom a connection suits better.
 const SEARCH: usize = 64;
@@ -41,12 +51,42 @@ pub(super) struct Waiter {
     pub(super) reply: oneshot::Sender<Result<Box<Server>, PoolError>>,
     pub(super) route: Route,
     pub(super) context: u64,
+    pub(super) share: Share,
     pub(super) wishes: u64,
     pub(super) session: u64,
     pub(super) worker: usize,
     pub(super) since: Instant,
     /// A connection for its route is being made in the place of one that was closed for it.
     pub(super) promised: bool,
+    /// What its tenant was charged when its turn came: what its transactions take on average.
+    pub(super) charged: Duration,
+}
+
+/// Whose share of the pool a session counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Number of the tenant, given out by this process.
+    pub(crate) tenant: u64,
+    /// Relative to others; never 0.
+    pub(crate) weight: u32,
+}
+
+/// A connection that is lent.
+pub(super) struct Loan {
+    pub(super) context: u64,
+    pub(super) share: Share,
+    pub(super) since: Instant,
+    /// What the tenant has been charged for it already.
+    pub(super) charged: Duration,
+}
+
+/// What a tenant has had of the pool.
+#[derive(Default)]
+struct Account {
+    /// Nanoseconds for which its sessions had connections while somebody waited, divided by its weight.
+    used: u64,
+    /// Its lanes in which somebody waits, by since when the first does.
+    lanes: BTreeSet<(Instant, u64)>,
 }
 
 /// The sessions and connections of one context.
@@ -97,8 +137,11 @@ pub(super) fn is_spare(idle_since: Instant, now: Instant) -> bool {
 #[derive(Default)]
 pub(super) struct Queue {
     lanes: HashMap<u64, Lane, BuildHasherDefault<IdHasher>>,
-    /// The lanes in which somebody waits, by since when.
-    order: BTreeSet<(Instant, u64)>,
+    accounts: HashMap<u64, Account, BuildHasherDefault<IdHasher>>,
+    /// The tenants of which somebody waits, by what they have used.
+    order: BTreeSet<(u64, u64)>,
+    /// What the tenant that has used least of those that wait has used: where who comes back begins.
+    level: u64,
 }
 
 impl Queue {
@@ -122,12 +165,38 @@ impl Queue {
         }
     }
 
-    /// A connection that was lent at `since` came back.
-    pub(super) fn returned(&mut self, context: u64, since: Instant, now: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&context) {
+    /// A connection came back.
+    pub(super) fn returned(&mut self, loan: &Loan, now: Instant) {
+        let took = now.saturating_duration_since(loan.since);
+        if let Some(lane) = self.lanes.get_mut(&loan.context) {
             lane.busy = lane.busy.saturating_sub(1);
             lane.returned = Some(now);
-            lane.turn = (lane.turn * 7 + now.saturating_duration_since(since)) / 8;
+            lane.turn = (lane.turn * 7 + took) / 8;
+        }
+        if !self.is_empty() {
+            let cost = |took| cost(took, loan.share.weight);
+            self.charge(loan.share, cost(took), cost(loan.charged));
+        }
+    }
+
+    /// Charges a tenant `more`, of what it has paid `less` before.
+    fn charge(&mut self, share: Share, more: u64, less: u64) {
+        let level = self.level;
+        let account = self.accounts.entry(share.tenant).or_default();
+        let waits = !account.lanes.is_empty();
+        let used = if waits { account.used } else { account.used.max(level) };
+        let used = used.saturating_add(more).saturating_sub(less);
+        let before = std::mem::replace(&mut account.used, used);
+        if waits {
+            self.order.remove(&(before, share.tenant));
+            self.order.insert((used, share.tenant));
+        }
+    }
+
+    /// A tenant does not get what it was charged for.
+    pub(super) fn refund(&mut self, share: Share, charged: Duration) {
+        if !charged.is_zero() {
+            self.charge(share, 0, cost(charged, share.weight));
         }
     }
 
@@ -149,17 +218,23 @@ impl Queue {
         self.order.is_empty()
     }
 
+    /// The lanes in which somebody waits, with since when.
+    fn waiting_lanes(&self) -> impl Iterator<Item = (Instant, u64)> {
+        let accounts = self.order.iter().filter_map(|(_, tenant)| self.accounts.get(tenant));
+        accounts.flat_map(|account| account.lanes.iter().copied())
+    }
+
     /// Sessions that wait, those that gave up not counted.
     pub(super) fn len(&self) -> usize {
-        let lanes = self.order.iter().filter_map(|(_, context)| self.lanes.get(context));
+        let lanes = self.waiting_lanes().filter_map(|(_, context)| self.lanes.get(&context));
         lanes.flat_map(|lane| &lane.waiters).filter(|w| !w.reply.is_closed()).count()
     }
 
     /// How many wait, or have given up since the last [`Queue::tidy`], but no more than `limit`.
     pub(super) fn len_up_to(&self, limit: usize) -> usize {
         let mut sum = 0;
-        for (_, context) in &self.order {
-            sum += self.lanes.get(context).map_or(0, |lane| lane.waiters.len());
+        for (_, context) in self.waiting_lanes() {
+            sum += self.lanes.get(&context).map_or(0, |lane| lane.waiters.len());
             if sum >= limit {
                 return limit;
             }
@@ -169,13 +244,13 @@ impl Queue {
 
     /// Since when the first has waited.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.order.first().map(|(since, _)| *since)
+        self.waiting_lanes().map(|(since, _)| since).min()
     }
 
-    /// The route of who has waited longest.
+    /// The route of who is next.
     pub(super) fn first_route(&self) -> Option<&Route> {
-        let (_, context) = self.order.first()?;
-        self.lanes.get(context)?.first().map(|w| &w.route)
+        let (_, context) = self.waiting_lanes().next()?;
+        self.lanes.get(&context)?.first().map(|w| &w.route)
     }
 
     /// Whether a session of this context does better to wait for a connection of its own than to take
@@ -187,32 +262,55 @@ impl Queue {
 
     pub(super) fn push(&mut self, waiter: Waiter) {
         let lane = self.lanes.entry(waiter.context).or_default();
-        if lane.waiters.is_empty() {
-            self.order.insert((waiter.since, waiter.context));
-        }
+        let first = lane.waiters.is_empty().then_some((waiter.share, waiter.since, waiter.context));
         lane.waiters.push_back(waiter);
+        if let Some((share, since, context)) = first {
+            self.list(share, since, context);
+        }
     }
 
     /// Puts one back that was taken out.
-    pub(super) fn push_first(&mut self, waiter: Waiter) {
-        let lane = self.lanes.entry(waiter.context).or_default();
-        if let Some(first) = lane.first() {
-            self.order.remove(&(first.since, waiter.context));
-        }
-        self.order.insert((waiter.since, waiter.context));
+    pub(super) fn push_first(&mut self, mut waiter: Waiter) {
+        self.refund(waiter.share, std::mem::take(&mut waiter.charged));
+        let (share, since, context) = (waiter.share, waiter.since, waiter.context);
+        let lane = self.lanes.entry(context).or_default();
+        let before = lane.first().map(|first| (first.share, first.since));
         lane.waiters.push_front(waiter);
+        if let Some((share, since)) = before {
+            self.unlist(share, since, context);
+        }
+        self.list(share, since, context);
     }
 
     fn take(&mut self, context: u64, at: usize) -> Option<Waiter> {
         let lane = self.lanes.get_mut(&context)?;
         let waiter = lane.waiters.remove(at)?;
         if at == 0 {
-            self.order.remove(&(waiter.since, context));
-            if let Some(first) = lane.first() {
-                self.order.insert((first.since, context));
+            let next = lane.first().map(|first| (first.share, first.since));
+            self.unlist(waiter.share, waiter.since, context);
+            if let Some((share, since)) = next {
+                self.list(share, since, context);
             }
         }
         Some(waiter)
+    }
+
+    /// Notes that somebody waits in a lane, the first since `since`.
+    fn list(&mut self, share: Share, since: Instant, context: u64) {
+        let account = self.accounts.entry(share.tenant).or_default();
+        if account.lanes.is_empty() {
+            account.used = account.used.max(self.level);
+            self.order.insert((account.used, share.tenant));
+        }
+        account.lanes.insert((since, context));
+    }
+
+    fn unlist(&mut self, share: Share, since: Instant, context: u64) {
+        let Some(account) = self.accounts.get_mut(&share.tenant) else { return };
+        account.lanes.remove(&(since, context));
+        if account.lanes.is_empty() {
+            self.order.remove(&(account.used, share.tenant));
+        }
     }
 
     /// Removes those at the head of a lane who have given up. Since when its first waits.
@@ -226,37 +324,63 @@ impl Queue {
         }
     }
 
-    /// Who has waited longest.
-    fn longest(&mut self) -> Option<(Instant, u64)> {
-        loop {
-            let (since, context) = *self.order.first()?;
-            match self.prune(context) {
-                Some(now) if now == since => return Some((since, context)),
-                // Its first had given up; another lane may come before it now.
-                _ => {}
-            }
-        }
-    }
-
     /// Who gets a connection that has come back.
     ///
-    /// A session of the tenant that it served last, unless somebody else has lost patience and has
-    /// waited more than twice as long. Else who has waited longest, but for those who still do better
-    /// to wait for one of their own.
+    /// The tenant that has used least, but for its sessions that still do better to wait for a connection
+    /// of their own; of one tenant, who has waited longest. The connection stays with the tenant that it
+    /// served last, unless that is ahead of the others by more than [`AHEAD_TURNS`].
     pub(super) fn next(&mut self, offer: &Offer<'_>, now: Instant) -> Option<Waiter> {
-        let (longest, first) = self.longest()?;
         let own = self.prune(offer.context);
-        let own_is_next = own.is_some_and(|own| {
-            let (waited, waited_longest) = (now.duration_since(own), now.duration_since(longest));
-            waited * 2 >= waited_longest || !self.may_have(first, longest, offer, now)
-        });
-        if own_is_next {
-            return self.take_from(offer.context, offer.worker, now);
+        let least = loop {
+            let Some((used, since, context)) = self.find(offer, now) else { break None };
+            // Each time round, somebody who has given up is gone.
+            if self.prune(context) == Some(since) {
+                break Some((used, context));
+            }
+        };
+        let context = match (own, least) {
+            (Some(own), Some((used, least))) if !self.stays(offer.context, own, used, least, now) => least,
+            (Some(_), _) => offer.context,
+            (None, Some((_, least))) => least,
+            (None, None) => return None,
+        };
+        let mut waiter = self.take_from(context, offer.worker, now)?;
+        self.charge_ahead(&mut waiter);
+        Some(waiter)
+    }
+
+    /// Charges for what a transaction takes on average, so that a tenant that has used little does not get
+    /// all connections before the first of them comes back.
+    fn charge_ahead(&mut self, waiter: &mut Waiter) {
+        if let Some((least, _)) = self.order.first() {
+            self.level = self.level.max(*least);
         }
-        let mut order = self.order.iter().take(SEARCH);
-        let (_, context) = *order.find(|(since, context)| self.may_have(*context, *since, offer, now))?;
-        self.prune(context)?;
-        self.take_from(context, offer.worker, now)
+        waiter.charged = self.lanes.get(&waiter.context).map_or(Duration::ZERO, |lane| lane.turn);
+        self.charge(waiter.share, cost(waiter.charged, waiter.share.weight), 0);
+    }
+
+    /// The lane of the tenant that has used least, of those that may have the connection.
+    fn find(&self, offer: &Offer<'_>, now: Instant) -> Option<(u64, Instant, u64)> {
+        let lanes = self.order.iter().filter_map(|(used, tenant)| Some((*used, self.accounts.get(tenant)?)));
+        let each = lanes.flat_map(|(used, account)| account.lanes.iter().map(move |lane| (used, *lane)));
+        let mut each = each.take(SEARCH);
+        let (used, (since, context)) =
+            each.find(|(_, (since, context))| self.may_have(*context, *since, offer, now))?;
+        Some((used, since, context))
+    }
+
+    /// Whether a connection stays with its context, whose first waits since `own`, although `least`,
+    /// whose tenant has used so much, may have it.
+    fn stays(&self, context: u64, own: Instant, used: u64, least: u64, now: Instant) -> bool {
+        let first = |context| Some((self.lanes.get(&context)?, self.lanes.get(&context)?.first()?));
+        let (Some((lane, waiter)), Some((_, other))) = (first(context), first(least)) else { return true };
+        let account = self.accounts.get(&waiter.share.tenant);
+        let ahead = account.map_or(0, |account| account.used).saturating_sub(used);
+        if waiter.share.tenant != other.share.tenant {
+            return ahead <= cost(lane.turn * AHEAD_TURNS, waiter.share.weight);
+        }
+        // Between sessions of one tenant that differ in user or role, time decides.
+        now.saturating_duration_since(own) * 2 >= now.saturating_duration_since(other.since)
     }
 
     /// Whether a connection may go to the first of a lane, who waits since `since`.
@@ -289,17 +413,13 @@ impl Queue {
         self.take(context, near.unwrap_or(0))
     }
 
-    /// The contexts whose first session has lost patience, the longest first.
+    /// The contexts whose first session has lost patience, those of the tenants that have used least first.
     pub(super) fn impatient(&self, now: Instant) -> Vec<u64> {
-        let waited = |since: &Instant| now.saturating_duration_since(*since);
-        self.order
-            .iter()
-            .take_while(|(since, _)| waited(since) >= PATIENCE)
-            .filter(|(since, context)| {
-                self.lanes.get(context).is_some_and(|lane| waited(since) >= lane.patience())
-            })
-            .map(|(_, context)| *context)
-            .collect()
+        let lost = |since: Instant, context: &u64| {
+            let patience = self.lanes.get(context).map_or(Duration::MAX, Lane::patience);
+            now.saturating_duration_since(since) >= patience
+        };
+        self.waiting_lanes().filter(|(since, context)| lost(*since, context)).map(|(_, c)| c).collect()
     }
 
     /// The first of a context that waits still, if it has lost patience.
@@ -311,8 +431,8 @@ impl Queue {
 
     /// A connection for `route` was made, or could not be: nobody is promised one any more.
     pub(super) fn forget_promises(&mut self, route: &Route) {
-        for (_, context) in &self.order {
-            for waiter in self.lanes.get_mut(context).into_iter().flat_map(|lane| &mut lane.waiters) {
+        for lane in self.lanes.values_mut() {
+            for waiter in &mut lane.waiters {
                 waiter.promised &= waiter.route != *route;
             }
         }
@@ -323,30 +443,45 @@ impl Queue {
     /// Takes out those that wait for `route`, or all.
     pub(super) fn drain(&mut self, route: Option<&Route>) -> Vec<Waiter> {
         let mut out = Vec::new();
-        for (_, context) in std::mem::take(&mut self.order) {
-            let Some(lane) = self.lanes.get_mut(&context) else { continue };
+        for lane in self.lanes.values_mut() {
             // A context has one route.
             if lane.first().is_some_and(|w| route.is_none_or(|route| w.route == *route)) {
                 out.extend(lane.waiters.drain(..));
-            } else if let Some(first) = lane.first() {
-                self.order.insert((first.since, context));
             }
         }
+        self.list_all();
         out
     }
 
-    /// Forgets those that gave up, and contexts of which there is nothing to know.
+    /// Forgets those that gave up, and what there is no need to know.
     pub(super) fn tidy(&mut self, now: Instant) {
-        self.order.clear();
-        self.lanes.retain(|context, lane| {
+        self.lanes.retain(|_, lane| {
             lane.waiters.retain(|w| !w.reply.is_closed());
-            if let Some(first) = lane.first() {
-                self.order.insert((first.since, *context));
-            }
             let recent = lane.returned.is_some_and(|at| now.saturating_duration_since(at) < SPARE);
             lane.held > 0 || lane.busy > 0 || recent || !lane.waiters.is_empty()
         });
+        self.list_all();
+        let level = self.level;
+        self.accounts.retain(|_, account| account.used > level || !account.lanes.is_empty());
     }
+
+    fn list_all(&mut self) {
+        self.order.clear();
+        self.accounts.values_mut().for_each(|account| account.lanes.clear());
+        let firsts = self.lanes.iter().filter_map(|(context, lane)| {
+            let first = lane.first()?;
+            Some((first.share, first.since, *context))
+        });
+        for (share, since, context) in firsts.collect::<Vec<_>>() {
+            self.list(share, since, context);
+        }
+    }
+}
+
+/// What it costs a tenant of this weight to have a connection for so long.
+fn cost(took: Duration, weight: u32) -> u64 {
+    let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(weight.max(1))
 }
 
 #[cfg(test)]

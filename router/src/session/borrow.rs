@@ -40,6 +40,7 @@ impl Relay {
         let want = Want {
             route: &core.seat.context.route,
             context: core.seat.context.id,
+            share: core.seat.share,
             wishes: core.wishes.id,
             session: core.id,
             worker: core.worker,
@@ -49,6 +50,7 @@ impl Relay {
         match core.seat.pool.lend(&want) {
             Lend::Now(server) => self.attach(core, server),
             Lend::Later(answer) => {
+                core.account.waits.add(1);
                 // Many may wait for long: hold what has arrived in no more memory than it needs.
                 self.c.buffer.shrink();
                 self.wait = Some(Box::new(Wait {
@@ -94,6 +96,7 @@ impl Relay {
             self.wait = None;
             self.c.buffer.widen();
             core.account.wait_us.add(waited.as_micros() as u64);
+            core.account.shed.add(1);
             core.seat.pool.counters.queue_timeouts.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
                 waited_ms = waited.as_millis() as u64, "no server connection became free in time");

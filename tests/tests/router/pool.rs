@@ -1,6 +1,6 @@
 //! Server connections: lent, queued for, kept, replaced.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use switchyard_tests::cluster::APP;
 use switchyard_tests::raw::messages as m;
@@ -296,23 +296,45 @@ fn a_session_outlives_a_full_pool() {
     assert_eq!(waiter.value("SELECT 1"), "1");
 }
 
+/// By turns, sixty clients would get thirty times as many transactions as two.
 #[test]
-fn a_crowd_of_one_tenant_lets_a_client_of_another_through() {
-    let s = setup().pool("size = 2").start();
-    let done = AtomicBool::new(false);
+fn heavy_a_crowd_of_one_tenant_does_not_take_the_share_of_another() {
+    let s = setup().pool("size = 1\nqueue_timeout = \"60s\"").start();
+    let (done, turns) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        for _ in 0..12 {
+        for _ in 0..60 {
             scope.spawn(|| {
                 let mut session = s.login("acme");
                 while !done.load(Ordering::SeqCst) {
                     assert_eq!(session.column("SELECT name FROM clients ORDER BY id"), s.canaries("acme"));
+                    turns.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
-        let mut globex = s.login("globex");
-        for _ in 0..100 {
-            assert_eq!(globex.column("SELECT name FROM clients ORDER BY id"), s.canaries("globex"));
-        }
+        wait::until_true("the crowd to be there", || {
+            s.router.metrics().sum("switchyard_client_connections", &[("state", "waiting")]) >= 50.0
+        });
+        let before = turns.load(Ordering::SeqCst);
+        let few: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut session = s.login("globex");
+                    for _ in 0..50 {
+                        assert_eq!(
+                            session.column("SELECT name FROM clients ORDER BY id"),
+                            s.canaries("globex")
+                        );
+                    }
+                })
+            })
+            .collect();
+        let served: Vec<_> = few.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let turns = turns.load(Ordering::SeqCst) - before;
         done.store(true, Ordering::SeqCst);
+        assert!(served.iter().all(Result::is_ok));
+        assert!(turns < 100 * 10, "{turns} of the crowd beside 100");
+        let metrics = s.router.metrics();
+        assert!(metrics.sum("switchyard_tenant_waits_total", &[("tenant", "acme")]) > 0.0);
+        assert_eq!(metrics.sum("switchyard_tenant_shed_total", &[("tenant", "acme")]), 0.0);
     });
 }

@@ -19,10 +19,15 @@ struct Asleep {
     _answer: Answer,
 }
 
+fn share(tenant: u64, weight: u32) -> Share {
+    Share { tenant, weight }
+}
+
 struct Connection {
     carries: u64,
     /// Idle since then, or lent since then to a session of `carries`.
     since: Instant,
+    charged: Duration,
 }
 
 /// What the pool does, with the queue that it does it with.
@@ -34,13 +39,14 @@ struct Sim {
     waiting: Vec<Asleep>,
     handovers: usize,
     turns: usize,
-    longest_wait: Duration,
+    /// Weights that are not the default.
+    weights: HashMap<u64, u32>,
 }
 
 impl Sim {
     fn new(connections: usize) -> Self {
         let now = Instant::now();
-        let fresh = || Connection { carries: 0, since: now };
+        let fresh = || Connection { carries: 0, since: now, charged: Duration::ZERO };
         Self {
             queue: Queue::default(),
             now,
@@ -49,11 +55,16 @@ impl Sim {
             waiting: Vec::new(),
             handovers: 0,
             turns: 0,
-            longest_wait: Duration::ZERO,
+            weights: HashMap::new(),
         }
     }
 
-    fn lend(&mut self, mut connection: Connection, context: u64) {
+    fn share(&self, tenant: u64) -> Share {
+        share(tenant, self.weights.get(&tenant).copied().unwrap_or(DEFAULT_WEIGHT))
+    }
+
+    fn lend(&mut self, mut connection: Connection, context: u64, charged: Duration) {
+        connection.charged = charged;
         self.handovers += usize::from(connection.carries != context && connection.carries != 0);
         self.turns += 1;
         self.queue.lent(connection.carries, context);
@@ -80,7 +91,7 @@ impl Sim {
         }
         if let Some(at) = found {
             let connection = self.idle.remove(at);
-            self.lend(connection, context);
+            self.lend(connection, context, Duration::ZERO);
             return true;
         }
         let (reply, answer) = oneshot::channel();
@@ -88,11 +99,13 @@ impl Sim {
             reply,
             route: route(),
             context,
+            share: self.share(context),
             wishes: 0,
             session: 0,
             worker: 0,
             since: self.now,
             promised: false,
+            charged: Duration::ZERO,
         });
         self.waiting.push(Asleep { context, since: self.now, _answer: answer });
         false
@@ -101,19 +114,19 @@ impl Sim {
     fn woken(&mut self, waiter: &Waiter) {
         let same = |a: &Asleep| a.context == waiter.context && a.since == waiter.since;
         let at = self.waiting.iter().position(same).expect("only who waits is served");
-        let asleep = self.waiting.remove(at);
-        self.longest_wait = self.longest_wait.max(self.now - asleep.since);
+        self.waiting.remove(at);
     }
 
     fn come_back(&mut self, at: usize) {
         let mut connection = self.lent.remove(at % self.lent.len());
-        self.queue.returned(connection.carries, connection.since, self.now);
+        let (context, since, charged) = (connection.carries, connection.since, connection.charged);
+        self.queue.returned(&Loan { context, share: self.share(context), since, charged }, self.now);
         let route = route();
         let offer = Offer { context: connection.carries, worker: 0, route: &route };
         match self.queue.next(&offer, self.now) {
             Some(waiter) => {
                 self.woken(&waiter);
-                self.lend(connection, waiter.context);
+                self.lend(connection, waiter.context, waiter.charged);
             }
             None => {
                 connection.since = self.now;
@@ -133,7 +146,7 @@ impl Sim {
                 self.woken(&waiter);
                 let at = self.idle.iter().position(|c| c.carries == context).unwrap_or(0);
                 let connection = self.idle.remove(at);
-                self.lend(connection, context);
+                self.lend(connection, context, Duration::ZERO);
             }
         }
     }
@@ -162,25 +175,30 @@ impl Sim {
         // The lane of each first waiter is in the order, once, at its place.
         let firsts: BTreeSet<_> =
             self.queue.lanes.iter().filter_map(|(c, l)| Some((l.first()?.since, *c))).collect();
-        assert_eq!(firsts, self.queue.order);
+        assert_eq!(firsts, self.queue.waiting_lanes().collect());
+        let accounts = self.queue.accounts.iter().filter(|(_, a)| !a.lanes.is_empty());
+        assert_eq!(accounts.map(|(t, a)| (a.used, *t)).collect::<BTreeSet<_>>(), self.queue.order);
     }
 
-    /// Clients of `tenants` that do transactions of about `took` one after the other, with a pause of
-    /// `pause`, until so many are done.
-    fn loops(&mut self, tenants: &[usize], took: Duration, pause: Duration, turns: usize) {
+    /// So many clients of each tenant, that do transactions of so long one after the other, with a pause
+    /// of `pause`, until `turns` are done. For how long each tenant had connections.
+    fn loops(&mut self, tenants: &[(usize, Duration)], pause: Duration, turns: usize) -> Vec<Duration> {
         let step = Duration::from_micros(50);
+        let mut had = vec![Duration::ZERO; tenants.len()];
         let mut pausing: Vec<(Instant, u64)> = Vec::new();
-        for (tenant, clients) in tenants.iter().enumerate() {
+        for (tenant, (clients, _)) in tenants.iter().enumerate() {
             let start = |n: usize| self.now + step * (n as u32 * 7 % 40);
             pausing.extend((0..*clients).map(|n| (start(n), tenant as u64 + 1)));
         }
         let mut ticked = self.now;
         while self.turns < turns {
             self.now += step;
-            let done: Vec<_> =
-                (0..self.lent.len()).filter(|i| self.now - self.lent[*i].since >= took).rev().collect();
+            let is_done = |c: &Connection| self.now - c.since >= tenants[c.carries as usize - 1].1;
+            let done: Vec<_> = (0..self.lent.len()).filter(|i| is_done(&self.lent[*i])).rev().collect();
             for at in done {
-                pausing.push((self.now + pause, self.lent[at].carries));
+                let tenant = self.lent[at].carries;
+                had[tenant as usize - 1] += self.now - self.lent[at].since;
+                pausing.push((self.now + pause, tenant));
                 self.come_back(at);
             }
             let (arriving, rest) = pausing.into_iter().partition(|(at, _)| *at <= self.now);
@@ -194,6 +212,7 @@ impl Sim {
                 self.watch();
             }
         }
+        had
     }
 }
 
@@ -203,15 +222,65 @@ const US: Duration = Duration::from_micros(1);
 fn tenants_of_many_clients_keep_their_connections() {
     for (took, pause) in [(300, 400), (300, 1500), (2000, 2000), (500, 10_000)] {
         let mut sim = Sim::new(20);
-        sim.loops(&[8; 8], took * US, pause * US, 500);
+        sim.loops(&[(8, took * US); 8], pause * US, 500);
         let (before, turns) = (sim.handovers, sim.turns);
-        sim.loops(&[8; 8], took * US, pause * US, 10_500);
+        sim.loops(&[(8, took * US); 8], pause * US, 10_500);
         let (handovers, turns) = (sim.handovers - before, sim.turns - turns);
         assert!(
             handovers * 20 < turns,
             "{handovers} handovers in {turns} turns of {took} µs, {pause} µs apart"
         );
     }
+}
+
+/// What each tenant had of the pool, in hundredths.
+fn hundredths(had: &[Duration]) -> Vec<u128> {
+    let all: Duration = had.iter().sum();
+    had.iter().map(|had| had.as_micros() * 100 / all.as_micros()).collect()
+}
+
+#[test]
+fn a_full_pool_is_shared_by_time_and_not_by_the_number_of_clients() {
+    for connections in [2, 8, 20] {
+        let mut sim = Sim::new(connections);
+        let had = sim.loops(&[(30, 500 * US), (500, 500 * US)], Duration::ZERO, 20_000);
+        let parts = hundredths(&had);
+        assert!((45..=55).contains(&parts[0]), "{connections} connections: {parts:?}");
+    }
+    // Nor by the number of transactions.
+    let mut sim = Sim::new(8);
+    let had = sim.loops(&[(30, 500 * US), (500, 4000 * US)], Duration::ZERO, 20_000);
+    let parts = hundredths(&had);
+    assert!((45..=55).contains(&parts[0]), "{parts:?}");
+}
+
+#[test]
+fn a_full_pool_is_shared_by_weight() {
+    let mut sim = Sim::new(8);
+    sim.weights = HashMap::from([(1, 300), (2, 100)]);
+    let had = sim.loops(&[(100, 500 * US), (100, 500 * US)], Duration::ZERO, 20_000);
+    let parts = hundredths(&had);
+    assert!((70..=80).contains(&parts[0]), "{parts:?}");
+}
+
+#[test]
+fn who_wants_less_than_its_share_gets_it_beside_a_crowd() {
+    let had = |tenants: &[(usize, Duration)]| {
+        let mut sim = Sim::new(20);
+        let begin = sim.now;
+        let had = sim.loops(tenants, 2000 * US, 20_000)[0];
+        had.as_secs_f64() / (sim.now - begin).as_secs_f64()
+    };
+    let (alone, beside) = (had(&[(4, 500 * US)]), had(&[(4, 500 * US), (500, 500 * US)]));
+    assert!(beside >= alone * 0.8, "{alone} alone, {beside} beside a crowd");
+}
+
+#[test]
+fn a_pause_saves_up_no_claim() {
+    let mut sim = Sim::new(4);
+    sim.loops(&[(50, 500 * US), (0, 500 * US)], Duration::ZERO, 5000);
+    let had = hundredths(&sim.loops(&[(0, 500 * US), (50, 500 * US)], Duration::ZERO, 7000));
+    assert!((40..=60).contains(&had[1]), "{had:?}");
 }
 
 #[test]
