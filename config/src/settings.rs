@@ -170,6 +170,9 @@ pub struct Limits {
     pub statement_bytes: usize,
     /// Named prepared statements of one client. Default 10 000.
     pub statements_per_client: usize,
+    /// Notifications that wait for one client that listens, in bytes; with more, its session ends.
+    /// Default 4 MiB.
+    pub mailbox_bytes: usize,
     /// How long a client may stay idle outside a transaction; 0 is for ever. Default 0.
     pub client_idle_timeout: Duration,
     /// How long a client may stay idle inside a transaction; 0 is for ever. Default 0.
@@ -200,6 +203,7 @@ impl Default for Limits {
             token_bytes: 65_536,
             statement_bytes: 16 << 20,
             statements_per_client: 10_000,
+            mailbox_bytes: 4 << 20,
             client_idle_timeout: Duration::ZERO,
             idle_in_transaction_timeout: Duration::ZERO,
             drain_delay: Duration::ZERO,

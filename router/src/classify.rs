@@ -4,6 +4,7 @@
 //! one before another session of the same tenant uses it), never what is safe: between tenants
 //! every connection is cleaned whatever its statements looked like.
 
+pub(crate) mod channels;
 mod harmless;
 
 use std::sync::LazyLock;
@@ -23,23 +24,14 @@ pub(crate) enum Pin {
     HoldCursor,
     /// A session-level advisory lock.
     AdvisoryLock,
-    /// LISTEN.
-    Listen,
     /// LOAD.
     Load,
 }
 
 impl Pin {
     /// All reasons, in the order of their numbers.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Setting,
-        Self::Temporary,
-        Self::Prepare,
-        Self::HoldCursor,
-        Self::AdvisoryLock,
-        Self::Listen,
-        Self::Load,
-    ];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Setting, Self::Temporary, Self::Prepare, Self::HoldCursor, Self::AdvisoryLock, Self::Load];
 
     /// As it stands in metrics and in the console.
     pub(crate) fn label(self) -> &'static str {
@@ -49,7 +41,6 @@ impl Pin {
             Self::Prepare => "prepare",
             Self::HoldCursor => "hold_cursor",
             Self::AdvisoryLock => "advisory_lock",
-            Self::Listen => "listen",
             Self::Load => "load",
         }
     }
@@ -82,6 +73,8 @@ pub(crate) enum Effect {
     Prepare(String),
     /// `EXECUTE` of this name.
     Execute(String),
+    /// LISTEN or UNLISTEN, and nothing else that lasts.
+    Channels,
     /// State that cannot be carried.
     Pin(Pin),
 }
@@ -132,6 +125,7 @@ struct Several {
     any: bool,
     resets: bool,
     unknown: bool,
+    channels: bool,
     settings: Vec<String>,
 }
 
@@ -140,6 +134,7 @@ impl Several {
         self.count += 1;
         match &effect {
             Effect::Nothing => {}
+            Effect::Channels => self.channels = true,
             Effect::Pin(pin) => self.pin = self.pin.or(Some(*pin)),
             Effect::ResetAll | Effect::DiscardAll | Effect::AnyReset(_) => self.resets = true,
             Effect::AnySetting => self.any = true,
@@ -160,6 +155,7 @@ impl Several {
             _ if self.unknown => Effect::Unknown,
             _ if self.any => Effect::AnySetting,
             _ if !self.settings.is_empty() => Effect::Settings(self.settings),
+            _ if self.channels => Effect::Channels,
             _ => Effect::Nothing,
         }
     }
@@ -344,10 +340,10 @@ fn one(text: &[u8]) -> Effect {
             _ if words.rest.starts_with(b".") => Effect::Pin(Pin::Setting),
             Some(name) => Effect::Reset(name.to_owned()),
         },
-        "listen" => Effect::Pin(Pin::Listen),
-        "unlisten" | "notify" | "close" | "fetch" | "move" | "lock" | "comment" | "grant" | "revoke"
-        | "alter" | "drop" | "cluster" | "reindex" | "checkpoint" | "abort" | "refresh" | "security"
-        | "import" | "reassign" => Effect::Nothing,
+        "listen" | "unlisten" => Effect::Channels,
+        "notify" | "close" | "fetch" | "move" | "lock" | "comment" | "grant" | "revoke" | "alter"
+        | "drop" | "cluster" | "reindex" | "checkpoint" | "abort" | "refresh" | "security" | "import"
+        | "reassign" => Effect::Nothing,
         "prepare" => match words.next().as_deref() {
             Some("transaction") => Effect::Nothing,
             Some(name) => Effect::Prepare(name.to_owned()),
@@ -581,7 +577,8 @@ mod tests {
             ("DISCARD ALL", Effect::DiscardAll),
             ("DEALLOCATE ALL", Effect::Deallocate(None)),
             ("DEALLOCATE PREPARE foo", Effect::Deallocate(Some("foo".to_owned()))),
-            ("LISTEN x", pin(Pin::Listen)),
+            ("LISTEN x", Effect::Channels),
+            ("SELECT 1; UNLISTEN x; CLOSE ALL", Effect::Channels),
             ("PREPARE a AS SELECT 1", Effect::Prepare("a".to_owned())),
             ("PREPARE a AS SELECT 1; SELECT 2", pin(Pin::Prepare)),
             ("execute a(1)", Effect::Execute("a".to_owned())),

@@ -182,7 +182,7 @@ impl Interner {
     }
 }
 
-fn intern<K, V>(map: &DashMap<K, Weak<V>>, key: K, make: impl FnOnce(&K) -> V) -> Arc<V>
+pub(crate) fn intern<K, V>(map: &DashMap<K, Weak<V>>, key: K, make: impl FnOnce(&K) -> V) -> Arc<V>
 where
     K: std::hash::Hash + Eq,
 {
@@ -267,6 +267,7 @@ pub(crate) enum Handover {
 /// Appends to `out` what makes a connection that carries `carried` ready for a session, and says
 /// which replies are to be swallowed. The caller writes `out` ahead of the client's bytes, and
 /// sends nothing behind the client's first Sync, Query or FunctionCall until the replies are in.
+/// `announce` is a channel and what is to be said on it, committed before the client's statement begins.
 pub(crate) fn handover(
     out: &mut Vec<u8>,
     carried: &Carried,
@@ -274,6 +275,7 @@ pub(crate) fn handover(
     context: &TenantContext,
     wishes: &Wishes,
     mint: Mint<'_>,
+    announce: Option<(&str, &str)>,
 ) -> Result<(Handover, Prefix), HandoverError> {
     let own = carried.session == session;
     let mut prefix = Prefix::default();
@@ -282,7 +284,7 @@ pub(crate) fn handover(
     if foreign || (carried.dirty && !own) {
         extended(out, b"DISCARD ALL", &[])?;
         prefix.commands += 1;
-        set_context(out, &mut prefix, context, wishes, mint)?;
+        set_context(out, &mut prefix, context, wishes, mint, announce)?;
         return Ok((Handover::Clean, prefix));
     }
     if carried.context == 0 || carried.lost {
@@ -293,11 +295,21 @@ pub(crate) fn handover(
             set_config(out, name, None)?;
             prefix.readies += 1;
         }
-        set_context(out, &mut prefix, context, if there { &NO_WISHES } else { wishes }, mint)?;
+        let wishes = if there { &NO_WISHES } else { wishes };
+        set_context(out, &mut prefix, context, wishes, mint, announce)?;
         return Ok((Handover::Context, prefix));
     }
+    if let Some((channel, payload)) = announce {
+        extended(out, b"BEGIN", &[])?;
+        extended(out, b"SELECT pg_catalog.pg_notify($1, $2)", &[channel.as_bytes(), payload.as_bytes()])?;
+        extended(out, b"COMMIT", &[])?;
+        build::close(out, b'S', b"")?;
+        prefix.commands += 3;
+        prefix.closes += 1;
+    }
     if same_wishes {
-        return Ok((Handover::Nothing, prefix));
+        let done = if announce.is_some() { Handover::Context } else { Handover::Nothing };
+        return Ok((done, prefix));
     }
     for name in carried.wishes.values.keys() {
         if !wishes.values.contains_key(name) {
@@ -311,7 +323,7 @@ pub(crate) fn handover(
             set_wish(out, &mut prefix, name, wish)?;
         }
     }
-    Ok((Handover::Wishes, prefix))
+    Ok((if announce.is_some() { Handover::Context } else { Handover::Wishes }, prefix))
 }
 
 fn set_context(
@@ -320,6 +332,7 @@ fn set_context(
     context: &TenantContext,
     wishes: &Wishes,
     mint: Mint<'_>,
+    announce: Option<(&str, &str)>,
 ) -> Result<(), HandoverError> {
     let mut settings: SmallVec<[(&str, &str); 8]> = SmallVec::new();
     // Minted first, so that nothing is written if it cannot be.
@@ -343,19 +356,21 @@ fn set_context(
     if let Some(role) = &context.role {
         settings.push(("role", role));
     }
-    if !settings.is_empty() || token.is_some() {
+    if !settings.is_empty() || token.is_some() || announce.is_some() {
         let mut sql = Vec::with_capacity(64);
         let mut values: SmallVec<[&[u8]; 16]> = SmallVec::new();
-        sql.extend_from_slice(b"SELECT ");
+        // Before any change of role. A parameter is not shown in pg_stat_activity.
+        if let Some((channel, payload)) = announce {
+            sql.extend_from_slice(b"SELECT pg_catalog.pg_notify($1, $2)");
+            values.extend([channel.as_bytes(), payload.as_bytes()]);
+        }
         if let Some(token) = &token {
-            // Before any change of role. A parameter is not shown in pg_stat_activity.
-            sql.extend_from_slice(b"switchyard.enter($1)");
+            sql.extend_from_slice(if values.is_empty() { b"SELECT " } else { b", " });
+            sql.extend_from_slice(format!("switchyard.enter(${})", values.len() + 1).as_bytes());
             values.push(token.as_bytes());
         }
-        for (n, (name, value)) in settings.iter().enumerate() {
-            if n > 0 || token.is_some() {
-                sql.extend_from_slice(b", ");
-            }
+        for (name, value) in &settings {
+            sql.extend_from_slice(if values.is_empty() { b"SELECT " } else { b", " });
             let name_at = values.len() + 1;
             let value_at = name_at + 1;
             sql.extend_from_slice(
@@ -449,7 +464,7 @@ mod tests {
         let go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
             let mut out = Vec::new();
             let (kind, prefix) =
-                handover(&mut out, c, session, context, wishes, &mut |_| unreachable!()).unwrap();
+                handover(&mut out, c, session, context, wishes, &mut |_| unreachable!(), None).unwrap();
             assert_eq!(out.is_empty(), kind == Handover::Nothing);
             (kind, prefix.commands, prefix.readies)
         };

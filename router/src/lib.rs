@@ -16,6 +16,7 @@ mod listen;
 mod login;
 mod logins;
 mod metrics;
+mod notifications;
 mod pool;
 mod prime;
 mod report;

@@ -248,6 +248,7 @@ async fn begin(
         statements: None,
         pin: None,
         account: stats.accounts[worker].clone(),
+        listening: None,
     };
     Ok((core, place, early))
 }

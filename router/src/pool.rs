@@ -74,6 +74,7 @@ pub(crate) struct Pool {
     cache: Arc<LoginCache>,
     state: Mutex<State>,
     parameters: DashMap<Route, Arc<Parameters>>,
+    pub(crate) hubs: crate::notifications::Hubs,
     /// Shared with whoever shows them, as they must outlive the pool.
     pub(crate) counters: Arc<PoolCounters>,
 }
@@ -208,6 +209,7 @@ impl Pool {
             cache: Arc::default(),
             state: Mutex::default(),
             parameters: DashMap::new(),
+            hubs: crate::notifications::Hubs::default(),
             counters: Arc::default(),
         }
     }
@@ -298,10 +300,8 @@ impl Pool {
         tokio::spawn(async move { pool.connect(route).await });
     }
 
-    async fn connect(self: Arc<Self>, route: Route) {
-        // If this future is dropped half way (the worker ends), the place must not stay taken.
-        let mut place = Place { pool: &self, taken: true };
-        let target = Target {
+    fn target(&self, route: &Route) -> Target {
+        Target {
             shard: self.shard.clone(),
             endpoint: Endpoint { host: self.shard.host.clone(), port: self.shard.port },
             login: self.logins.get(route.login),
@@ -310,8 +310,18 @@ impl Pool {
             cache: self.cache.clone(),
             sealed: self.sealer.is_ready(),
             home: crate::worker::current(),
-        };
-        let made = target.connect().await;
+        }
+    }
+
+    /// A connection that is none of the pool's, and does not count among them.
+    pub(crate) async fn connect_apart(&self, route: &Route) -> Result<Server, ConnectError> {
+        self.target(route).connect().await.map(|(server, _)| server)
+    }
+
+    async fn connect(self: Arc<Self>, route: Route) {
+        // If this future is dropped half way (the worker ends), the place must not stay taken.
+        let mut place = Place { pool: &self, taken: true };
+        let made = self.target(&route).connect().await;
         place.taken = false;
         match made {
             Ok((mut server, parameters)) => {

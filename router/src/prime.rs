@@ -196,7 +196,7 @@ async fn try_out(server: &mut Server, seat: &Seat, wishes: &Arc<Wishes>) -> Resu
     let mut out = Vec::new();
     let seal = &mut server.seal;
     let mut mint = |sealed: &Sealed| seat.pool.sealer.mint(seal.as_mut(), sealed);
-    let made = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes, &mut mint);
+    let made = context::handover(&mut out, &server.carried, u64::MAX, &seat.context, wishes, &mut mint, None);
     let (kind, mut prefix) = made.map_err(|error| match error {
         HandoverError::Build(_) => {
             let text = "invalid startup parameter";

@@ -129,6 +129,7 @@ impl Router {
         };
         let bound = listen::bind(&settings.listen, workers, settings.reuse_port)?;
         let shared = Arc::new(Shared::new(settings, workers)?);
+        shared.notifications.run_on(tokio::runtime::Handle::current());
         let mut tasks = JoinSet::new();
         if let Some(listener) = shared.processes.lock().take() {
             listener.set_nonblocking(true).map_err(StartError::Worker)?;

@@ -3,7 +3,7 @@
 pub(crate) mod connect;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use switchyard_config::topology::{Endpoint, Shard};
@@ -47,6 +47,8 @@ pub(crate) struct ServerIdentity {
     pub(crate) tls: Arc<ShardTlsContext>,
     pub(crate) pid: u32,
     pub(crate) key: Box<[u8]>,
+    /// The voice of the tenant that it serves, or served last; 0 is none. For hubs.
+    pub(crate) voice: AtomicU64,
     /// Cancel requests under way. Until they have arrived, the connection must not serve anybody
     /// else: a late one would hit a stranger's query.
     cancels: AtomicU32,
@@ -79,6 +81,10 @@ pub(crate) struct Server {
     /// Its place among the pool's connections.
     pub(crate) place: crate::pool::ServerPlace,
     pub(crate) carried: Carried,
+    /// The voice of the tenant that it serves, or served last.
+    pub(crate) voice: Option<Arc<crate::notifications::voice::Voice>>,
+    /// The generation with which it has announced that tenant to hubs; 0 is not at all.
+    pub(crate) announced: u64,
     pub(crate) statements: ServerStatements,
     /// What its session has prepared by SQL here.
     pub(crate) sql_names: std::collections::HashSet<String>,

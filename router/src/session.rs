@@ -11,6 +11,7 @@ mod effects;
 mod failure;
 mod half;
 pub(crate) mod handle;
+pub(crate) mod listening;
 mod prepare;
 mod probe;
 mod relay;
@@ -67,6 +68,8 @@ pub(crate) struct Seat {
     pub(crate) context: Arc<TenantContext>,
     /// The tenant's share of a full pool.
     pub(crate) share: Share,
+    /// What hubs know the tenant by.
+    pub(crate) voice: Arc<crate::notifications::voice::Voice>,
     pub(crate) mode: PoolMode,
     pub(crate) shard_account: Arc<ShardAccount>,
 }
@@ -88,6 +91,8 @@ pub(crate) struct Core {
     /// Why the server connection is kept between transactions, if it is.
     pub(crate) pin: Option<Pin>,
     pub(crate) account: Arc<TenantAccount>,
+    /// The channels that it listens on, if any.
+    pub(crate) listening: Option<Box<listening::Listening>>,
 }
 
 impl Core {
@@ -138,11 +143,12 @@ impl Shared {
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
         let epoch = tenant.placement.as_ref().map_or(0, |p| p.epoch);
         let context = self.contexts.context(template, &who.tenant, &who.user, route, epoch);
+        let voice = self.voices.get(&who.tenant);
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
         let shard_account = self.stats.shard(&shard.name, worker);
         let share = Share { tenant: self.stats.tenant(&who.tenant).number, weight: tenant.limits.weight };
-        Ok(Seat { generation, pool, context, share, mode, shard_account })
+        Ok(Seat { generation, pool, context, share, voice, mode, shard_account })
     }
 }
 
@@ -182,10 +188,21 @@ impl Session {
                             relay.recycle();
                         }
                         self.core.handle.now_idle();
+                        if let Err(end) = self.core.follow() {
+                            return Poll::Ready(end);
+                        }
                     }
                     Poll::Ready(Err(end)) => return Poll::Ready(end),
                 }
                 continue;
+            }
+            match self.has_mail() {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.relay = Some(Relay::begin(Buffer::default()));
+                    continue;
+                }
+                Err(end) => return Poll::Ready(end),
             }
             let mut buffer = Buffer::default();
             match self.core.client.poll_read(cx, buffer.room()) {
@@ -222,7 +239,12 @@ impl Session {
             Order::Drain => None,
             Order::Refresh => {
                 self.core.handle.withdraw(Order::Refresh);
-                if between { self.core.refresh_seat().err() } else { None }
+                if between { self.core.refresh_seat().and_then(|()| self.core.follow()).err() } else { None }
+            }
+            // The mailbox says the same, for as long as there is something in it.
+            Order::Mail => {
+                self.core.handle.withdraw(Order::Mail);
+                self.has_mail().err()
             }
             Order::CancelWait => {
                 self.core.handle.withdraw(Order::CancelWait);

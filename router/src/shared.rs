@@ -18,6 +18,8 @@ use crate::cancel::key::{CancelKey, Keys};
 use crate::cancel::process::{self, claim};
 use crate::context::Interner;
 use crate::logins::Logins;
+use crate::notifications::Notifications;
+use crate::notifications::voice::Voices;
 use crate::pool::Pool;
 use crate::seal::Sealer;
 use crate::session::handle::{Order, SessionHandle};
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     pools: DashMap<ShardName, Arc<Pool>>,
     client_tls: ArcSwapOption<ClientTlsContext>,
     pub(crate) contexts: Interner,
+    pub(crate) voices: Voices,
+    pub(crate) notifications: Notifications,
     pub(crate) statements: StatementInterner,
     pub(crate) logins: Arc<Logins>,
     sealer: Arc<Sealer>,
@@ -64,6 +68,8 @@ impl Shared {
     /// If certificates cannot be loaded, or the system gives no random numbers.
     pub(crate) fn new(settings: RouterSettings, workers: usize) -> Result<Self, StartError> {
         let mut mock_secret = [0; 32];
+        let mut voice_secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut voice_secret).map_err(|_| StartError::Random)?;
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
         let (own, processes) = claim(&process::place(&settings), settings.id);
@@ -76,6 +82,8 @@ impl Shared {
             pools: DashMap::new(),
             client_tls: ArcSwapOption::from(tls),
             contexts: Interner::default(),
+            voices: Voices::new(&voice_secret),
+            notifications: Notifications::default(),
             statements: StatementInterner::default(),
             logins: Arc::default(),
             sealer,
@@ -188,6 +196,7 @@ impl Shared {
         for pool in closing {
             pool.close();
         }
+        self.notifications.topology_changed();
         // Sessions of tenants that are not served any more end even if they are idle.
         for session in &self.sessions {
             let tenant = topology.tenant(&session.who.tenant);

@@ -137,13 +137,13 @@ fn what_sessions_do_is_counted_by_kind() {
     for _ in 0..3 {
         acme.round(&[m::bind("", "p", &[]), m::execute("", 0), m::sync()].concat());
     }
-    acme.rows("LISTEN news");
+    acme.rows("CREATE TEMP TABLE notes (a int)");
     acme.rows("SELECT 1");
     let mut cancel = s.plain_target("", "").open().unwrap();
     cancel.send(&m::cancel_request(&[0, 0, 0, 1, 0, 0, 0, 2]));
     assert!(cancel.ends());
     let seen =
-        wait_for(&s, "the pin", |seen| seen.sum("switchyard_pins_total", &[("reason", "listen")]) == 1.0);
+        wait_for(&s, "the pin", |seen| seen.sum("switchyard_pins_total", &[("reason", "temporary")]) == 1.0);
     assert_eq!(seen.sum("switchyard_pins_total", &[]), 1.0);
     assert_eq!(seen.sum("switchyard_cancels_total", &[("outcome", "ignored")]), 1.0);
     // One connection serves both, and the second asks for what the first has prepared.

@@ -67,6 +67,17 @@ pub(super) mod router {
         BYTES: Counter "switchyard_bytes_total" "Bytes exchanged with clients that have logged in.";
         PINS: Counter "switchyard_pins_total"
             "Sessions that kept their server connection because they hold state that cannot be carried.";
+        LISTENERS: Gauge "switchyard_notification_listeners" "Clients that listen.";
+        HUBS: Gauge "switchyard_notification_hubs"
+            "Server connections that listen for all clients of a database, or are being made.";
+        NOTIFICATIONS: Counter "switchyard_notifications_delivered_total"
+            "Notifications passed on to clients, once for each.";
+        NOTIFICATIONS_DROPPED: Counter "switchyard_notifications_dropped_total"
+            "Notifications on channels that somebody listens on, passed on to nobody: unheard (of a tenant that does not listen there), unknown (of a process whose tenant is not known), overflow (the client's mailbox is full; its session ends).";
+        NOTIFICATION_GAPS: Counter "switchyard_notification_gaps_total"
+            "Times that the server connection was lost by which clients listen; they are warned.";
+        NOTIFICATION_FORGERIES: Counter "switchyard_notification_forgeries_total"
+            "Notifications on the router's private channel that are not the router's.";
         PREPARED_PARSES: Counter "switchyard_prepared_parses_total"
             "Named statements prepared on a server connection.";
         PREPARED_REUSES: Counter "switchyard_prepared_reuses_total"

@@ -191,6 +191,7 @@ impl RouterCollector {
             pins.add(&[("reason", pin.label())], stats.pins.get(pin) as f64);
         }
         families.push(pins.finish());
+        notifications(&self.shared, families);
         families.push(names::PREPARED_PARSES.single(stats.statement_parses.get() as f64));
         families.push(names::PREPARED_REUSES.single(stats.statement_reuses.get() as f64));
         families.push(names::PREPARED_EVICTIONS.single(stats.statement_evictions.get() as f64));
@@ -201,6 +202,23 @@ impl RouterCollector {
         cancels.add(&[("outcome", "limited")], stats.cancels_limited.get() as f64);
         families.push(cancels.finish());
     }
+}
+
+fn notifications(shared: &Shared, families: &mut Vec<MetricFamily>) {
+    let (listeners, hubs) = shared.notifications.gauges();
+    families.push(names::LISTENERS.single(listeners as f64));
+    families.push(names::HUBS.single(hubs as f64));
+    let counts = &shared.notifications.counts;
+    families.push(names::NOTIFICATIONS.single(counts.delivered.get() as f64));
+    let mut dropped = names::NOTIFICATIONS_DROPPED.samples();
+    for (reason, count) in
+        [("unheard", &counts.unheard), ("unknown", &counts.unknown), ("overflow", &counts.overflowed)]
+    {
+        dropped.add(&[("reason", reason)], count.get() as f64);
+    }
+    families.push(dropped.finish());
+    families.push(names::NOTIFICATION_GAPS.single(counts.gaps.get() as f64));
+    families.push(names::NOTIFICATION_FORGERIES.single(counts.forged.get() as f64));
 }
 
 /// What has been counted for a shard by all its pools: a shard whose address or size changes gets

@@ -217,6 +217,7 @@ impl Relay {
             }
         }
         self.undo = undo;
+        self.journal.clear();
         self.c.clear();
         self.c.buffer = Buffer::holding(&self.replay);
         self.pending = None;
@@ -234,11 +235,13 @@ impl Relay {
     /// at the beginning of each transaction.
     pub(super) fn make_ready(&mut self, core: &Core) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
+        let announcement = core.shared.voices.announcement(server, &core.seat.voice);
+        let announce = announcement.as_deref().map(|tag| (core.shared.voices.key.channel(), tag));
         let own = self.c.own();
         let seal = &mut server.seal;
         let mut mint = |sealed: &Sealed| core.seat.pool.sealer.mint(seal.as_mut(), sealed);
         let (context, wishes) = (&core.seat.context, &core.wishes);
-        let made = context::handover(own, &server.carried, core.id, context, wishes, &mut mint);
+        let made = context::handover(own, &server.carried, core.id, context, wishes, &mut mint, announce);
         let (kind, prefix) = made.map_err(|error| {
             tracing::error!(session = core.id, tenant = %core.who.tenant, %error, "cannot say the tenant's context");
             server.broken = true;

@@ -218,6 +218,9 @@ impl Relay {
             }
             let text = whole.then(|| String::from_utf8(self.query_text(len).to_vec()).ok()).flatten();
             self.note_effect(core, effect, text);
+        } else if self.follows_channels(core) {
+            let text = self.query_text(len).to_vec();
+            self.note_plain(core, &text);
         }
         if let Some(statements) = &mut core.statements {
             statements.forget_unnamed();

@@ -59,12 +59,13 @@ impl Relay {
         if core.pin.is_some() && text.as_deref().is_some_and(may_release) {
             self.touch(|touched| (touched.all, touched.state) = (true, true));
         }
+        self.note_channels(core, effect == Effect::Channels, text.as_deref());
         let Some(server) = &mut self.server else { return };
         let alone = self.exchange.is_untouched();
         // Only an error from here on keeps the effect from happening.
         self.failed = false;
         match effect {
-            Effect::Nothing => {}
+            Effect::Nothing | Effect::Channels => {}
             Effect::Unknown | Effect::AnySetting => {
                 server.carried.dirty = true;
                 let names = custom_names(text.unwrap_or_default().as_bytes());
@@ -177,7 +178,7 @@ impl Relay {
         }
         if core.pin.is_none() {
             // What a rollback takes away.
-            self.fresh_pin = matches!(pin, Pin::Temporary | Pin::HoldCursor | Pin::Listen | Pin::Setting);
+            self.fresh_pin = matches!(pin, Pin::Temporary | Pin::HoldCursor | Pin::Setting);
             core.pin = Some(pin);
             core.shared.stats.pins.add(pin);
             tracing::debug!(session = core.id, tenant = %core.who.tenant, reason = pin.label(), "session pinned");
@@ -295,6 +296,7 @@ impl Relay {
                 core.wishes = core.startup_wishes.clone();
                 core.pin = None;
                 self.touched = None;
+                core.unlisten_all();
                 core.statements().clear_named();
                 core.statements().clear_by_sql();
                 core.statements().forget_unnamed();

@@ -55,6 +55,8 @@ impl Relay {
     /// The server connection is gone, or will not be used: everything that the client has sent and
     /// has no reply yet fails with `error`. The session goes on, as after any error.
     pub(super) fn fail_statements(&mut self, core: &mut Core, error: &ErrorResponse) {
+        self.journal.clear();
+        self.gate = None;
         let owed = self.exchange.readies_owed();
         let open = self.exchange.is_open();
         core.account.errors.add(owed as u64 + u64::from(open));

@@ -1,10 +1,9 @@
 //! How a session is reached from outside: to cancel its query, to end it, to look at it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::Who;
@@ -27,14 +26,17 @@ pub(crate) enum Order {
     IdleInTransactionTimeout = 8,
     /// Stop waiting for a server connection.
     CancelWait = 32,
+    /// Look at the mailbox.
+    Mail = 64,
 }
 
 impl Order {
     /// All, the most pressing first.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Terminate,
         Self::CancelWait,
         Self::Refresh,
+        Self::Mail,
         Self::IdleTimeout,
         Self::IdleInTransactionTimeout,
         Self::Drain,
@@ -71,8 +73,7 @@ pub(crate) struct SessionHandle {
     activity: AtomicU8,
     /// Seconds since the router began, of the last change of activity.
     since: AtomicU32,
-    waker: AtomicWaker,
-    registered: AtomicBool,
+    waker: OnceLock<Waker>,
     target: Mutex<Cancelable>,
 }
 
@@ -84,8 +85,7 @@ impl SessionHandle {
             orders: AtomicU8::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             since: AtomicU32::new(crate::clock::seconds()),
-            waker: AtomicWaker::new(),
-            registered: AtomicBool::new(false),
+            waker: OnceLock::new(),
             target: Mutex::default(),
         }
     }
@@ -93,19 +93,19 @@ impl SessionHandle {
     /// Remembers how to wake the session. A task's waker never changes, so once is enough.
     #[inline]
     pub(crate) fn register(&self, waker: &Waker) {
-        if !self.registered.load(Ordering::Relaxed) {
-            self.waker.register(waker);
-            self.registered.store(true, Ordering::Relaxed);
+        if self.waker.get().is_none() {
+            let _ = self.waker.set(waker.clone());
+            // Before the orders are looked at: either they are seen, or the waker.
+            fence(Ordering::SeqCst);
         }
     }
 
     /// Gives an order and wakes the session.
     pub(crate) fn command(&self, order: Order) {
         self.orders.fetch_or(order as u8, Ordering::AcqRel);
-        // `wake` would take the waker out; there may be further orders.
-        if let Some(waker) = self.waker.take() {
+        fence(Ordering::SeqCst);
+        if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
-            self.waker.register(&waker);
         }
     }
 
@@ -168,6 +168,11 @@ impl SessionHandle {
     #[inline]
     pub(crate) fn detached(&self) {
         self.target.lock().server = None;
+    }
+
+    /// The server connection that it has borrowed, if any.
+    pub(crate) fn target(&self) -> Option<Arc<ServerIdentity>> {
+        self.target.lock().server.clone()
     }
 
     /// The server connection to cancel on, if there is one, with the cancel request counted in.

@@ -37,7 +37,7 @@ impl Relay {
             let mut instead = None;
             let effect = classify(parse.sql);
             match &effect {
-                Effect::Nothing if core.pin.is_none() => {}
+                Effect::Nothing if core.pin.is_none() => self.note_plain(core, parse.sql),
                 Effect::Deallocate(Some(name)) => instead = self.deallocation(core, name)?,
                 effect => {
                     if let Effect::Execute(name) | Effect::Prepare(name) = effect {
@@ -185,7 +185,9 @@ impl Relay {
         let portal: SmallVec<[u8; 64]> = SmallVec::from_slice(names.portal);
         if let Some(statement) = &known {
             self.arm_replan(statement);
-            if statement.effect != Effect::Nothing {
+            if statement.effect == Effect::Nothing {
+                self.note_plain(core, statement.sql());
+            } else {
                 let text = String::from_utf8(statement.sql().to_vec()).ok();
                 self.note_effect(core, statement.effect.clone(), text);
                 self.note_parameters(rest, len);

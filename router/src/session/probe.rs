@@ -27,7 +27,7 @@ const WISHES_BYTES: usize = 64 * 1024;
 /// What `SET TRANSACTION` sets (`transaction_isolation` and its like) is over with the transaction.
 ///
 /// Rows: what kind (`n` for a name that was asked for, `s` for one that the session has set, `#`
-/// for state), name, value. Functions are called by their schema, as the session's own
+/// for state, `l` for a channel that it listens on), name, value. Functions are called by their schema, as the session's own
 /// `search_path` applies; all that it could spoil is what it keeps itself.
 const NAMES: &str = "SELECT 'n', n, pg_catalog.current_setting(n, true) \
     FROM pg_catalog.unnest($1::pg_catalog.text[]) n";
@@ -40,7 +40,7 @@ const STATE: &str = " UNION ALL SELECT '#', 'temporary', '' WHERE EXISTS (\
     UNION ALL SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema() \
     UNION ALL SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()) \
     UNION ALL SELECT '#', 'hold_cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-    UNION ALL SELECT '#', 'listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+    UNION ALL SELECT 'l', c, '' FROM pg_catalog.pg_listening_channels() c \
     UNION ALL SELECT '#', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid())";
 
@@ -51,6 +51,8 @@ pub(super) struct Probe {
     named: BTreeMap<String, Option<String>>,
     set: BTreeMap<String, String>,
     state: Option<Pin>,
+    /// Channels that the connection listens on.
+    channels: Vec<Box<[u8]>>,
     failed: bool,
 }
 
@@ -223,6 +225,9 @@ impl Relay {
             tracing::debug!(session = core.id, tenant = %core.who.tenant, "nothing pins the session any more");
             core.pin = None;
         }
+        if !probe.channels.is_empty() {
+            self.found_listening(core, probe.channels);
+        }
     }
 }
 
@@ -238,6 +243,7 @@ impl Probe {
         let (kind, name, value) = (next()??, next()??, next()?);
         match kind.as_str() {
             "n" => drop(self.named.insert(name, value)),
+            "l" => self.channels.push(name.into_bytes().into()),
             "s" => drop(self.set.insert(name.to_ascii_lowercase(), value?)),
             _ => self.state = Some(Pin::ALL.into_iter().find(|pin| pin.label() == name)?),
         }

@@ -79,6 +79,11 @@ pub(super) struct Relay {
     pub(super) attempts: u8,
     /// What the client sends passes for skipped after an error, up to its next Sync.
     pub(super) skip_to_sync: bool,
+    /// What becomes of the channels that the session listens on.
+    pub(super) journal: crate::notifications::journal::Journal,
+    /// The session listens, and has said something that notifies.
+    pub(super) notifies: bool,
+    pub(super) gate: Option<super::listening::Gate>,
 }
 
 impl Relay {
@@ -105,6 +110,9 @@ impl Relay {
                 fresh_pin: false,
                 rolled_back: false,
                 skip_to_sync: false,
+                journal: Default::default(),
+                notifies: false,
+                gate: None,
                 replay: Vec::new(),
                 can_replay: false,
                 replan: None,
@@ -135,6 +143,9 @@ impl Relay {
         self.fresh_pin = false;
         self.rolled_back = false;
         self.skip_to_sync = false;
+        self.journal.clear();
+        self.notifies = false;
+        self.gate = None;
         self.can_replay = false;
         self.replan = None;
         self.attempts = 0;
@@ -149,6 +160,7 @@ impl Relay {
     /// Forwards until nothing moves. `Ready(Ok)` when the session is idle again.
     pub(super) fn poll(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
+            self.deliver(core)?;
             let mut moved = self.poll_server_half(core, cx)?;
             let said = self.s.has_output();
             moved |= self.poll_client_half(core, cx)?;

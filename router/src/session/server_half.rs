@@ -34,6 +34,14 @@ impl Relay {
                     return Ok(moved);
                 }
             }
+            if self.gate.is_some() {
+                if self.poll_gate(core, cx)?.is_pending() {
+                    return Ok(moved);
+                }
+                self.server_has_said(core)?;
+                moved = true;
+                continue;
+            }
             let Some(server) = &mut self.server else { return Ok(moved) };
             match server.stream.poll_read(cx, self.s.buffer.room()) {
                 Poll::Pending => return Ok(moved),
@@ -42,15 +50,21 @@ impl Relay {
                 Poll::Ready(Ok(n)) => {
                     self.s.buffer.filled(n);
                     core.account.bytes_out.add(n as u64);
-                    if let Err(Desync) = self.server_frames(core)? {
-                        return Err(self.desync(core));
-                    }
-                    // Before the client's socket is written to: somebody may be waiting for it.
-                    self.give_back_if_over(core);
+                    self.server_has_said(core)?;
                 }
             }
             moved = true;
         }
+    }
+
+    #[inline]
+    fn server_has_said(&mut self, core: &mut Core) -> Result<(), End> {
+        if let Err(Desync) = self.server_frames(core)? {
+            return Err(self.desync(core));
+        }
+        // Before the client's socket is written to: somebody may be waiting for it.
+        self.give_back_if_over(core);
+        Ok(())
     }
 
     fn desync(&mut self, core: &Core) -> End {
@@ -116,6 +130,9 @@ impl Relay {
                         return Ok(Ok(()));
                     }
                     let status = fresh[frame::HEADER];
+                    if !self.may_be_ready(core, status) {
+                        return Ok(Ok(()));
+                    }
                     if !matches!(status, b'I' | b'T' | b'E') || self.exchange.got_ready(status).is_err() {
                         return Ok(Err(Desync));
                     }
@@ -148,6 +165,14 @@ impl Relay {
         }
         match header.tag {
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
+                if !self.journal.is_empty() && header.tag == backend::COMMAND_COMPLETE {
+                    let fresh = self.s.buffer.fresh();
+                    if fresh.len() < header.len && header.len <= WHOLE_BYTES {
+                        return Ok(Ok(false));
+                    }
+                    let body = &fresh[frame::HEADER..header.len.min(fresh.len())];
+                    self.journal.completed(body.strip_suffix(&[0]).unwrap_or(body));
+                }
                 if self.exchange.got_completion().is_err() {
                     return Ok(Err(Desync));
                 }
@@ -195,14 +220,8 @@ impl Relay {
                 Err(desync) => return Ok(Err(desync)),
             },
             backend::ERROR => return self.server_error(core, header),
-            backend::NOTIFICATION => {
-                // Only a session that listens, and therefore keeps its connection, is told.
-                if core.pin.is_some() || !core.is_pooled() {
-                    self.s.forward(header.len);
-                } else {
-                    self.s.discard(header.len);
-                }
-            }
+            // Whoever listens hears by a hub, which knows whose it is.
+            backend::NOTIFICATION => self.s.discard(header.len),
             backend::COPY_IN => {
                 self.exchange.got_copy_in();
                 self.s.forward(header.len);

@@ -93,6 +93,28 @@ pub fn backend_key(body: &[u8]) -> Result<(u32, &[u8]), Malformed> {
     }
 }
 
+/// A NotificationResponse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// Process id of the backend whose transaction sent it.
+    pub pid: u32,
+    /// The channel.
+    pub channel: &'a [u8],
+    /// What was sent along; may be empty.
+    pub payload: &'a [u8],
+}
+
+/// What a NotificationResponse says.
+///
+/// # Errors
+/// A body too short, or with anything but two strings behind the process id.
+pub fn notification(body: &[u8]) -> Result<Notification<'_>, Malformed> {
+    let mut cursor = Cursor(body);
+    let read = Notification { pid: cursor.u32()?, channel: cursor.string()?, payload: cursor.string()? };
+    cursor.end()?;
+    Ok(read)
+}
+
 /// The newest minor version the server has (as sent: PostgreSQL puts the whole version number here since 3.2,
 /// the minor number alone before) and how many protocol options it does not know.
 ///

@@ -10,6 +10,7 @@ mod isolation;
 mod jwt;
 mod limits;
 mod login;
+mod notifications;
 mod operation;
 mod placement;
 mod pool;

@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
         let Some((frame, tail)) = rest.split_at_checked(head.len) else { break };
         let body = &frame[HEADER..];
         let _ = (message::query(body), message::command_tag(body), message::password(body));
-        let _ = (message::parameter_status(body), message::negotiate_version(body));
+        let _ = (message::parameter_status(body), message::negotiate_version(body), message::notification(body));
         if let Ok(status) = message::ready_status(body) {
             assert!(matches!(status, b'I' | b'T' | b'E'));
         }

@@ -47,6 +47,17 @@ fn cancel_key_sizes() {
 }
 
 #[test]
+fn notifications() {
+    let whole = b"\0\0\x01\x02news\0hello\0";
+    let read = Notification { pid: 258, channel: b"news", payload: b"hello" };
+    assert_eq!(notification(whole), Ok(read));
+    for cut in 0..whole.len() {
+        assert!(notification(&whole[..cut]).is_err(), "{cut}");
+    }
+    assert_eq!(notification(b"\0\0\0\0a\0b\0c"), Err(Malformed::Trailing));
+}
+
+#[test]
 fn parse_counts_its_types() {
     let whole = b"s\0select $1\0\0\x02\0\0\0\x17\0\0\0\x19";
     let read = parse(whole).unwrap();
@@ -128,7 +139,8 @@ fn authentication_requests() {
 proptest! {
     #[test]
     fn any_body(bytes in prop::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..64)) {
-        let _ = (query(&bytes), command_tag(&bytes), parameter_status(&bytes), ready_status(&bytes));
+        let _ = (query(&bytes), command_tag(&bytes), parameter_status(&bytes));
+        let _ = (ready_status(&bytes), notification(&bytes));
         let _ = (parse(&bytes), describe(&bytes), close(&bytes), execute(&bytes));
         let _ = (backend_key(&bytes), sasl_initial(&bytes), password(&bytes), negotiate_version(&bytes));
         if let Ok(Some(names)) = bind_names(&bytes) {

@@ -1,0 +1,395 @@
+//! LISTEN and NOTIFY over connections that change hands: everybody hears what its own tenant sends, in
+//! order and all of it, and nobody hears another tenant.
+//!
+//! Time decides nothing here: a hub passes notifications on in the order of their commits, so who has
+//! heard a last word has heard everything before it.
+
+use switchyard_tests::raw::Raw;
+use switchyard_tests::raw::messages::{self as m, Message};
+use switchyard_tests::wait::until_true;
+use switchyard_tests::{Running, Setup};
+
+const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
+
+/// One shard and two server connections for all.
+fn setup() -> Setup {
+    Setup::new().shards(1).pool("size = 2").tenants(TENANTS)
+}
+
+/// Channel and payload of a NotificationResponse.
+fn note(message: &Message) -> (String, String) {
+    let text = String::from_utf8_lossy(&message.body[4..]).into_owned();
+    let (channel, payload) = text.trim_end_matches('\0').split_once('\0').unwrap_or((&text, ""));
+    (channel.trim_end_matches('\0').to_owned(), payload.to_owned())
+}
+
+/// Sends `last` on `channel` as `sender`, and gives what `listener` hears up to that: channels and payloads.
+#[track_caller]
+fn heard(listener: &mut Raw, sender: &mut Raw, channel: &str) -> Vec<(String, String)> {
+    sender.rows(&format!("NOTIFY {channel}, 'the last word'"));
+    let mut heard = Vec::new();
+    loop {
+        let message = listener.read();
+        if message.tag == b'A' {
+            let note = note(&message);
+            if note.1 == "the last word" {
+                return heard;
+            }
+            heard.push(note);
+        }
+    }
+}
+
+fn payloads(heard: Vec<(String, String)>) -> Vec<String> {
+    heard.into_iter().map(|(_, payload)| payload).collect()
+}
+
+fn metric(s: &Running, name: &str, labels: &[(&str, &str)]) -> f64 {
+    s.router.metrics().sum(&format!("switchyard_notification{name}"), labels)
+}
+
+/// No session is pinned.
+#[track_caller]
+fn nobody_is_pinned(s: &Running) {
+    assert_eq!(s.router.metrics().sum("switchyard_pins_total", &[]), 0.0);
+}
+
+#[test]
+fn a_listener_hears_its_own_tenant_and_nobody_else() {
+    let s = setup().start();
+    let mut listeners: Vec<_> = TENANTS.iter().map(|tenant| s.login(tenant)).collect();
+    for listener in &mut listeners {
+        listener.rows("LISTEN news");
+    }
+    let mut senders: Vec<_> = TENANTS.iter().map(|tenant| s.login(tenant)).collect();
+    for n in 0..25 {
+        for (tenant, sender) in TENANTS.iter().zip(&mut senders) {
+            sender.rows(&format!("NOTIFY news, '{tenant} {n}'"));
+        }
+    }
+    for ((tenant, sender), listener) in TENANTS.iter().zip(&mut senders).zip(&mut listeners) {
+        let expected: Vec<_> = (0..25).map(|n| format!("{tenant} {n}")).collect();
+        assert_eq!(payloads(heard(listener, sender, "news")), expected, "{tenant}");
+    }
+    nobody_is_pinned(&s);
+    assert_eq!(metric(&s, "_listeners", &[]), 4.0);
+    assert_eq!(metric(&s, "_hubs", &[]), 1.0);
+    assert_eq!(metric(&s, "s_delivered_total", &[]), 4.0 * 26.0);
+    assert_eq!(metric(&s, "s_dropped_total", &[]), 0.0);
+    assert_eq!(metric(&s, "_forgeries_total", &[]), 0.0);
+}
+
+#[test]
+fn who_comes_to_a_busy_connection_is_heard_from_the_start() {
+    // The connections have served both before anybody listens, and have announced nothing.
+    let s = setup().pool("size = 1").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    for n in 0..6 {
+        acme.rows("NOTIFY news, 'early'");
+        globex.rows("NOTIFY news, 'early'");
+        let mut listener = s.login(if n % 2 == 0 { "acme" } else { "globex" });
+        listener.rows("LISTEN news");
+        globex.rows("NOTIFY news, 'globex'");
+        acme.rows("NOTIFY news, 'acme'");
+        let (own, sender) = if n % 2 == 0 { ("acme", &mut acme) } else { ("globex", &mut globex) };
+        assert_eq!(payloads(heard(&mut listener, sender, "news")), [own]);
+    }
+    nobody_is_pinned(&s);
+}
+
+#[test]
+fn a_transaction_that_was_open_before_is_heard_when_it_commits() {
+    let s = setup().start();
+    let mut acme = s.login("acme");
+    acme.rows("BEGIN; NOTIFY news, 'begun before'");
+    let mut listener = s.login("acme");
+    listener.rows("LISTEN news");
+    acme.rows("COMMIT");
+    assert_eq!(payloads(heard(&mut listener, &mut acme, "news")), ["begun before"]);
+    assert_eq!(metric(&s, "s_dropped_total", &[]), 0.0);
+}
+
+#[test]
+fn triggers_and_functions_notify_by_plain_names() {
+    let s = setup()
+        .sql(
+            "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM pg_notify('leads', NEW.tenant_id || ' ' || NEW.first_name); RETURN NEW; END $$",
+        )
+        .sql("CREATE TRIGGER tell AFTER INSERT ON leads FOR EACH ROW EXECUTE FUNCTION tell()")
+        .start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    let (mut to_acme, mut to_globex) = (s.login("acme"), s.login("globex"));
+    to_acme.rows("LISTEN leads");
+    to_globex.rows("LISTEN leads");
+    for name in ["Ann", "Bob"] {
+        for raw in [&mut acme, &mut globex] {
+            raw.rows(&format!("INSERT INTO leads (first_name) VALUES ('{name}')"));
+        }
+    }
+    assert_eq!(payloads(heard(&mut to_acme, &mut acme, "leads")), ["acme Ann", "acme Bob"]);
+    assert_eq!(payloads(heard(&mut to_globex, &mut globex, "leads")), ["globex Ann", "globex Bob"]);
+}
+
+#[test]
+fn a_listen_in_a_function_counts_as_well() {
+    let s = setup().start();
+    let (mut acme, mut other) = (s.login("acme"), s.login("acme"));
+    acme.rows("LISTEN known");
+    acme.rows("DO $$ BEGIN EXECUTE 'LISTEN hidden'; END $$");
+    // The hub listens on it soon after.
+    until_true("the hub", || {
+        other.rows("NOTIFY hidden, 'x'");
+        other.rows("NOTIFY known, 'y'");
+        let (channel, _) = note(acme.until_tag(b'A').last().expect("a message"));
+        channel == "hidden"
+    });
+    nobody_is_pinned(&s);
+    acme.rows("UNLISTEN *");
+    assert_eq!(metric(&s, "_listeners", &[]), 0.0);
+}
+
+#[test]
+fn an_idle_listener_costs_no_server_connection() {
+    let s = setup().start();
+    let mut listeners: Vec<_> = (0..40)
+        .map(|n| {
+            let mut listener = s.login(TENANTS[n % 4]);
+            listener.rows(&format!("LISTEN news; LISTEN news_{n}"));
+            listener
+        })
+        .collect();
+    // Two of the pool, and the hub's.
+    until_true("the connections", || s.server_connections() <= 3);
+    for (n, listener) in listeners.iter_mut().enumerate() {
+        let mut sender = s.login(TENANTS[n % 4]);
+        sender.rows(&format!("NOTIFY news_{n}, 'to {n}'"));
+        assert_eq!(payloads(heard(listener, &mut sender, &format!("news_{n}"))), [format!("to {n}")]);
+    }
+    assert_eq!(metric(&s, "_listeners", &[]), 40.0);
+    nobody_is_pinned(&s);
+    drop(listeners);
+    until_true("the end of the listeners", || metric(&s, "_listeners", &[]) == 0.0);
+}
+
+#[test]
+fn who_notifies_itself_hears_it_before_it_is_ready() {
+    let s = setup().start();
+    for script in ["NOTIFY a, 'x'", "SELECT pg_notify('a', 'x')", "BEGIN; NOTIFY a, 'x'; COMMIT"] {
+        let tags = |raw: &mut Raw| -> Vec<u8> {
+            raw.rows("LISTEN a");
+            raw.round(&m::query(script)).iter().map(|m| m.tag).collect()
+        };
+        assert_eq!(tags(&mut s.login("acme")), tags(&mut s.direct("acme")), "{script}");
+    }
+}
+
+#[test]
+fn inside_a_transaction_nothing_is_delivered() {
+    let s = setup().start();
+    let (mut acme, mut other, mut witness) = (s.login("acme"), s.login("acme"), s.login("acme"));
+    acme.rows("LISTEN a");
+    witness.rows("LISTEN a");
+    acme.rows("BEGIN");
+    other.rows("NOTIFY a, 'x'");
+    // By now it is in all mailboxes.
+    heard(&mut witness, &mut other, "a");
+    for _ in 0..3 {
+        assert!(acme.round(&m::query("SELECT 1")).iter().all(|m| m.tag != b'A'));
+    }
+    acme.rows("COMMIT");
+    assert_eq!(payloads(heard(&mut acme, &mut other, "a"))[0], "x");
+}
+
+#[test]
+fn replies_are_those_of_postgresql() {
+    let s = setup().start();
+    let long = "x".repeat(70);
+    let scripts = [
+        "LISTEN a",
+        "LISTEN \"A b\"; UNLISTEN *",
+        "LISTEN",
+        "LISTEN 1",
+        "LISTEN a b",
+        "LISTEN select",
+        "UNLISTEN a",
+        "BEGIN; LISTEN a; ROLLBACK",
+        "LISTEN a; SELECT 1/0",
+        &format!("LISTEN {long}"),
+        "LISTEN U&\"d\\0061t\"",
+    ];
+    let known = [scripts[10]];
+    let simple = scripts.iter().filter(|sql| !known.contains(sql));
+    let extended = simple.clone().filter(|sql| !sql.contains(';'));
+    s.same_each(
+        "acme",
+        simple
+            .map(|sql| (*sql, switchyard_tests::raw::differential::round(m::query(sql))))
+            .chain(extended.clone().map(|sql| {
+                (
+                    *sql,
+                    switchyard_tests::raw::differential::round([m::extended(sql, &[]), m::sync()].concat()),
+                )
+            }))
+            .chain(extended.map(|sql| {
+                let named =
+                    [m::parse("s", sql), m::describe(b'S', "s"), m::bind("", "s", &[]), m::execute("", 0)];
+                (*sql, switchyard_tests::raw::differential::round([named.concat(), m::sync()].concat()))
+            })),
+    );
+    // Said rather than done by halves: the name is not understood.
+    assert_eq!(s.login("acme").error(known[0]).sqlstate, "0A000");
+}
+
+#[test]
+fn what_is_listened_on_is_what_was_committed() {
+    let s = setup().pool("size = 2").start();
+    let every = ["a", "b", "c", "A b", &"x".repeat(63)].map(str::to_owned);
+    let long = format!("LISTEN {}", "x".repeat(70));
+    let scripts: [&[&str]; 14] = [
+        &["LISTEN a"],
+        &["LISTEN a", "UNLISTEN a"],
+        &["LISTEN a; LISTEN b", "UNLISTEN *"],
+        &["LISTEN a", "LISTEN b", "BEGIN; UNLISTEN a; ROLLBACK"],
+        &["BEGIN", "LISTEN a", "COMMIT"],
+        &["BEGIN", "LISTEN a", "SAVEPOINT s", "LISTEN b", "ROLLBACK TO s", "LISTEN c", "COMMIT"],
+        &["BEGIN", "SAVEPOINT s", "LISTEN b", "ROLLBACK TO s", "LISTEN c", "COMMIT"],
+        &["LISTEN a; SELECT 1/0"],
+        &["BEGIN; LISTEN a; COMMIT; SELECT 1/0"],
+        &["BEGIN", "LISTEN a", "SELECT 1/0", "COMMIT"],
+        &["LISTEN a; LISTEN b", "DISCARD ALL"],
+        &["LISTEN \"A b\"", "UNLISTEN \"a b\""],
+        &["LISTEN A; LISTEN a", &long],
+        &[
+            "LISTEN a; LISTEN b",
+            "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;",
+            "LISTEN c",
+        ],
+    ];
+    for script in scripts {
+        let listened = |mut listener: Raw, mut sender: Raw| {
+            for sql in script {
+                let _ = listener.try_rows(sql);
+            }
+            listener.rows("LISTEN last");
+            for name in &every {
+                sender.rows(&format!("NOTIFY \"{name}\""));
+            }
+            heard(&mut listener, &mut sender, "last")
+                .into_iter()
+                .map(|(channel, _)| channel)
+                .collect::<Vec<_>>()
+        };
+        let expected = listened(s.direct("acme"), s.direct("acme"));
+        assert_eq!(listened(s.login("acme"), s.login("acme")), expected, "{script:?}");
+    }
+    nobody_is_pinned(&s);
+}
+
+#[test]
+fn the_hubs_connection_may_die() {
+    let s = setup().start();
+    let (mut acme, mut listener) = (s.login("acme"), s.login("acme"));
+    listener.rows("LISTEN news");
+    for n in 0..3 {
+        let hub = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%switchyard_%' AND query LIKE '%pg_notify(''switchyard%' AND pid <> pg_backend_pid()";
+        let pid = s.shards[0].value(hub);
+        s.shards[0].sql(&format!("SELECT pg_terminate_backend({pid})"));
+        // The client is told that it may have missed something.
+        let told = listener.until_tag(b'N').pop().expect("a message");
+        assert_eq!(told.sqlstate(), "01000");
+        let before = metric(&s, "s_delivered_total", &[]);
+        until_true("another hub", || {
+            acme.rows(&format!("NOTIFY news, 'try {n}'"));
+            metric(&s, "s_delivered_total", &[]) > before
+        });
+        let all = payloads(heard(&mut listener, &mut acme, "news"));
+        assert!(all.last().is_some_and(|last| *last == format!("try {n}")), "{all:?}");
+    }
+    assert_eq!(metric(&s, "_gaps_total", &[]), 3.0);
+    assert_eq!(listener.column("SELECT name FROM clients ORDER BY id"), s.canaries("acme"));
+}
+
+#[test]
+fn a_hub_that_cannot_connect_is_an_error_of_listen() {
+    let s = setup().pool("size = 1").start();
+    let mut acme = s.login("acme");
+    acme.rows("SELECT 1");
+    s.shards[0].sql("ALTER ROLE app CONNECTION LIMIT 1");
+    assert_eq!(acme.error("LISTEN news").sqlstate, "08006");
+    assert_eq!(metric(&s, "_listeners", &[]), 0.0);
+    s.shards[0].sql("ALTER ROLE app CONNECTION LIMIT -1");
+    until_true("the shard", || acme.try_rows("LISTEN news").is_ok());
+    let mut other = s.login("acme");
+    other.rows("NOTIFY news, 'x'");
+    assert_eq!(payloads(heard(&mut acme, &mut other, "news")), ["x"]);
+}
+
+#[test]
+fn a_mailbox_that_is_full_ends_the_session() {
+    let s = setup().section("[limits]\nmailbox_bytes = \"16KiB\"").start();
+    let (mut acme, mut other) = (s.login("acme"), s.login("acme"));
+    acme.rows("LISTEN news");
+    acme.rows("BEGIN");
+    let word = "x".repeat(7000);
+    for n in 0..3 {
+        other.rows(&format!("NOTIFY news, '{n}{word}'"));
+    }
+    let end = acme.until_tag(b'E').pop().expect("a message");
+    assert_eq!(end.sqlstate(), "53400");
+    assert!(acme.ends());
+    assert_eq!(metric(&s, "s_dropped_total", &[("reason", "overflow")]), 1.0);
+}
+
+#[test]
+fn tags_cannot_be_used_by_tenants() {
+    let s = setup().pool("size = 1").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.rows("LISTEN news");
+    globex.rows("LISTEN news");
+    // Globex, which shares the process with acme, knows the channel, hears all tags and says them again.
+    let mut spy = s.direct("globex");
+    let query = s.shards[0].value("SELECT query FROM pg_stat_activity WHERE query LIKE '%pg_notify(''switchyard%' AND pid <> pg_backend_pid()");
+    let channel = query.split('\'').nth(1).expect("the channel").to_owned();
+    spy.rows(&format!("LISTEN {channel}"));
+    for _ in 0..3 {
+        acme.rows("SELECT 1");
+        globex.rows("SELECT 1");
+    }
+    let mut tags = Vec::new();
+    spy.send(&m::query("SELECT 1"));
+    for message in spy.until_ready() {
+        if message.tag == b'A' {
+            tags.push(note(&message).1);
+        }
+    }
+    assert!(tags.iter().filter(|tag| tag.starts_with('t')).count() >= 4, "{tags:?}");
+    for tag in &tags {
+        globex.rows(&format!("NOTIFY {channel}, '{tag}'; NOTIFY news, 'from globex'"));
+        globex.rows("NOTIFY news, 'from globex again'");
+    }
+    // Nobody can listen on that channel through the router.
+    globex.rows(&format!("LISTEN {channel}"));
+    let mut sender = s.login("acme");
+    assert_eq!(payloads(heard(&mut acme, &mut sender, "news")), [""; 0]);
+    let mut sender = s.login("globex");
+    for (on, _) in heard(&mut globex, &mut sender, "news") {
+        assert_eq!(on, "news");
+    }
+    assert!(metric(&s, "_forgeries_total", &[]) >= 4.0);
+}
+
+#[test]
+fn by_session_as_well_nobody_hears_another_tenant() {
+    let s = setup().pool("size = 10").router("pool_mode = \"session\"").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    let (mut to_acme, mut to_globex) = (s.login("acme"), s.login("globex"));
+    to_acme.rows("LISTEN news");
+    to_globex.rows("LISTEN news");
+    for n in 0..3 {
+        acme.rows(&format!("NOTIFY news, 'acme {n}'"));
+        globex.rows(&format!("NOTIFY news, 'globex {n}'"));
+    }
+    assert_eq!(payloads(heard(&mut to_acme, &mut acme, "news")), ["acme 0", "acme 1", "acme 2"]);
+    assert_eq!(payloads(heard(&mut to_globex, &mut globex, "news")), ["globex 0", "globex 1", "globex 2"]);
+}
