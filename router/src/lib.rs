@@ -19,6 +19,7 @@ mod metrics;
 mod notifications;
 mod pool;
 mod prime;
+mod quiet;
 mod report;
 mod run;
 mod seal;

@@ -19,6 +19,7 @@ use super::relay::Relay;
 use crate::classify::{Effect, Pin, classify, custom_names};
 use crate::context::Wish;
 use crate::exchange::Owed;
+use crate::quiet::QuietTexts;
 
 /// An effect of a statement that counts once the statement has succeeded.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(super) struct Touched {
     pub(super) all: bool,
     /// Any state at all.
     pub(super) state: bool,
+    /// The texts that may have left anything. // see crate::quiet
+    pub(super) texts: Vec<u64>,
 }
 
 impl Relay {
@@ -68,11 +71,18 @@ impl Relay {
             Effect::Nothing | Effect::Channels => {}
             Effect::Unknown | Effect::AnySetting => {
                 server.carried.dirty = true;
+                let key = text.as_deref().filter(|_| effect == Effect::Unknown);
+                let key = key.map(|text| QuietTexts::key(&core.seat.context.route.database, text));
+                if key.is_some_and(|key| core.shared.quiet_texts.is_quiet(key)) {
+                    server.carried.lost = true;
+                    return;
+                }
                 let names = custom_names(text.unwrap_or_default().as_bytes());
                 self.touch(|touched| {
                     touched.all = true;
                     touched.state |= effect == Effect::Unknown;
                     touched.names.extend(names);
+                    touched.texts.extend(key);
                 });
             }
             // The tenant's own variables are the router's: they are as they were before the next

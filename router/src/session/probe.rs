@@ -178,6 +178,8 @@ impl Relay {
     fn answered(&mut self, core: &mut Core, probe: Probe) {
         let (context, wishes) = (core.seat.context.clone(), core.wishes.clone());
         let Some(server) = &mut self.server else { return };
+        let was_lost = server.carried.lost;
+        let custom = probe.named.keys().any(|name| name != "role" && !context.owns(name));
         if probe.failed {
             self.pin(core, Pin::Setting);
             return;
@@ -210,6 +212,11 @@ impl Relay {
             } else {
                 values.remove(&name);
             }
+        }
+        let quiet =
+            values == wishes.values && !custom && probe.state.is_none() && was_lost == server.carried.lost;
+        for text in &probe.asked.texts {
+            core.shared.quiet_texts.note(*text, quiet);
         }
         let bytes: usize = values.iter().map(|(name, wish)| name.len() + wish.len()).sum();
         let too_many = values.len() > WISHES_MAX || bytes > WISHES_BYTES;
