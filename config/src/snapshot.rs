@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{BUCKETS, ShardName, TenantId};
 use crate::limits::{LimitSet, Plan, Plans};
 use crate::topology::{
-    ContextTemplate, JwtAlgorithm, JwtIssuer, JwtKey, JwtKeys, LoginMethods, Placement, PoolLimits, PoolMode,
-    Restriction, ServerLogin, ServerSecret, ServerTls, Shard, ShardIndex, SslMode, Tenant, TenantGrant,
-    TenantState, Topology, UnknownTenants, User,
+    ContextTemplate, Endpoint, JwtAlgorithm, JwtIssuer, JwtKey, JwtKeys, LoginMethods, Placement, PoolLimits,
+    PoolMode, Restriction, ServerLogin, ServerSecret, ServerTls, Shard, ShardIndex, SslMode, Tenant,
+    TenantGrant, TenantState, Topology, UnknownTenants, User,
 };
 use crate::verifier::{check_verifier, parse_scram_keys, scram_keys_text};
 
@@ -80,6 +80,8 @@ struct FileShard {
     name: ShardName,
     host: String,
     port: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    other_hosts: Vec<Endpoint>,
     database: String,
     login: FileLogin,
     sslmode: SslMode,
@@ -110,8 +112,15 @@ struct FilePool {
     idle_timeout: Duration,
     connect_timeout: Duration,
     backoff_max: Duration,
+    #[serde(default = "failover_timeout")]
+    failover_timeout: Duration,
     check_after: Duration,
     statements: u32,
+}
+
+/// Of snapshots that were written before there was one.
+fn failover_timeout() -> Duration {
+    PoolLimits::default().failover_timeout
 }
 
 #[derive(Serialize, Deserialize)]
@@ -304,6 +313,7 @@ fn write_shard(s: &Shard) -> FileShard {
         name: s.name.clone(),
         host: s.host.clone(),
         port: s.port,
+        other_hosts: s.other_hosts.clone(),
         database: s.database.clone(),
         login: write_login(&s.login),
         sslmode: s.tls.mode,
@@ -320,6 +330,7 @@ fn read_shard(s: FileShard) -> Result<Shard, SnapshotError> {
         name: s.name,
         host: s.host,
         port: s.port,
+        other_hosts: s.other_hosts,
         database: s.database,
         login: read_login(s.login)?,
         tls: ServerTls { mode: s.sslmode, root_cert: s.sslrootcert, cert: s.sslcert, key: s.sslkey },
@@ -360,6 +371,7 @@ fn write_pool(p: &PoolLimits) -> FilePool {
         idle_timeout: p.idle_timeout,
         connect_timeout: p.connect_timeout,
         backoff_max: p.backoff_max,
+        failover_timeout: p.failover_timeout,
         check_after: p.check_after,
         statements: p.statements,
     }
@@ -374,6 +386,7 @@ fn read_pool(p: FilePool) -> PoolLimits {
         idle_timeout: p.idle_timeout,
         connect_timeout: p.connect_timeout,
         backoff_max: p.backoff_max,
+        failover_timeout: p.failover_timeout,
         check_after: p.check_after,
         statements: p.statements,
     }

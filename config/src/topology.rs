@@ -114,7 +114,7 @@ pub enum UnknownTenants {
     Create,
 }
 
-/// One PostgreSQL database on one primary.
+/// One PostgreSQL database on one primary, with standbys perhaps.
 #[derive(Debug, Clone)]
 pub struct Shard {
     /// Its name, unique among shards.
@@ -123,6 +123,9 @@ pub struct Shard {
     pub host: String,
     /// TCP port, or the number in the unix socket's name.
     pub port: u16,
+    /// Further hosts, of which one is the primary if `host` is not: routers look for it, and follow it when
+    /// another is promoted.
+    pub other_hosts: Vec<Endpoint>,
     /// The database that tenants live in, unless their context names another.
     pub database: String,
     /// How the router logs in.
@@ -133,6 +136,14 @@ pub struct Shard {
     pub pool: PoolLimits,
     /// No new tenants are placed here; those that are here stay.
     pub cordoned: bool,
+}
+
+impl Shard {
+    /// All hosts, the first first.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let first = Endpoint { host: self.host.clone(), port: self.port };
+        std::iter::once(first).chain(self.other_hosts.iter().cloned()).collect()
+    }
 }
 
 /// Where a server listens.
@@ -241,6 +252,9 @@ pub struct PoolLimits {
     /// Longest pause between attempts while the shard does not answer; it begins at 50 ms and
     /// doubles. Default 5 s.
     pub backoff_max: Duration,
+    /// How long statements wait for a primary, of a shard with several hosts, after the last one was lost, before they
+    /// fail. Default 30 s.
+    pub failover_timeout: Duration,
     /// A connection idle for longer is probed before it is lent. Default 30 s.
     pub check_after: Duration,
     /// Prepared statements kept per server connection. Default 500.
@@ -257,6 +271,7 @@ impl Default for PoolLimits {
             idle_timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(10),
             backoff_max: Duration::from_secs(5),
+            failover_timeout: Duration::from_secs(30),
             check_after: Duration::from_secs(30),
             statements: 500,
         }

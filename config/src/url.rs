@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::ids::ShardName;
-use crate::topology::{PoolLimits, ServerLogin, ServerSecret, ServerTls, Shard, SslMode};
+use crate::topology::{Endpoint, PoolLimits, ServerLogin, ServerSecret, ServerTls, Shard, SslMode};
 
 /// PostgreSQL's port (`DEF_PGPORT`).
 const DEFAULT_PORT: u16 = 5432;
@@ -35,8 +35,8 @@ pub enum UrlError {
     /// No host, neither in its place nor as a parameter.
     #[error("must name the host: postgres://user@host/database, or ?host=/directory for a unix socket")]
     NoHost,
-    /// Several hosts: a shard is one primary.
-    #[error("must name one host, not several")]
+    /// Several hosts where there can be one.
+    #[error("must name several hosts in their place: postgres://user@host1:5432,host2:5432/database")]
     Hosts,
     /// No host name, address or directory.
     #[error(
@@ -67,6 +67,9 @@ pub enum UrlError {
     SystemRoots,
 }
 
+/// Most hosts of a shard.
+pub const MAX_HOSTS: usize = 16;
+
 /// What has been read so far; each part at most once.
 #[derive(Default)]
 struct Parts {
@@ -74,6 +77,7 @@ struct Parts {
     password: Option<SecretString>,
     host: Option<String>,
     port: Option<u16>,
+    others: Vec<Endpoint>,
     database: Option<String>,
     mode: Option<SslMode>,
     root_cert: Option<String>,
@@ -110,6 +114,7 @@ pub fn shard_from_url(name: &ShardName, url: &str) -> Result<Shard, UrlError> {
         name: name.clone(),
         host,
         port: parts.port.unwrap_or(DEFAULT_PORT),
+        other_hosts: parts.others,
         database: parts.database.unwrap_or_else(|| user.clone()),
         login: ServerLogin {
             user,
@@ -150,8 +155,18 @@ fn read(url: &str) -> Result<Parts, UrlError> {
 }
 
 fn server_of(parts: &mut Parts, server: &str) -> Result<(), UrlError> {
-    if server.contains(',') {
-        return Err(UrlError::Hosts);
+    if let Some((first, others)) = server.split_once(',') {
+        server_of(parts, first)?;
+        if parts.host.is_none() || others.split(',').count() >= MAX_HOSTS {
+            return Err(UrlError::Host);
+        }
+        for other in others.split(',') {
+            let mut one = Parts::default();
+            server_of(&mut one, other)?;
+            let (host, port) = (one.host.ok_or(UrlError::Host)?, one.port.unwrap_or(DEFAULT_PORT));
+            parts.others.push(Endpoint { host, port });
+        }
+        return Ok(());
     }
     let (host, port) = if let Some(rest) = server.strip_prefix('[') {
         let (address, after) = rest.split_once(']').ok_or(UrlError::Host)?;

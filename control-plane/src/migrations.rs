@@ -12,6 +12,7 @@ const STEPS: &[(&str, &str)] = &[
     ("operations", include_str!("../migrations/0003_operations.sql")),
     ("access", include_str!("../migrations/0004_access.sql")),
     ("service", include_str!("../migrations/0005_service.sql")),
+    ("shard hosts", include_str!("../migrations/0006_shard_hosts.sql")),
 ];
 
 /// How many steps there are.

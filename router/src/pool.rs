@@ -4,6 +4,7 @@
 //! connections. A tenant gets back a connection that served it last, where one is idle: then
 //! nothing has to be set. Sessions that must wait stand in one [`queue`], whatever thread they run on.
 
+mod hosts;
 mod idle;
 mod queue;
 mod upkeep;
@@ -16,21 +17,25 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use switchyard_config::topology::{Endpoint, Shard};
+use switchyard_config::topology::Shard;
 use tokio::sync::oneshot;
 
 use crate::logins::Logins;
 use crate::seal::Sealer;
-use crate::server::connect::{ConnectError, LoginCache, Parameters, Target};
+use crate::server::connect::{ConnectError, LoginCache, Parameters};
 use crate::server::{Route, Server};
 use crate::stats::Histogram;
 use crate::tls::ShardTlsContext;
+use hosts::Hosts;
 use idle::{Fit, Idle, best, richest};
 pub(crate) use queue::Share;
 use queue::{Loan, Offer, PATIENCE, Queue, Waiter};
 
 /// First pause after a failed attempt to connect; it doubles up to the shard's `backoff_max`.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// Longest pause between attempts while statements wait for a primary.
+const HELD_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -67,6 +72,7 @@ pub(crate) enum Lend {
 /// The pool of one shard.
 pub(crate) struct Pool {
     pub(crate) shard: Arc<Shard>,
+    hosts: Hosts,
     tls: ArcSwap<ShardTlsContext>,
     logins: Arc<Logins>,
     /// Makes the tokens of sealed contexts.
@@ -114,6 +120,8 @@ struct State {
     /// waited long enough.
     watched: bool,
     failing: HashMap<Route, Failing>,
+    /// Set while connections cannot be made.
+    outage: Option<Outage>,
     closed: bool,
 }
 
@@ -188,6 +196,13 @@ impl Drop for ServerPlace {
     }
 }
 
+/// A time in which no connection could be made.
+struct Outage {
+    began: Instant,
+    /// The last attempt.
+    last: Instant,
+}
+
 struct Failing {
     until: Instant,
     pause: Duration,
@@ -202,6 +217,7 @@ impl Pool {
         sealer: Arc<Sealer>,
     ) -> Self {
         Self {
+            hosts: Hosts::new(&shard),
             shard,
             tls: ArcSwap::new(tls),
             logins,
@@ -273,7 +289,9 @@ impl Pool {
         if let Some(failing) = state.failing.get(want.route)
             && Instant::now() < failing.until
         {
-            return if state.live.contains_key(want.route) { Ok(()) } else { Err(failing.error.clone()) };
+            let error = failing.error.clone();
+            let comes = state.live.contains_key(want.route) || self.is_held(state, &error);
+            return if comes { Ok(()) } else { Err(error) };
         }
         if state.open >= self.size() && !state.idle.is_empty() {
             // All idle ones are for other databases or logins: the one idle longest makes room.
@@ -300,28 +318,15 @@ impl Pool {
         tokio::spawn(async move { pool.connect(route).await });
     }
 
-    fn target(&self, route: &Route) -> Target {
-        Target {
-            shard: self.shard.clone(),
-            endpoint: Endpoint { host: self.shard.host.clone(), port: self.shard.port },
-            login: self.logins.get(route.login),
-            route: route.clone(),
-            tls: self.tls.load_full(),
-            cache: self.cache.clone(),
-            sealed: self.sealer.is_ready(),
-            home: crate::worker::current(),
-        }
-    }
-
     /// A connection that is none of the pool's, and does not count among them.
     pub(crate) async fn connect_apart(&self, route: &Route) -> Result<Server, ConnectError> {
-        self.target(route).connect().await.map(|(server, _)| server)
+        self.connect_to_primary(route).await.map(|(server, _)| server)
     }
 
     async fn connect(self: Arc<Self>, route: Route) {
         // If this future is dropped half way (the worker ends), the place must not stay taken.
         let mut place = Place { pool: &self, taken: true };
-        let made = self.target(&route).connect().await;
+        let made = self.connect_to_primary(&route).await;
         place.taken = false;
         match made {
             Ok((mut server, parameters)) => {
@@ -339,6 +344,10 @@ impl Pool {
                 state.failing.remove(&route);
                 state.queue.forget_promises(&route);
                 self.hand_on(&mut state, Box::new(server), Instant::now());
+                if state.outage.take().is_some() && !self.hosts.is_one() {
+                    // Many may have waited for this.
+                    self.serve_next(&mut state);
+                }
             }
             Err(error) => {
                 self.counters.connect_failures.fetch_add(1, Ordering::Relaxed);
@@ -353,11 +362,16 @@ impl Pool {
         state.connecting -= 1;
         state.open -= 1;
         let pause = state.failing.get(route).map_or(BACKOFF_MIN, |f| f.pause * 2);
-        let pause = pause.min(self.shard.pool.backoff_max);
+        self.note_outage(&mut state);
+        let held = self.is_held(&state, &error);
+        let pause = pause.min(if held { HELD_PAUSE } else { self.shard.pool.backoff_max });
         state
             .failing
             .insert(route.clone(), Failing { until: Instant::now() + pause, pause, error: error.clone() });
-        if !state.live.contains_key(route) {
+        if held {
+            state.queue.forget_promises(route);
+            self.try_again_after(pause);
+        } else if !state.live.contains_key(route) {
             // Nothing will come for them: the error now is better than silence until the timeout.
             for waiter in state.queue.drain(Some(route)) {
                 let _ = waiter.reply.send(Err(PoolError::Connect(error.clone())));
@@ -366,6 +380,37 @@ impl Pool {
             state.queue.forget_promises(route);
         }
         self.serve_next(&mut state);
+    }
+
+    /// Whether statements are to wait while there is no primary, as one is to be promoted.
+    fn is_held(&self, state: &State, error: &ConnectError) -> bool {
+        let since = state.outage.as_ref().map(|outage| outage.began.elapsed());
+        !self.hosts.is_one()
+            && error.may_pass()
+            && since.is_some_and(|since| since < self.shard.pool.failover_timeout)
+    }
+
+    /// An attempt has failed. If there was none for long, it is the first of an outage.
+    fn note_outage(&self, state: &mut State) {
+        let now = Instant::now();
+        let gap = self.shard.pool.connect_timeout + self.shard.pool.backoff_max * 2;
+        match &mut state.outage {
+            Some(outage) if now.duration_since(outage.last) < gap => outage.last = now,
+            outage => *outage = Some(Outage { began: now, last: now }),
+        }
+    }
+
+    /// Looks for a primary again, if somebody waits for it.
+    fn try_again_after(self: &Arc<Self>, pause: Duration) {
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let mut state = pool.state.lock();
+            if !state.closed && state.connecting == 0 {
+                pool.serve_next(&mut state);
+            }
+        });
     }
 
     /// Takes a connection back. Only one that is outside a transaction, owes nothing and is owed
@@ -391,6 +436,7 @@ impl Pool {
             || state.closed
             || state.open > self.size()
             || now >= server.expires
+            || !self.hosts.is_primary(&server.identity.endpoint)
         {
             self.forget(&mut state, &mut server);
             self.serve_next(&mut state);

@@ -68,6 +68,9 @@ impl ServerIdentity {
     }
 }
 
+/// The parameter by which a server tells that it is a standby, as it stands in ParameterStatus.
+const IN_HOT_STANDBY: &[u8] = b"in_hot_standby\0";
+
 /// In [`Server::unnamed_of`]: there may be an unnamed statement, and no session may find it. It is
 /// the router's own, or one of which nobody knows whether it was made.
 pub(crate) const UNNAMED_OF_NOBODY: u64 = u64::MAX;
@@ -136,6 +139,10 @@ impl Server {
                     return false;
                 }
                 if header.tag == backend::PARAMETER_STATUS {
+                    if buf[at..held].windows(IN_HOT_STANDBY.len()).any(|w| w == IN_HOT_STANDBY) {
+                        // It was promoted, or is a standby now: what it is must be found out anew.
+                        return false;
+                    }
                     // A setting was changed under it (a reload of the server's configuration).
                     tracing::debug!(shard = %self.identity.shard.name, "shard changed a parameter");
                 }

@@ -330,7 +330,7 @@ fn is_same(a: &Shard, b: &Shard) -> bool {
     };
     secret
         && a.login.user == b.login.user
-        && (&a.host, a.port, &a.database, &a.tls, &a.pool) == (&b.host, b.port, &b.database, &b.tls, &b.pool)
+        && (a.endpoints(), &a.database, &a.tls, &a.pool) == (b.endpoints(), &b.database, &b.tls, &b.pool)
 }
 
 fn load_client_tls(settings: &RouterSettings) -> Result<Option<Arc<ClientTlsContext>>, StartError> {

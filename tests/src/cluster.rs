@@ -103,6 +103,49 @@ impl Cluster {
         Builder::default()
     }
 
+    /// A standby that streams from this cluster, and has all that is there now.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn standby(&self) -> Self {
+        let dir = TempDir::new();
+        process::give_to_postgres(dir.path());
+        let data = dir.path().join("data");
+        run(as_postgres(&bin("pg_basebackup"))
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", SUPERUSER])
+            .arg("--host")
+            .arg(self.dir.path())
+            .args(["--port", &self.port.to_string(), "--pgdata"])
+            .arg(&data));
+        let port = process::free_port();
+        let own = format!("\nport = {port}\nunix_socket_directories = '{}'\n", dir.path().display());
+        append(&data.join("postgresql.conf"), &own);
+        let child = start(&dir);
+        let cluster = Self { dir, port, child, tls: self.tls };
+        cluster.wait_ready();
+        self.wait_replayed(&cluster);
+        cluster
+    }
+
+    /// Waits until `standby` has replayed all that this cluster has written so far.
+    ///
+    /// # Panics
+    /// If it never has.
+    pub fn wait_replayed(&self, standby: &Self) {
+        let written = self.value("SELECT pg_current_wal_flush_lsn()");
+        wait::until_true("the standby to replay", || {
+            standby.value(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+        });
+    }
+
+    /// Makes a standby the primary.
+    ///
+    /// # Panics
+    /// If it does not become one.
+    pub fn promote(&self) {
+        assert_eq!(self.value("SELECT pg_promote()"), "t");
+    }
+
     /// Its TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
@@ -308,7 +351,8 @@ jit = off
 timezone = 'UTC'
 ";
 
-const HBA: &str = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+const HBA: &str =
+    "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
 
 fn make_template(dir: &TempDir) {
     let data = dir.path().join("data");

@@ -32,6 +32,7 @@ pub struct Setup {
     shard_tls: Option<&'static str>,
     cluster_settings: Vec<String>,
     proxied: bool,
+    standbys: bool,
     sql: String,
     server: (String, String),
     sealed: Option<(Form, Revokes)>,
@@ -43,6 +44,8 @@ pub struct Running {
     pub router: Router,
     /// The shards, `s0` first.
     pub shards: Vec<Cluster>,
+    /// The standby of each shard, if asked for.
+    pub standbys: Vec<Cluster>,
     /// What stands between the router and each shard, if asked for.
     pub proxies: Vec<FaultProxy>,
     /// The authority of all certificates.
@@ -67,6 +70,7 @@ impl Setup {
             shard_tls: None,
             cluster_settings: Vec::new(),
             proxied: false,
+            standbys: false,
             sql: String::new(),
             server: (cluster::APP.to_owned(), cluster::APP_PASSWORD.to_owned()),
             sealed: None,
@@ -139,6 +143,12 @@ impl Setup {
         self
     }
 
+    /// A standby for every shard. It is the first of the shard's hosts, though it is not the primary.
+    pub fn standbys(mut self) -> Self {
+        self.standbys = true;
+        self
+    }
+
     /// Statements run by the superuser on every shard before the router starts.
     pub fn sql(mut self, sql: &str) -> Self {
         self.sql = self.sql + sql + ";\n";
@@ -192,10 +202,22 @@ impl Setup {
             true => proxies.iter().map(|p| p.address().port()).collect(),
             false => shards.iter().map(Cluster::port).collect(),
         };
-        let toml = self.toml(&certs, &ports);
+        let standbys: Vec<_> = match self.standbys {
+            true => shards.iter().map(Cluster::standby).collect(),
+            false => Vec::new(),
+        };
+        let hosts: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(i, port)| match standbys.get(i) {
+                Some(standby) => format!("127.0.0.1:{},127.0.0.1:{port}", standby.port()),
+                None => format!("127.0.0.1:{port}"),
+            })
+            .collect();
+        let toml = self.toml(&certs, &hosts);
         let router = Router::start(&toml);
         let tls = self.client_tls.is_some();
-        Running { router, shards, proxies, certs, toml, tenants: self.tenants, tls }
+        Running { router, shards, standbys, proxies, certs, toml, tenants: self.tenants, tls }
     }
 
     /// Every tenant has its rows on its shard, and rows that nobody may ever see on the others.
@@ -212,7 +234,7 @@ impl Setup {
         sql
     }
 
-    fn toml(&self, certs: &Certs, ports: &[u16]) -> String {
+    fn toml(&self, certs: &Certs, hosts: &[String]) -> String {
         let mut toml =
             format!("[router]\n{}\n\n[pool]\n{}\n\n{}\n", self.router.join("\n"), self.pool, self.context);
         toml += &self.sections;
@@ -228,8 +250,8 @@ impl Setup {
         let root =
             self.shard_tls.map(|_| format!("&sslrootcert={}", certs.ca().display())).unwrap_or_default();
         let (user, password) = &self.server;
-        for (i, port) in ports.iter().enumerate() {
-            let url = format!("postgres://{user}:{password}@127.0.0.1:{port}/crm?sslmode={sslmode}{root}");
+        for (i, hosts) in hosts.iter().enumerate() {
+            let url = format!("postgres://{user}:{password}@{hosts}/crm?sslmode={sslmode}{root}");
             let _ = writeln!(toml, "\n[[shards]]\nname = \"s{i}\"\nurl = \"{url}\"");
         }
         for (id, shard) in &self.tenants {

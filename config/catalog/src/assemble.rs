@@ -113,6 +113,7 @@ mod tests {
             name: ShardName::new(name).unwrap(),
             host: "localhost".into(),
             port: 5432,
+            other_hosts: Vec::new(),
             database: "crm".into(),
             login: ServerLogin { user: "app".into(), secret: ServerSecret::None },
             tls: ServerTls::default(),

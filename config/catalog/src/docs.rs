@@ -30,6 +30,8 @@ pub struct PoolDoc {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff_max_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub check_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statements: Option<u32>,
@@ -47,6 +49,7 @@ impl From<PoolDoc> for PoolLimits {
             idle_timeout: ms(doc.idle_timeout_ms, default.idle_timeout),
             connect_timeout: ms(doc.connect_timeout_ms, default.connect_timeout),
             backoff_max: ms(doc.backoff_max_ms, default.backoff_max),
+            failover_timeout: ms(doc.failover_timeout_ms, default.failover_timeout),
             check_after: ms(doc.check_after_ms, default.check_after),
             statements: doc.statements.unwrap_or(default.statements),
         }

@@ -136,7 +136,8 @@ async fn version(t: &Transaction<'_>) -> Result<(u64, u64), CatalogError> {
 }
 
 async fn layout(t: &Transaction<'_>) -> Result<Layout, CatalogError> {
-    let sql = "SELECT name, host, port, database, login_user, login_password, tls, pool, cordoned
+    let sql =
+        "SELECT name, host, port, other_hosts, database, login_user, login_password, tls, pool, cordoned
                FROM shards ORDER BY name";
     let shards = t.query(sql, &[]).await?.iter().map(shard).collect::<Result<Vec<_>, _>>()?;
 
@@ -175,6 +176,7 @@ fn shard(row: &Row) -> Result<Arc<Shard>, CatalogError> {
         name: ShardName::new(name).map_err(CatalogError::id("shard", name))?,
         host: row.get("host"),
         port: u16::try_from(row.get::<_, i32>("port")).map_err(|e| invalid(e.to_string()))?,
+        other_hosts: json("shard", name, row.get("other_hosts"))?,
         database: row.get("database"),
         login: login(row.get("login_user"), row.get("login_password")).map_err(invalid)?,
         tls: json::<TlsDoc>("shard", name, row.get("tls"))?.into(),

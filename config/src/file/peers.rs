@@ -55,7 +55,7 @@ pub(super) fn read(root: &Table<'_>, own: u16) -> Vec<Peer> {
 }
 
 /// `host:port`, with IPv6 addresses in brackets.
-fn address(v: &Value<'_>) -> Option<(String, u16)> {
+pub(super) fn address(v: &Value<'_>) -> Option<(String, u16)> {
     let read = || {
         let (host, port) = v.text()?.rsplit_once(':')?;
         let port = port.parse::<u16>().ok().filter(|p| *p > 0)?;

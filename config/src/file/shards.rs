@@ -8,8 +8,8 @@ use super::reader::{At, Table};
 use super::units;
 use super::value::Value;
 use crate::ids::{BUCKETS, ShardName};
-use crate::topology::{PoolLimits, ServerLogin, ServerSecret, Shard, ShardIndex, Topology};
-use crate::url::shard_from_url;
+use crate::topology::{Endpoint, PoolLimits, ServerLogin, ServerSecret, Shard, ShardIndex, Topology};
+use crate::url::{MAX_HOSTS, shard_from_url};
 use crate::verifier::parse_scram_keys;
 
 /// Most shards in a file; more than there are buckets would make no sense.
@@ -73,6 +73,7 @@ fn shard(t: Table<'_>, name: Option<&ShardName>, defaults: &PoolLimits) -> Optio
         Err(e) => v.error(e.to_string()),
     });
     let secret = server_secret(&t, "password", "scram_keys");
+    let hosts = t.opt("hosts", |v| v.array(|v| super::peers::address(v)));
     let mut pool_limits = defaults.clone();
     t.set("pool", &mut pool_limits, |v| Some(pool(v.table()?, defaults)));
     let mut cordoned = false;
@@ -89,6 +90,15 @@ fn shard(t: Table<'_>, name: Option<&ShardName>, defaults: &PoolLimits) -> Optio
         }
         if let Some(secret) = secret {
             shard.login.secret = secret;
+        }
+        for (host, port) in hosts.unwrap_or_default() {
+            let host = Endpoint { host, port };
+            if !shard.endpoints().contains(&host) {
+                shard.other_hosts.push(host);
+            }
+        }
+        if shard.other_hosts.len() >= MAX_HOSTS {
+            t.ctx.error(&at, format!("a shard may have at most {MAX_HOSTS} hosts"));
         }
         Shard { pool: pool_limits, cordoned, ..shard }
     });
@@ -147,6 +157,7 @@ fn pool(t: Table<'_>, defaults: &PoolLimits) -> PoolLimits {
     t.set("idle_timeout", &mut p.idle_timeout, |v| v.duration(1000 * MS..=YEAR));
     t.set("connect_timeout", &mut p.connect_timeout, |v| v.duration(100 * MS..=HOUR));
     t.set("backoff_max", &mut p.backoff_max, |v| v.duration(50 * MS..=HOUR));
+    t.set("failover_timeout", &mut p.failover_timeout, |v| v.duration(Duration::ZERO..=24 * HOUR));
     t.set("check_after", &mut p.check_after, |v| v.duration(Duration::ZERO..=YEAR));
     t.set("statements", &mut p.statements, |v| v.integer(1..=100_000));
     if p.min > p.size && (t.has("min") || t.has("size")) {

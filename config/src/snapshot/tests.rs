@@ -10,6 +10,7 @@ fn shard(name: &str, secret: ServerSecret) -> Arc<Shard> {
         name: ShardName::new(name).unwrap(),
         host: "/run/postgresql".to_owned(),
         port: 5433,
+        other_hosts: vec![Endpoint { host: "b".to_owned(), port: 1 }],
         database: "crm".to_owned(),
         login: ServerLogin { user: "app".to_owned(), secret },
         tls: ServerTls {

@@ -51,7 +51,8 @@ fn addresses() {
         let got = host(&format!("postgres://u@{bad}/d"));
         assert!(matches!(got, Err(UrlError::Host | UrlError::Port)), "{bad}: {got:?}");
     }
-    assert_eq!(host("postgres://u@a,b/d"), Err(UrlError::Hosts));
+    assert_eq!(host("postgres://u@a,/d"), Err(UrlError::Host));
+    assert_eq!(host("postgres://u@,b/d"), Err(UrlError::Host));
     assert_eq!(host("postgres://u@/d?host=a,b"), Err(UrlError::Hosts));
 }
 
@@ -134,4 +135,11 @@ proptest! {
         prop_assert_eq!(password(&s), Some(pass.as_str()));
         prop_assert_eq!(&s.database, &db);
     }
+}
+
+#[test]
+fn several_hosts_as_in_libpq() {
+    let shard = shard_from_url(&ShardName::new("s").unwrap(), "postgres://u@a:1,b,[::1]:3/d").unwrap();
+    let hosts: Vec<_> = shard.endpoints().iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["a:1", "b:5432", "[::1]:3"]);
 }

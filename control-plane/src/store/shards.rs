@@ -186,6 +186,7 @@ impl Store {
         if made == 0 {
             return Err(StoreError::exists("shard", &new.name));
         }
+        set_other_hosts(&t, &new.name, &at).await?;
         if t.query_opt("SELECT 1 FROM buckets LIMIT 1", &[]).await?.is_none() {
             let all = "INSERT INTO buckets SELECT b, $1 FROM generate_series(0, $2::int) b";
             t.execute(all, &[&new.name, &i32::from(BUCKETS - 1)]).await?;
@@ -223,6 +224,7 @@ impl Store {
             let port = i32::from(at.port);
             t.execute(sql, &[&name, &at.host, &port, &at.database, &at.login.user, &password(&at), &tls])
                 .await?;
+            set_other_hosts(&t, name, &at).await?;
         }
         let sql =
             "UPDATE shards SET cordoned = COALESCE($2, cordoned), pool = COALESCE($3, pool), weight = COALESCE($4, weight),
@@ -296,6 +298,17 @@ fn password(shard: &topology::Shard) -> Option<&str> {
         ServerSecret::Password(password) => Some(password.expose_secret()),
         ServerSecret::None | ServerSecret::ScramKeys { .. } => None,
     }
+}
+
+/// Where the primary may be besides.
+async fn set_other_hosts(
+    client: &impl GenericClient,
+    name: &str,
+    at: &topology::Shard,
+) -> Result<(), StoreError> {
+    let others = to_json(&at.other_hosts)?;
+    client.execute("UPDATE shards SET other_hosts = $2 WHERE name = $1", &[&name, &others]).await?;
+    Ok(())
 }
 
 fn select() -> String {

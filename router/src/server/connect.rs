@@ -42,12 +42,24 @@ pub(crate) enum ConnectError {
     /// The shard refused us.
     #[error("shard refused the login: {} {message}", String::from_utf8_lossy(code))]
     Refused { code: [u8; 5], message: String },
+    /// None of the shard's hosts is its primary now.
+    #[error("no host is primary: {causes}")]
+    NoPrimary { causes: String },
     /// What answers does not speak the protocol, or asks for what we do not give.
     #[error("login failed: {0}")]
     Protocol(String),
 }
 
 impl ConnectError {
+    /// Whether it may be over soon: nobody is there, or the server starts, ends or is full.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NoPrimary { .. } => true,
+            Self::Refused { code, .. } => code.starts_with(b"57") || code.starts_with(b"53"),
+            Self::Tls { .. } | Self::Protocol(_) => false,
+        }
+    }
+
     /// What a client is told. The cause stays in the log; the shard's own words are passed on only
     /// where they concern the state of the server and not our credentials.
     pub(crate) fn for_client(&self, shard: &str) -> ErrorResponse {

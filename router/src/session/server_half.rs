@@ -282,6 +282,14 @@ impl Relay {
             server.carried.dirty = true;
             server.carried.session = 0;
         }
+        if code == Some(*b"25006")
+            && let Some(server) = &mut self.server
+            && !server.identity.shard.other_hosts.is_empty()
+        {
+            // The client may have asked for read-only transactions, or this host is no primary any more: the
+            // next connection is looked at anew.
+            server.short_lived = true;
+        }
         let mut undo = std::mem::take(&mut self.undo);
         let is = self.exchange.got_error(&mut undo);
         for what in undo.drain(..) {

@@ -5,6 +5,7 @@ mod cancel_elsewhere;
 mod checklist;
 mod context;
 mod drivers;
+mod failover;
 mod identity;
 mod isolation;
 mod jwt;
