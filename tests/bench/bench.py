@@ -14,15 +14,16 @@ import time
 
 import idle
 import report
+import seal
 import workers
 import workloads
 from load import TooShort, measure
 from saturated import NearlyFree
-from servers import PgBouncer, Postgres, Switchyard, find_pgbouncer
+from servers import DATABASE, PgBouncer, Postgres, Switchyard, find_pgbouncer
 from syscalls import per_transaction
 from system import cpu_model, first_line
 
-EXTRAS = ("idle", "workers")
+EXTRAS = ("idle", "workers", "seal")
 
 
 def arguments():
@@ -168,6 +169,12 @@ class Bench:
         self.out["syscalls"].update(found.pop("syscalls"))
         self.out["workers"] = found
 
+    def seal(self, postgres):
+        program = shlex.split(self.args.router)[0]
+        self.out["seal"] = seal.compare(
+            postgres, DATABASE, program, self.directory, self.rounds, self.seconds, progress)
+        seal.show(self.out["seal"])
+
 
 def wanted(args, chosen):
     if args.only:
@@ -187,6 +194,8 @@ def run(bench, chosen, saturated, extras, pgbouncer_version):
             proxy.stop()
     if "idle" in extras:
         bench.idle(postgres)
+    if "seal" in extras:
+        bench.attempt("seal", bench.seal, postgres)
     if not saturated and "workers" not in extras:
         return
     postgres.stop()
@@ -210,7 +219,7 @@ def main():
         print(*(w.name for w in chosen + saturated), *EXTRAS, sep="\n")
         return
     chosen, saturated = wanted(args, chosen), wanted(args, saturated)
-    extras = [name for name in EXTRAS if name in args.only or (not args.only and not (args.quick and name == "workers"))]
+    extras = [name for name in EXTRAS if name in args.only or (not args.only and not (args.quick and name in ("workers", "seal")))]
     if not chosen and not saturated and not extras:
         raise SystemExit("no such workload; see --list")
     # However we are ended, we stop what we started.

@@ -1,5 +1,6 @@
 //! The router's behaviour, as its clients and operators see it. A module for each subject.
 
+mod attacks;
 mod cancel;
 mod cancel_elsewhere;
 mod checklist;
