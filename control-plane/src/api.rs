@@ -17,6 +17,7 @@ mod tenants;
 mod usage;
 mod users;
 mod values;
+mod web;
 mod webhooks;
 
 use std::sync::Arc;
@@ -76,15 +77,36 @@ impl Modify for Bearer {
 
 /// All routes, ready to be served.
 pub(crate) fn router(app: App) -> Router {
-    let (router, description) = routes().split_for_parts();
+    let (router, description) = described();
     let description = Arc::new(description);
     router
         .route("/openapi.json", get(move || async move { axum::Json(description.as_ref().clone()) }))
+        .merge(web::routes())
         .fallback(|| async { problem::Problem::not_found("there is nothing at this path") })
         .layer(middleware::from_fn_with_state(app.clone(), idempotency::once))
         .layer(DefaultBodyLimit::max(idempotency::MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(app.clone(), measured))
         .with_state(app)
+}
+
+/// The routes and their description, in which errors have the media type that they are sent with.
+fn described() -> (Router<App>, utoipa::openapi::OpenApi) {
+    let (router, mut description) = routes().split_for_parts();
+    for item in description.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+        for operation in operations.into_iter().flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                let failure = status == "default" || status.starts_with(['4', '5']);
+                if failure
+                    && let utoipa::openapi::RefOr::T(response) = response
+                    && let Some(content) = response.content.shift_remove("application/json")
+                {
+                    response.content.insert("application/problem+json".to_owned(), content);
+                }
+            }
+        }
+    }
+    (router, description)
 }
 
 fn routes() -> OpenApiRouter<App> {
@@ -178,9 +200,23 @@ fn request_id(headers: &HeaderMap) -> String {
 mod tests {
     use super::*;
 
+    /// The copy in the repository is what the code makes. To write it anew:
+    /// `SWITCHYARD_WRITE_OPENAPI=1 cargo test -p switchyard-control-plane the_copy`
+    #[test]
+    fn the_copy_of_the_description_is_up_to_date() {
+        let (_, description) = described();
+        let made = serde_json::to_string_pretty(&description).unwrap() + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+        if std::env::var_os("SWITCHYARD_WRITE_OPENAPI").is_some() {
+            std::fs::write(path, &made).unwrap();
+        }
+        let copy = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(copy == made, "docs/openapi.json is not what the code makes; see this test");
+    }
+
     #[test]
     fn the_description_names_every_route_and_its_schemas() {
-        let (_, description) = routes().split_for_parts();
+        let (_, description) = described();
         let text = serde_json::to_value(&description).unwrap();
         for path in ["/v1/tenants", "/v1/tenants/{id}/placement", "/v1/users/{name}", "/v1/shards", "/readyz"]
         {

@@ -9,7 +9,7 @@ use crate::logging::LogFormat;
 use crate::shards::{DoctorArgs, SchemaArgs};
 use crate::verbs::{
     AuditCommand, LimitCommand, OperationCommand, PlanCommand, RouterCommand, ShardCommand, TenantCommand,
-    TokenCommand, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
+    TokenCommand, TopArgs, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
 };
 use crate::{demo, local, logging, serve, verbs};
 
@@ -113,6 +113,13 @@ enum Command {
         remote: Remote,
         #[command(flatten)]
         args: UsageArgs,
+    },
+    /// The busiest tenants, live on this terminal.
+    Top {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(flatten)]
+        args: TopArgs,
     },
     /// How a tenant is. Exit code 1 if it is not well.
     Health {
@@ -229,6 +236,7 @@ impl Args {
             Command::Audit { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Value { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::Usage { remote, args } => verbs::run(&remote, async |api| args.run(api).await),
+            Command::Top { remote, args } => verbs::run(&remote, async |api| args.run(api).await),
             Command::Health { remote, tenant } => {
                 verbs::run(&remote, async |api| verbs::health(api, &tenant).await)
             }

@@ -18,6 +18,16 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What happened, without the code.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Error(error) => format!("{error:#}"),
+            Self::Usage(text) | Self::NotFound(text) | Self::Conflict(text) | Self::StillRunning(text) => {
+                text.clone()
+            }
+        }
+    }
+
     /// Says so on standard error.
     pub(crate) fn told(self) -> ExitCode {
         let (text, code) = match self {

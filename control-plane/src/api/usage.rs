@@ -22,7 +22,8 @@ pub(super) struct UsageFilter {
     /// Of this tenant.
     tenant: Option<String>,
     /// By `minute`, `hour` or `day`; by day if not given.
-    span: Option<Span>,
+    #[param(pattern = "^(minute|hour|day)$")]
+    span: Option<String>,
     /// From this time, in seconds since 1970; 30 days ago if not given.
     #[param(minimum = 0, maximum = 99999999999_i64)]
     from: Option<u64>,
@@ -145,6 +146,15 @@ async fn of(app: &App, tenant: Option<&str>, filter: &UsageFilter) -> Result<Res
             return Err(Problem::malformed(StatusCode::BAD_REQUEST, detail));
         }
     };
+    let span = match filter.span.as_deref() {
+        Some("minute") => Span::Minute,
+        Some("hour") => Span::Hour,
+        None | Some("day") => Span::Day,
+        Some(_) => {
+            let detail = "`span` must be `minute`, `hour` or `day`";
+            return Err(Problem::malformed(StatusCode::BAD_REQUEST, detail));
+        }
+    };
     // A time that PostgreSQL has no timestamp for.
     const MOST: u64 = 99_999_999_999;
     let size = page_size(filter.limit);
@@ -163,7 +173,7 @@ async fn of(app: &App, tenant: Option<&str>, filter: &UsageFilter) -> Result<Res
     };
     let mut query = UsageQuery {
         tenant,
-        span: filter.span.unwrap_or(Span::Day),
+        span,
         from: filter.from.unwrap_or(now.saturating_sub(30 * 86_400)).min(MOST) as f64,
         to: filter.to.unwrap_or(now).min(MOST) as f64,
         behind: behind.filter(|b| b.1.is_finite() && b.1 >= 0.0 && b.1 <= MOST as f64),

@@ -72,8 +72,7 @@ const SIGN_INS_KEPT: &str = "30 days";
 const EVENTS_KEPT: &str = "7 days";
 
 /// What the spans are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// Kept for 2 days.
     Minute,

@@ -4,6 +4,7 @@ mod api;
 mod life;
 mod matrix;
 mod reading;
+mod scale;
 mod schema;
 
 use std::sync::Arc;

@@ -33,7 +33,8 @@ pub(super) struct Cluster {
     /// Its port on 127.0.0.1.
     pub(super) port: u16,
     /// Password of its superuser `postgres`.
-    password: String,
+    /// The superuser's.
+    pub(super) password: String,
 }
 
 impl Programs {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use switchyard_config::TenantId;
 use switchyard_config::topology::Topology;
 
+use super::postgres::Cluster;
 use crate::failure::Failure;
 use crate::http::Api;
 
@@ -31,9 +32,17 @@ pub(super) struct Tenant {
 }
 
 /// Tells of the shards, by the names and URLs given, and deals the buckets evenly.
-pub(super) async fn shards(api: &Api, shards: &[(String, String)], sealed: bool) -> anyhow::Result<()> {
-    for (name, url) in shards {
-        api.post("/v1/shards", json!({ "name": name, "url": url })).await.map_err(plain)?;
+pub(super) async fn shards(
+    api: &Api,
+    shards: &[(String, String)],
+    clusters: &[Cluster],
+    sealed: bool,
+) -> anyhow::Result<()> {
+    for ((name, url), cluster) in shards.iter().zip(clusters) {
+        // Whoever measures and deletes what tenants hold must see behind row-level security.
+        let body =
+            json!({ "name": name, "url": url, "admin_user": "postgres", "admin_password": cluster.password });
+        api.post("/v1/shards", body).await.map_err(plain)?;
     }
     api.put("/v1/buckets", json!({ "even": true })).await.map_err(plain)?;
     let mut context = json!({ "variables": { "app.tenant_id": "{tenant}" } });

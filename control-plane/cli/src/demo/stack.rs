@@ -75,7 +75,7 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
         .map(|s| (s.name.clone(), s.url_of(crm::ROLE, &password, crm::DATABASE) + "?sslmode=disable"))
         .collect();
     let sealed = args.context == ContextKind::Sealed;
-    register::shards(&api, &addresses, sealed).await?;
+    register::shards(&api, &addresses, &shards, sealed).await?;
     let names: Vec<String> = shards.iter().map(|s| s.name.clone()).collect();
     let tenants = register::tenants(&api, args.tenants.into(), &names).await?;
     for shard in &shards {
@@ -125,7 +125,7 @@ async fn control_plane(
     let config = site.write(
         "control-plane.toml",
         &format!(
-            "listen = \"127.0.0.1:{port}\"\ncatalog_url_file = \"catalog.url\"\nbootstrap_token_file = \"token\"\n\
+            "listen = \"127.0.0.1:{port}\"\ncatalog_url_file = \"catalog.url\"\nbootstrap_token_file = \"token\"\nkeys_file = \"keys\"\n\
              client_url = \"postgres://127.0.0.1:{router_port}/{}\"\n",
             crm::DATABASE
         ),
