@@ -70,14 +70,14 @@ fn is_of(peer: &Peer, address: IpAddr) -> bool {
 async fn pass_on(shared: &Arc<Shared>, peers: &[Peer], pid: u32, key: &[u8], hops: u8) -> bool {
     let Some(hops_left) = hops.checked_sub(1) else { return false };
     let limit = shared.settings().limits.cancel_timeout;
-    let place = process::place(&shared.settings());
+    let place = shared.place.as_str();
     let own = shared.keys.own();
     let others = |process: &u8| *process != own.process;
     let passed_on = match key::holder(pid, key) {
         // Of a process that is gone, or a guess.
         Some(holder) if holder == own => false,
         Some(Holder { router, process }) if router == own.router => {
-            relay::to_processes((&place, router), std::iter::once(process), pid, key, hops_left, limit).await
+            relay::to_processes((place, router), std::iter::once(process), pid, key, hops_left, limit).await
         }
         Some(Holder { router, .. }) => {
             let Some(peer) = peers.iter().find(|peer| peer.id == router) else { return false };
@@ -87,7 +87,7 @@ async fn pass_on(shared: &Arc<Shared>, peers: &[Peer], pid: u32, key: &[u8], hop
         None => {
             // The process id is that of a server connection: anybody may have the session.
             let here =
-                relay::to_processes((&place, own.router), (0..=u8::MAX).filter(others), pid, key, 0, limit);
+                relay::to_processes((place, own.router), (0..=u8::MAX).filter(others), pid, key, 0, limit);
             let asked: &[Peer] = if hops == relay::HOPS { peers } else { &[] };
             let (here, ()) = tokio::join!(here, relay::to_peers(asked.iter(), pid, key, hops_left, limit));
             here || !asked.is_empty()

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     /// Sessions by the place of their cancel keys: see [`Keys::place`].
     pub(crate) sessions: DashMap<u64, Arc<SessionHandle>>,
     pub(crate) keys: Keys,
+    /// What the processes of this router have in common: see [`process::place`].
+    pub(crate) place: String,
     /// Where other processes of this router pass cancel requests on to, until it is served.
     pub(crate) processes: Mutex<Option<std::os::unix::net::UnixListener>>,
     /// Cancel requests with unknown keys.
@@ -73,7 +75,8 @@ impl Shared {
         aws_lc_rs::rand::fill(&mut voice_secret).map_err(|_| StartError::Random)?;
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
-        let (own, processes) = claim(&process::place(&settings), settings.id);
+        let place = process::place(&settings);
+        let (own, processes) = claim(&place, settings.id);
         let sealer = Arc::new(Sealer::default());
         sealer.replace(settings.seal.as_ref());
         Ok(Self {
@@ -93,6 +96,7 @@ impl Shared {
             stats: Stats::new(workers),
             sessions: DashMap::new(),
             keys: Keys::new(own),
+            place,
             processes: Mutex::new(processes),
             guesses: Guesses::default(),
             clients: AtomicUsize::new(0),
