@@ -12,6 +12,7 @@ mod context;
 mod exchange;
 mod http;
 pub mod identity;
+mod limits;
 mod listen;
 mod login;
 mod logins;

@@ -216,6 +216,11 @@ async fn begin(
     let wishes = wishes(shared, &opened, &seat.context)?;
     let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
     let stats = shared.stats.tenant(&tenant.id);
+    crate::limits::admit(&tenant.limits, &stats, opened.address).map_err(|error| {
+        tracing::info!(tenant = %tenant.id, address = opened.address.map(tracing::field::display),
+            error = error.message, "login over a limit");
+        Ended::Refused(error)
+    })?;
     let key = shared
         .next_key(opened.startup.granted_minor() >= 2, None)
         .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;

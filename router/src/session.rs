@@ -30,6 +30,7 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use crate::buffer::Buffer;
 use crate::classify::Pin;
 use crate::context::{TenantContext, Wishes};
+use crate::limits::Limited;
 use crate::pool::{Pool, Share};
 use crate::shared::Shared;
 use crate::statements::ClientStatements;
@@ -70,6 +71,8 @@ pub(crate) struct Seat {
     pub(crate) share: Share,
     /// What hubs know the tenant by.
     pub(crate) voice: Arc<crate::notifications::voice::Voice>,
+    /// The limits on its transactions, if there are any.
+    pub(crate) limited: Option<Arc<Limited>>,
     pub(crate) mode: PoolMode,
     pub(crate) shard_account: Arc<ShardAccount>,
 }
@@ -147,8 +150,10 @@ impl Shared {
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
         let shard_account = self.stats.shard(&shard.name, worker);
-        let share = Share { tenant: self.stats.tenant(&who.tenant).number, weight: tenant.limits.weight };
-        Ok(Seat { generation, pool, context, share, voice, mode, shard_account })
+        let stats = self.stats.tenant(&who.tenant);
+        let share = Share { tenant: stats.number, weight: tenant.limits.weight };
+        let limited = Limited::new(&tenant, stats);
+        Ok(Seat { generation, pool, context, share, voice, limited, mode, shard_account })
     }
 }
 

@@ -111,6 +111,15 @@ pub(crate) struct TenantStats {
     pub(crate) accounts: Vec<Arc<TenantAccount>>,
     /// Sessions now.
     pub(crate) sessions: AtomicI64,
+    /// What it has used of its limits.
+    pub(crate) gate: crate::limits::Gate,
+}
+
+impl TenantStats {
+    /// Bytes of both directions.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.accounts.iter().map(|account| account.bytes_in.get() + account.bytes_out.get()).sum()
+    }
 }
 
 /// What one worker has done on one shard.
@@ -270,6 +279,7 @@ impl Stats {
                 number: self.last_tenant.fetch_add(1, Ordering::Relaxed) + 1,
                 accounts: (0..self.workers).map(|_| Arc::default()).collect(),
                 sessions: AtomicI64::new(0),
+                gate: crate::limits::Gate::default(),
             })
         };
         self.tenants.entry(tenant.clone()).or_insert_with(made).clone()

@@ -16,6 +16,7 @@ use super::{Core, End};
 use crate::buffer::Buffer;
 use crate::context::{self, Handover, HandoverError};
 use crate::exchange::Undo;
+use crate::limits::{Entry, Refused, Turn};
 use crate::pool::{Lend, PoolError, Want};
 use crate::seal::{SealError, Sealed};
 use crate::server::Server;
@@ -28,15 +29,58 @@ pub(super) const ATTEMPTS: u8 = 3;
 
 /// A wait for a server connection.
 pub(super) struct Wait {
-    answer: oneshot::Receiver<Result<Box<Server>, PoolError>>,
-    timeout: StdPin<Box<Sleep>>,
+    answer: Answer,
+    /// None for a turn, which ends by itself.
+    timeout: Option<StdPin<Box<Sleep>>>,
     since: Instant,
 }
 
+/// What is waited for.
+enum Answer {
+    /// The tenant's limits.
+    Turn(StdPin<Box<dyn Future<Output = Result<Turn, Refused>> + Send>>),
+    /// The pool.
+    Server(oneshot::Receiver<Result<Box<Server>, PoolError>>),
+}
+
 impl Relay {
-    /// Asks the pool for a connection. It is attached, or awaited, when this returns.
+    /// Asks for a connection: the tenant's limits first, then the pool. It is attached, or awaited, or
+    /// refused to the client, when this returns.
     pub(super) fn borrow_server(&mut self, core: &mut Core) -> Result<(), End> {
         core.refresh_seat()?;
+        if self.turn.is_none()
+            && let Some(limited) = &core.seat.limited
+        {
+            let now = Instant::now();
+            match limited.enter(now) {
+                Entry::Now(turn) => self.turn = Some(turn),
+                Entry::Later(at) => {
+                    core.account.waits.add(1);
+                    self.c.buffer.shrink();
+                    self.wait = Some(Box::new(Wait {
+                        answer: Answer::Turn(Box::pin(limited.clone().wait(at, now))),
+                        timeout: None,
+                        since: now,
+                    }));
+                    return Ok(());
+                }
+                Entry::Refused(refused) => {
+                    self.over_limit(core, refused);
+                    return Ok(());
+                }
+            }
+        }
+        self.borrow_from_pool(core)
+    }
+
+    /// The tenant's limits do not allow the transaction.
+    fn over_limit(&mut self, core: &mut Core, refused: Refused) {
+        core.account.shed.add(1);
+        tracing::debug!(session = core.id, tenant = %core.who.tenant, %refused, "over a limit");
+        self.refuse(core, &refused.for_client());
+    }
+
+    fn borrow_from_pool(&mut self, core: &mut Core) -> Result<(), End> {
         let want = Want {
             route: &core.seat.context.route,
             context: core.seat.context.id,
@@ -54,8 +98,8 @@ impl Relay {
                 // Many may wait for long: hold what has arrived in no more memory than it needs.
                 self.c.buffer.shrink();
                 self.wait = Some(Box::new(Wait {
-                    answer,
-                    timeout: Box::pin(tokio::time::sleep(core.seat.pool.shard.pool.queue_timeout)),
+                    answer: Answer::Server(answer),
+                    timeout: Some(Box::pin(tokio::time::sleep(core.seat.pool.shard.pool.queue_timeout))),
                     since: Instant::now(),
                 }));
                 Ok(())
@@ -67,7 +111,26 @@ impl Relay {
     /// Whether the wait has ended: with a connection, or with an error told to the client.
     pub(super) fn poll_wait(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let Some(wait) = &mut self.wait else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(answer) = StdPin::new(&mut wait.answer).poll(cx) {
+        let server = match &mut wait.answer {
+            Answer::Server(answer) => StdPin::new(answer).poll(cx),
+            Answer::Turn(turn) => {
+                let Poll::Ready(turn) = turn.as_mut().poll(cx) else { return Poll::Pending };
+                core.account.wait_us.add(wait.since.elapsed().as_micros() as u64);
+                self.wait = None;
+                self.c.buffer.widen();
+                return Poll::Ready(match turn {
+                    Ok(turn) => {
+                        self.turn = Some(turn);
+                        self.borrow_server(core)
+                    }
+                    Err(refused) => {
+                        self.over_limit(core, refused);
+                        Ok(())
+                    }
+                });
+            }
+        };
+        if let Poll::Ready(answer) = server {
             core.account.wait_us.add(wait.since.elapsed().as_micros() as u64);
             self.wait = None;
             self.c.buffer.widen();
@@ -91,7 +154,7 @@ impl Relay {
                 Err(_) => self.unavailable(core, &PoolError::Closed),
             });
         }
-        if wait.timeout.as_mut().poll(cx).is_ready() {
+        if wait.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready()) {
             let waited = wait.since.elapsed();
             self.wait = None;
             self.c.buffer.widen();
@@ -288,6 +351,7 @@ impl Relay {
             return;
         }
         self.stall = false;
+        self.turn = None;
         if let Some(began) = self.began.take() {
             let took = began.elapsed();
             core.account.transaction(took);
@@ -325,7 +389,11 @@ impl Relay {
                 .hint("Connect again."),
             ));
         }
-        self.began = Some(Instant::now());
+        let now = Instant::now();
+        if let Some(limited) = &core.seat.limited {
+            limited.count(now);
+        }
+        self.began = Some(now);
         self.attempts = 0;
         self.make_ready(core)
     }

@@ -23,6 +23,7 @@ use super::replan::Replan;
 use super::{Core, End};
 use crate::buffer::Buffer;
 use crate::exchange::{Exchange, Undo};
+use crate::limits::Turn;
 use crate::pool::Pool;
 use crate::server::Server;
 
@@ -45,6 +46,8 @@ pub(super) struct Relay {
     /// Where the server connection comes from, or is awaited from. The session's seat may be on
     /// another shard by the time it goes back.
     pub(super) lender: Option<Arc<Pool>>,
+    /// The place of the transaction within its tenant's limits.
+    pub(super) turn: Option<Turn>,
     pub(super) exchange: Exchange,
     pub(super) wait: Option<Box<Wait>>,
     /// When the current transaction began.
@@ -95,6 +98,7 @@ impl Relay {
                 s: Half::default(),
                 server: None,
                 lender: None,
+                turn: None,
                 exchange: Exchange::new(),
                 wait: None,
                 began: None,
@@ -127,6 +131,7 @@ impl Relay {
     pub(super) fn recycle(mut self: Box<Self>) {
         debug_assert!(self.server.is_none() && self.wait.is_none());
         self.lender = None;
+        self.turn = None;
         self.c.clear();
         self.s.clear();
         self.exchange.reset();

@@ -138,3 +138,74 @@ fn idle_clients_end_where_they_are_told_to() {
     let mut busy = s.login("acme");
     assert_eq!(busy.value("SELECT 'done' FROM pg_sleep(1.2)"), "done");
 }
+
+fn with_limits(limits: &str) -> switchyard_tests::Running {
+    let acme = format!("[[tenants]]\nid = \"limited\"\nlimits = {{ {limits} }}");
+    setup().pool("size = 4").section(&acme).start()
+}
+
+#[test]
+fn a_tenant_has_no_more_clients_than_its_limit() {
+    let s = with_limits("connections = 2");
+    let kept = [s.login("limited"), s.login("limited")];
+    let error = s.target("limited").try_connect().err().expect("one too many");
+    assert_eq!(error.sqlstate(), "53300");
+    s.login("acme");
+    drop(kept);
+    wait::until_true("a place", || s.target("limited").try_connect().is_ok());
+}
+
+#[test]
+fn a_tenants_addresses_are_checked_after_its_proof() {
+    let s = with_limits("allow = [\"10.0.0.0/8\"]");
+    assert_eq!(s.target("limited").try_connect().err().expect("another address").sqlstate(), "28000");
+    assert_eq!(s.login("acme").value("SELECT 1"), "1");
+}
+
+#[test]
+fn over_its_rate_a_tenant_is_refused_with_when_to_try_again() {
+    let s = with_limits("transactions_per_second = 1, transaction_burst = 5, wait_budget = \"0s\"");
+    let mut session = s.login("limited");
+    let mut refused = None;
+    for _ in 0..1000 {
+        match session.try_rows("SELECT 1") {
+            Ok(_) => {}
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    let error = refused.expect("a limit");
+    assert_eq!(error.sqlstate, "53400", "{error:?}");
+    assert_eq!(s.login("acme").value("SELECT 1"), "1");
+    assert!(s.router.metrics().sum("switchyard_tenant_shed_total", &[("tenant", "limited")]) >= 1.0);
+    // The session goes on.
+    wait::until_true("another second", || session.try_rows("SELECT 1").is_ok());
+}
+
+#[test]
+fn who_is_over_the_rate_waits_within_its_budget() {
+    let s = with_limits("transactions_per_second = 50, transaction_burst = 1, wait_budget = \"60s\"");
+    let mut session = s.login("limited");
+    for n in 0..20 {
+        assert_eq!(session.value(&format!("SELECT {n}")), n.to_string());
+    }
+    assert!(s.router.metrics().sum("switchyard_tenant_waits_total", &[("tenant", "limited")]) >= 1.0);
+}
+
+#[test]
+fn open_transactions_of_a_tenant_are_limited() {
+    let s = with_limits("concurrent_transactions = 1, wait_budget = \"300ms\"");
+    let (mut first, mut second) = (s.login("limited"), s.login("limited"));
+    first.rows("BEGIN");
+    let error = second.error("SELECT 1");
+    assert_eq!(error.sqlstate, "53300", "{error:?}");
+    assert_eq!(s.login("acme").value("SELECT 1"), "1");
+    first.rows("COMMIT");
+    assert_eq!(second.value("SELECT 2"), "2");
+    // One that vanishes in the middle leaves its place.
+    first.rows("BEGIN");
+    drop(first);
+    wait::until_true("the place", || second.try_rows("SELECT 3").is_ok());
+}
