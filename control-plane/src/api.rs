@@ -10,6 +10,7 @@ mod health;
 mod idempotency;
 mod input;
 mod layout;
+mod moves;
 mod operations;
 mod plans;
 mod problem;
@@ -158,6 +159,15 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(access::proof))
         .routes(routes!(access::tokens, access::create_token))
         .routes(routes!(access::delete_token))
+        .routes(routes!(moves::list, moves::start))
+        .routes(routes!(moves::show))
+        .routes(routes!(moves::events))
+        .routes(routes!(moves::pause))
+        .routes(routes!(moves::resume))
+        .routes(routes!(moves::abort))
+        .routes(routes!(moves::rollback))
+        .routes(routes!(moves::complete))
+        .routes(routes!(moves::set_admin))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

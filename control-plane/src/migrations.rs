@@ -13,6 +13,7 @@ const STEPS: &[(&str, &str)] = &[
     ("access", include_str!("../migrations/0004_access.sql")),
     ("service", include_str!("../migrations/0005_service.sql")),
     ("shard hosts", include_str!("../migrations/0006_shard_hosts.sql")),
+    ("moves", include_str!("../migrations/0010_moves.sql")),
 ];
 
 /// How many steps there are.

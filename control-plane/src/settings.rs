@@ -38,6 +38,8 @@ pub struct Settings {
     pub measure_storage: Duration,
     /// The name that other control planes know this one by. Default: host name and process id.
     pub name: Option<String>,
+    /// Moves that are worked on at a time from or to a shard. Default 8.
+    pub moves_per_shard: usize,
 }
 
 /// TLS of the API.
@@ -125,6 +127,12 @@ struct Document {
     #[serde(default = "default_measure_storage")]
     measure_storage_seconds: u32,
     name: Option<String>,
+    #[serde(default = "default_moves_per_shard")]
+    moves_per_shard: usize,
+}
+
+fn default_moves_per_shard() -> usize {
+    8
 }
 
 /// 7 days.
@@ -204,6 +212,7 @@ impl Settings {
             bootstrap_token_file: document.bootstrap_token_file.map(beside),
             client_url,
             open_metrics: document.open_metrics,
+            moves_per_shard: document.moves_per_shard.max(1),
         })
     }
 }

@@ -10,6 +10,7 @@ mod classify;
 mod clock;
 mod context;
 mod exchange;
+mod holds;
 mod http;
 pub mod identity;
 mod limits;

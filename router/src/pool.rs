@@ -323,6 +323,18 @@ impl Pool {
         self.connect_to_primary(route).await.map(|(server, _)| server)
     }
 
+    /// Has `count` connections idle or in the making, as far as there is room.
+    pub(crate) fn warm(self: &Arc<Self>, route: &Route, count: usize) {
+        let mut state = self.state.lock();
+        let idle = state.idle.iter().filter(|idle| idle.server.route == *route).count();
+        for _ in (idle + state.connecting)..count {
+            if state.closed || state.open >= self.size() || state.failing.contains_key(route) {
+                return;
+            }
+            self.start_connecting(&mut state, route.clone());
+        }
+    }
+
     async fn connect(self: Arc<Self>, route: Route) {
         // If this future is dropped half way (the worker ends), the place must not stay taken.
         let mut place = Place { pool: &self, taken: true };

@@ -138,7 +138,12 @@ impl Router {
         }
         let catalog = shared.settings().catalog.clone();
         let watcher = match catalog {
-            Some(catalog) => Some(follow(&shared, &topology, Watcher::start(catalog).await?, &mut tasks)?),
+            Some(catalog) => {
+                let url = catalog.url.clone();
+                let watcher = follow(&shared, &topology, Watcher::start(catalog).await?, &mut tasks)?;
+                tasks.spawn(crate::holds::follow(shared.clone(), url));
+                Some(watcher)
+            }
             None => {
                 shared.replace_topology(Arc::new(topology))?;
                 None

@@ -74,6 +74,8 @@ pub(crate) struct Seat {
     /// The limits on its transactions, if there are any.
     pub(crate) limited: Option<Arc<Limited>>,
     pub(crate) mode: PoolMode,
+    /// The tenant is being moved: no transaction begins.
+    pub(crate) held: bool,
     pub(crate) shard_account: Arc<ShardAccount>,
 }
 
@@ -111,7 +113,7 @@ impl Core {
     /// Looks where the tenant lives now, if the topology has changed. Costs one comparison if not.
     #[inline]
     pub(crate) fn refresh_seat(&mut self) -> Result<(), End> {
-        if self.seat.generation == self.shared.generation() {
+        if self.seat.generation == self.shared.generation() && !self.seat.held {
             return Ok(());
         }
         self.seat = self.shared.seat(&self.who, self.worker).map_err(End::Fatal)?;
@@ -137,7 +139,8 @@ impl Shared {
             return Err(suspended(&who.tenant));
         }
         let user = topology.users.get(&who.user).ok_or_else(gone)?;
-        let placed = topology.place(&tenant).ok_or_else(|| {
+        let held = self.holds.is_held(&who.tenant);
+        let placed = self.holds.place(&topology, &tenant).ok_or_else(|| {
             ErrorResponse::fatal(sqlstate::SQLCLIENT_UNABLE, "no shard is configured for this tenant")
         })?;
         let shard = &topology.shards[usize::from(placed.shard)];
@@ -153,7 +156,7 @@ impl Shared {
         let stats = self.stats.tenant(&who.tenant);
         let share = Share { tenant: stats.number, weight: tenant.limits.weight };
         let limited = Limited::new(&tenant, stats);
-        Ok(Seat { generation, pool, context, share, voice, limited, mode, shard_account })
+        Ok(Seat { generation, pool, context, share, voice, limited, mode, held, shard_account })
     }
 }
 

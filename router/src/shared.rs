@@ -17,6 +17,7 @@ use crate::cancel::Guesses;
 use crate::cancel::key::{CancelKey, Keys};
 use crate::cancel::process::{self, claim};
 use crate::context::Interner;
+use crate::holds::Holds;
 use crate::logins::Logins;
 use crate::notifications::Notifications;
 use crate::notifications::voice::Voices;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) contexts: Interner,
     pub(crate) voices: Voices,
     pub(crate) notifications: Notifications,
+    /// Tenants that are being moved.
+    pub(crate) holds: Holds,
     pub(crate) statements: StatementInterner,
     pub(crate) quiet_texts: crate::quiet::QuietTexts,
     pub(crate) logins: Arc<Logins>,
@@ -88,6 +91,7 @@ impl Shared {
             contexts: Interner::default(),
             voices: Voices::new(&voice_secret),
             notifications: Notifications::default(),
+            holds: Holds::default(),
             statements: StatementInterner::default(),
             quiet_texts: crate::quiet::QuietTexts::default(),
             logins: Arc::default(),
@@ -113,6 +117,11 @@ impl Shared {
     #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Has every session look again when its next transaction begins.
+    pub(crate) fn raise_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn topology(&self) -> Arc<Topology> {
@@ -191,6 +200,7 @@ impl Shared {
             closing.extend(self.pools.insert(pool.shard.name.clone(), pool));
         }
         self.topology.store(topology.clone());
+        self.holds.catch_up(&topology);
         self.pools.retain(|name, pool| {
             let stays = topology.shards.iter().any(|s| s.name == *name);
             if !stays {

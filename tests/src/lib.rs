@@ -22,6 +22,7 @@ pub mod drivers;
 pub mod faults;
 pub mod jwt;
 pub mod metrics;
+pub mod moves;
 pub mod process;
 pub mod raw;
 pub mod router;

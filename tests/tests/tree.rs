@@ -34,7 +34,10 @@ const MAY: &[(&str, &[&str])] = &[
     ("switchyard-router", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
     ("switchyard-control-plane", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
     ("switchyard-shard-schema", &["switchyard-config", "switchyard-catalog"]),
-    ("switchyard-migrator", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
+    (
+        "switchyard-migrator",
+        &["switchyard-config", "switchyard-catalog", "switchyard-wire", "switchyard-shard-schema"],
+    ),
 ];
 
 #[test]

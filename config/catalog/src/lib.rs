@@ -12,6 +12,7 @@ pub mod docs;
 mod error;
 mod read;
 mod reporter;
+pub mod signals;
 mod tls;
 mod watcher;
 

@@ -8,8 +8,8 @@ use crate::failure::Outcome;
 use crate::logging::LogFormat;
 use crate::shards::{DoctorArgs, SchemaArgs};
 use crate::verbs::{
-    AuditCommand, LimitCommand, OperationCommand, PlanCommand, RouterCommand, ShardCommand, TenantCommand,
-    TokenCommand, TopArgs, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
+    AuditCommand, LimitCommand, MoveCommand, OperationCommand, PlanCommand, RouterCommand, ShardCommand,
+    TenantCommand, TokenCommand, TopArgs, UsageArgs, UserCommand, ValueCommand, WebhookCommand,
 };
 use crate::{demo, local, logging, serve, verbs};
 
@@ -146,6 +146,13 @@ enum Command {
     Schema(SchemaArgs),
     /// Find what makes isolation void, with the SQL that mends it.
     Doctor(DoctorArgs),
+    /// Moves of tenants between shards.
+    Move {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: MoveCommand,
+    },
     /// Users whom clients may log in as.
     User {
         #[command(flatten)]
@@ -250,6 +257,7 @@ impl Args {
                 logging::init(self.log, "warn")?;
                 args.run()
             }
+            Command::Move { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
             Command::User { remote, command } => verbs::run(&remote, async |api| command.run(api).await),
         }
     }
@@ -286,6 +294,12 @@ mod tests {
             "switchyard usage acme --by hour --from 2026-11-01 --csv",
             "switchyard health acme",
             "switchyard routers list",
+            "switchyard move start acme --to s2 --wait",
+            "switchyard move start acme --to s2 --dry-run -o json",
+            "switchyard move start --tenants-from f --to s2",
+            "switchyard move watch acme",
+            "switchyard shard drain s1 --wait",
+            "switchyard shard admin s1 --user postgres",
             "switchyard config check f",
             "switchyard auth hash",
             "switchyard schema install --shard s1=postgres://a@b/c --key-file k --revoke activity,signals -o json",

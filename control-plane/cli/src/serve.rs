@@ -68,7 +68,23 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
     let settings = switchyard_control_plane::Settings::load(config)?;
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        Ok(switchyard_control_plane::run(settings, stop).await?)
+        let (told, mut stopping) = tokio::sync::watch::channel(());
+        let moves = switchyard_migrator::Settings {
+            catalog: settings.catalog_url.clone(),
+            owner: format!("{} pid {}", settings.listen, std::process::id()),
+            per_shard: settings.moves_per_shard,
+        };
+        let stop = async move {
+            stop.await;
+            let _ = told.send(());
+        };
+        // It waits for the catalog by itself, which the control plane is about to bring up to date.
+        let moving = tokio::spawn(switchyard_migrator::run(moves, async move {
+            let _ = stopping.changed().await;
+        }));
+        let served = switchyard_control_plane::run(settings, stop).await;
+        moving.abort();
+        Ok(served?)
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod limits;
+mod moves;
 mod operation;
 mod plan;
 mod shard;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub(crate) use access::{AuditCommand, TokenCommand};
 pub(crate) use limits::LimitCommand;
+pub(crate) use moves::MoveCommand;
 pub(crate) use operation::OperationCommand;
 pub(crate) use plan::PlanCommand;
 pub(crate) use shard::ShardCommand;
@@ -75,6 +77,10 @@ impl Session {
             OutputFormat::Json => output::json(item),
             OutputFormat::Table => output::object(fields, item),
         }
+    }
+
+    fn is_json(&self) -> bool {
+        self.output == OutputFormat::Json
     }
 
     fn done(&self, text: &str) -> Outcome {

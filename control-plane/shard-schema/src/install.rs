@@ -9,7 +9,10 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 use crate::{OWNER, SCHEMA, SchemaError, quote_ident};
 
 /// The steps that make tables, in order. What is released is never edited: its checksum is on every shard.
-const STEPS: &[(&str, &str)] = &[("fence and seal", include_str!("../sql/0001_fence_and_seal.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("fence and seal", include_str!("../sql/0001_fence_and_seal.sql")),
+    ("moves", include_str!("../sql/0002_moves.sql")),
+];
 
 /// The steps that have been applied.
 const STEP_TABLE: &str = "CREATE TABLE IF NOT EXISTS switchyard.schema_step (
@@ -20,7 +23,7 @@ const STEP_TABLE: &str = "CREATE TABLE IF NOT EXISTS switchyard.schema_step (
 )";
 
 /// Functions and grants, which are replaced as a whole each time.
-const FUNCTIONS: &str = include_str!("../sql/functions.sql");
+const FUNCTIONS: &str = concat!(include_str!("../sql/functions.sql"), "\n", include_str!("../sql/moves.sql"));
 const FORM_PARAMETER: &str = include_str!("../sql/form_parameter.sql");
 const FORM_SEQUENCE: &str = include_str!("../sql/form_sequence.sql");
 const GRANTS: &str = include_str!("../sql/grants.sql");

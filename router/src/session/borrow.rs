@@ -5,7 +5,7 @@ use std::pin::Pin as StdPin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 use tokio::sync::oneshot;
@@ -81,6 +81,14 @@ impl Relay {
     }
 
     fn borrow_from_pool(&mut self, core: &mut Core) -> Result<(), End> {
+        while core.seat.held {
+            if let Some(answer) = core.shared.holds.join(&core.who.tenant) {
+                self.lender = None;
+                self.wait_for(answer, crate::holds::LONGEST);
+                return Ok(());
+            }
+            core.refresh_seat()?;
+        }
         let want = Want {
             route: &core.seat.context.route,
             context: core.seat.context.id,
@@ -95,17 +103,22 @@ impl Relay {
             Lend::Now(server) => self.attach(core, server),
             Lend::Later(answer) => {
                 core.account.waits.add(1);
-                // Many may wait for long: hold what has arrived in no more memory than it needs.
-                self.c.buffer.shrink();
-                self.wait = Some(Box::new(Wait {
-                    answer: Answer::Server(answer),
-                    timeout: Some(Box::pin(tokio::time::sleep(core.seat.pool.shard.pool.queue_timeout))),
-                    since: Instant::now(),
-                }));
+                self.wait_for(answer, core.seat.pool.shard.pool.queue_timeout);
                 Ok(())
             }
             Lend::Never(error) => self.unavailable(core, &error),
         }
+    }
+
+    fn wait_for(&mut self, answer: oneshot::Receiver<Result<Box<Server>, PoolError>>, limit: Duration) {
+        // Many may wait for long: hold what has arrived in no more memory than it needs.
+        self.c.buffer.shrink();
+        let timeout = Box::pin(tokio::time::sleep(limit));
+        self.wait = Some(Box::new(Wait {
+            answer: Answer::Server(answer),
+            timeout: Some(timeout),
+            since: Instant::now(),
+        }));
     }
 
     /// Whether the wait has ended: with a connection, or with an error told to the client.
@@ -138,7 +151,8 @@ impl Relay {
                 Ok(Ok(server)) => {
                     let asked = self.lender.clone();
                     core.refresh_seat()?;
-                    if asked.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+                    let same = asked.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool));
+                    if same && !core.seat.held {
                         self.attach(core, server)
                     } else {
                         // The tenant has moved while the session waited.
@@ -209,6 +223,17 @@ impl Relay {
             return self.attach_sealed(core, server);
         }
         core.handle.attached(&server.identity);
+        if core.seat.generation != core.shared.generation() {
+            // Who holds the tenant looks at what is attached after it has raised the generation: either
+            // it has seen this connection, or the session sees the hold here.
+            core.refresh_seat()?;
+            let same = self.lender.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool));
+            if core.seat.held || !same {
+                core.handle.detached();
+                self.return_server(server);
+                return self.borrow_server(core);
+            }
+        }
         self.server = Some(server);
         self.began = Some(Instant::now());
         self.make_ready(core)?;
@@ -373,12 +398,16 @@ impl Relay {
         }
     }
 
-    /// A transaction begins on a connection that is kept.
-    pub(super) fn begin_again(&mut self, core: &mut Core) -> Result<(), End> {
+    /// A transaction begins on a connection that is kept. False if it must wait: the tenant is held,
+    /// and the session is woken when that is over.
+    pub(super) fn begin_again(&mut self, core: &mut Core) -> Result<bool, End> {
         if self.began.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         core.refresh_seat()?;
+        if core.seat.held {
+            return Ok(false);
+        }
         if !self.lender.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
             // What the session keeps the connection for cannot be carried to another shard.
             return Err(End::Fatal(
@@ -395,7 +424,8 @@ impl Relay {
         }
         self.began = Some(now);
         self.attempts = 0;
-        self.make_ready(core)
+        self.make_ready(core)?;
+        Ok(true)
     }
 
     /// Gives a server connection back to where it came from.

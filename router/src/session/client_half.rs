@@ -133,8 +133,8 @@ impl Relay {
             if self.must_stall(header.tag) || self.exchange.must_wait() || self.probe.is_some() {
                 return Ok(Stop::Stalled);
             }
-            if self.exchange.is_over() && header.tag != frontend::TERMINATE {
-                self.begin_again(core)?;
+            if self.exchange.is_over() && header.tag != frontend::TERMINATE && !self.begin_again(core)? {
+                return Ok(Stop::Stalled);
             }
             if !self.client_frame(core, header)? {
                 return Ok(Stop::Empty);

@@ -175,6 +175,11 @@ impl SessionHandle {
         self.target.lock().server.clone()
     }
 
+    /// Whether it has a server connection.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.target.lock().server.is_some()
+    }
+
     /// The server connection to cancel on, if there is one, with the cancel request counted in.
     pub(crate) fn begin_cancel(&self) -> Option<Arc<ServerIdentity>> {
         let mut target = self.target.lock();

@@ -267,6 +267,10 @@ impl Relay {
             self.s.discard(header.len);
             return Ok(Ok(true));
         }
+        let fenced = code == Some(*crate::holds::FENCED);
+        if fenced && let Some(detail) = fields.as_ref().and_then(|f| f.detail()) {
+            core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
+        }
         let stale = fields.as_ref().is_some_and(is_stale_plan);
         let again = stale && self.can_replan();
         if !again {
@@ -307,6 +311,11 @@ impl Relay {
                 .encode(self.s.own());
             }
             _ if again => self.s.discard(header.len),
+            // This router was late: what applications do about a failed serialisation is right here too.
+            _ if fenced && header.len <= WHOLE_BYTES => {
+                self.s.discard(header.len);
+                crate::holds::late().encode(self.s.own());
+            }
             _ => self.s.forward(header.len),
         }
         Ok(Ok(true))

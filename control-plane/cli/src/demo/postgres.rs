@@ -164,6 +164,11 @@ async fn initialise(site: &Site, programs: &Programs, dir: &Path, password: &str
 }
 
 impl Cluster {
+    /// The superuser and its password, for what moves tenants.
+    pub(super) fn superuser(&self) -> (&str, &str) {
+        ("postgres", &self.password)
+    }
+
     /// The URL of a database as its superuser.
     pub(super) fn url(&self, database: &str) -> String {
         self.url_of("postgres", &self.password, database)

@@ -53,6 +53,13 @@ pub(super) async fn shards(
     Ok(())
 }
 
+/// Tells whom moves log in as on a shard.
+pub(super) async fn admin(api: &Api, shard: &str, (user, password): (&str, &str)) -> anyhow::Result<()> {
+    let body = json!({ "user": user, "password": password });
+    api.put(&format!("/v1/shards/{shard}/admin"), body).await.map_err(plain)?;
+    Ok(())
+}
+
 /// Makes `count` tenants, one of them placed by hand if there are two of them and two shards.
 pub(super) async fn tenants(api: &Api, count: usize, shards: &[String]) -> anyhow::Result<Vec<Tenant>> {
     let mut made = Vec::with_capacity(count);

@@ -143,7 +143,7 @@ fn write(out: &mut String, stack: &Stack, seen: &[Seen]) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "\nA placement takes no rows along: place tenants that have none. Moving a tenant with its rows,"
+        "\nA placement takes no rows along: place tenants that have none, and move those that have."
     )?;
-    write!(out, "and sessions that act for many tenants (roaming_url), are not there yet.")
+    write!(out, "Sessions that act for many tenants (roaming_url) are not there yet.")
 }

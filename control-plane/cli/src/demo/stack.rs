@@ -76,6 +76,9 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
         .collect();
     let sealed = args.context == ContextKind::Sealed;
     register::shards(&api, &addresses, &shards, sealed).await?;
+    for shard in &shards {
+        register::admin(&api, &shard.name, shard.superuser()).await?;
+    }
     let names: Vec<String> = shards.iter().map(|s| s.name.clone()).collect();
     let tenants = register::tenants(&api, args.tenants.into(), &names).await?;
     for shard in &shards {

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::Session;
+use super::moves::DrainArgs;
 use crate::failure::{Failure, Outcome};
 use crate::http::segment;
 
@@ -49,6 +50,19 @@ pub(crate) enum ShardCommand {
     Uncordon {
         /// Its name.
         name: String,
+    },
+    /// Put no new tenants there, and move everybody away from it.
+    Drain(DrainArgs),
+    /// Say whom moves log in as there: a role that sees all rows and may replicate.
+    Admin {
+        /// Its name.
+        name: String,
+        /// The role.
+        #[arg(long)]
+        user: String,
+        /// Read its password from standard input.
+        #[arg(long)]
+        password_stdin: bool,
     },
     /// Take away a shard that nobody lives on.
     Remove {
@@ -105,6 +119,15 @@ impl ShardCommand {
             }
             Self::Cordon { name } => session.show(FIELDS, &cordon(&session, &name, true).await?),
             Self::Uncordon { name } => session.show(FIELDS, &cordon(&session, &name, false).await?),
+            Self::Drain(args) => args.run(&session).await,
+            Self::Admin { name, user, password_stdin } => {
+                let mut body = json!({ "user": user });
+                if password_stdin {
+                    body["password"] = from_stdin()?.into();
+                }
+                api.put(&format!("{}/admin", of(&name)), body).await?;
+                session.done(&format!("moves log in to {name} as {user}"))
+            }
             Self::Remove { name, yes } => {
                 if !yes {
                     return Err(Failure::Usage(format!(

@@ -1,0 +1,186 @@
+//! What the mover says to routers while a tenant moves, and what they answer.
+//!
+//! Both travel as notifications of the catalog: nothing is stored, and a router that hears nothing
+//! is dealt with by the fence on the shard. A router is known by the process id of the backend
+//! that serves its connection here, so that the mover can tell from `pg_stat_activity` who
+//! should have answered.
+
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use switchyard_config::{ShardName, TenantId};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_postgres::{AsyncMessage, Client};
+use tracing::warn;
+
+use crate::connect::CONNECT_TIMEOUT;
+use crate::{CatalogError, Endpoint};
+
+/// The channel of [`Order`].
+pub const ORDERS: &str = "switchyard_moves";
+/// The channel of [`Reply`].
+pub const REPLIES: &str = "switchyard_moves_replies";
+/// `application_name` of a router's connection for these.
+pub const ROUTER_NAME: &str = "switchyard-router-moves";
+
+/// What a router is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Order {
+    /// The tenant is about to move: have connections to the target ready.
+    Arm {
+        /// Who.
+        tenant: TenantId,
+        /// Where to.
+        to: ShardName,
+    },
+    /// Begin no transaction of the tenant; answer when none is open.
+    Hold {
+        /// Who.
+        tenant: TenantId,
+        /// Which attempt at which move; answers repeat it.
+        attempt: String,
+    },
+    /// Go on, at this place.
+    Release {
+        /// Who.
+        tenant: TenantId,
+        /// The attempt that has ended.
+        attempt: String,
+        /// Where the tenant lives now.
+        shard: ShardName,
+        /// Its epoch there.
+        epoch: u64,
+        /// Sessions that cannot be carried to another shard end now, where the tenant has moved.
+        #[serde(default)]
+        moved: bool,
+    },
+}
+
+/// What a router answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// As in the order.
+    pub attempt: String,
+    /// Process id of the backend that serves the router here.
+    pub router: i32,
+    /// Transactions of the tenant that are still open.
+    pub open: u32,
+    /// Sessions that keep their server connection between transactions and cannot be carried.
+    pub pinned: u32,
+    /// What is in the way, for people: user and age of one of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub example: Option<String>,
+    /// After a release: how many clients had waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited: Option<u32>,
+    /// After a release: the longest wait of a client, in microseconds.
+    #[serde(default)]
+    pub waited_us: u64,
+}
+
+/// A connection to the catalog that hears one channel and speaks on any.
+pub struct Signals {
+    client: Client,
+    /// Process id of the backend behind it.
+    pub pid: i32,
+    heard: mpsc::UnboundedReceiver<String>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Signals {
+    /// Connects to the catalog at `url` and listens on `channel`.
+    ///
+    /// # Errors
+    /// If the URL is not valid, or the catalog cannot be reached.
+    pub async fn connect(url: &SecretString, name: &str, channel: &str) -> Result<Self, CatalogError> {
+        let endpoint = Endpoint::new(url, name)?;
+        let (client, mut connection) =
+            tokio::time::timeout(CONNECT_TIMEOUT, endpoint.config.connect(endpoint.tls))
+                .await
+                .map_err(|_| CatalogError::Timeout)??;
+        let (tell, heard) = mpsc::unbounded_channel();
+        let driver = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(n)) => drop(tell.send(n.payload().to_owned())),
+                    Ok(_) => {}
+                    Err(error) => {
+                        warn!(%error, "the connection for moves failed");
+                        break;
+                    }
+                }
+            }
+        });
+        // A notification needs no durability: who misses it is dealt with in other ways.
+        client
+            .batch_execute(&format!(
+                "SET synchronous_commit = off; SET idle_in_transaction_session_timeout = 0; LISTEN {channel}"
+            ))
+            .await?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        Ok(Self { client, pid, heard, driver })
+    }
+
+    /// The next message on the channel that can be understood; `None` when the connection has ended.
+    pub async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            let text = self.heard.recv().await?;
+            match serde_json::from_str(&text) {
+                Ok(message) => return Some(message),
+                Err(error) => warn!(%error, "a message about a move is not understood"),
+            }
+        }
+    }
+
+    /// As [`Self::next`], for no longer than `limit`.
+    pub async fn next_within<T: serde::de::DeserializeOwned>(&mut self, limit: Duration) -> Option<T> {
+        tokio::time::timeout(limit, self.next()).await.ok().flatten()
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn say(&self, channel: &str, message: &impl Serialize) -> Result<(), CatalogError> {
+        let text = serde_json::to_string(message).unwrap_or_default();
+        self.client.execute("SELECT pg_notify($1, $2)", &[&channel, &text]).await?;
+        Ok(())
+    }
+
+    /// The routers that hear orders now, by the process ids of their backends.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn routers(&self) -> Result<Vec<i32>, CatalogError> {
+        let sql = "SELECT pid FROM pg_stat_activity
+                   WHERE application_name = $1 AND datname = current_database()";
+        let rows = self.client.query(sql, &[&ROUTER_NAME]).await?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_and_replies_come_back() {
+        let tenant = TenantId::new("acme").unwrap();
+        let order = Order::Hold { tenant, attempt: "1.2.3".into() };
+        let text = serde_json::to_string(&order).unwrap();
+        assert_eq!(text, r#"{"do":"hold","tenant":"acme","attempt":"1.2.3"}"#);
+        assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
+        let reply: Reply = serde_json::from_str(r#"{"attempt":"1","router":7,"open":0,"pinned":0}"#).unwrap();
+        assert_eq!((reply.waited, reply.waited_us), (None, 0));
+    }
+}

@@ -1,0 +1,126 @@
+-- The fence as transactions meet it, and the steps of a move that must be one statement each.
+
+-- The key of a tenant's advisory lock: shared by each transaction that runs for the tenant,
+-- exclusive for the one that freezes it.
+CREATE OR REPLACE FUNCTION switchyard.move_key(tenant text) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.hashtextextended(tenant, 6432);
+
+-- For restrictive policies, as (SELECT switchyard.admit(...)), and for triggers: whether the tenant may run
+-- here. VOLATILE, so that the fence is read after the lock was taken, by a snapshot of its own.
+--
+-- Under REPEATABLE READ and SERIALIZABLE the row that is read may be older than the fence. While a
+-- move is under way the row is locked, which fails with 40001 if it has changed since.
+CREATE OR REPLACE FUNCTION switchyard.admit(tenant text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER AS $$
+DECLARE
+    f switchyard.fence;
+BEGIN
+    IF tenant IS NULL THEN
+        RETURN true;
+    END IF;
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(switchyard.move_key(tenant));
+    SELECT * INTO f FROM switchyard.fence x WHERE x.tenant_id OPERATOR(pg_catalog.=) tenant;
+    IF NOT FOUND THEN
+        RETURN true;
+    END IF;
+    IF f.move_id IS NOT NULL
+       AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed'
+       AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off' THEN
+        SELECT * INTO f FROM switchyard.fence x WHERE x.tenant_id OPERATOR(pg_catalog.=) tenant FOR SHARE;
+    END IF;
+    IF f.state OPERATOR(pg_catalog.<>) 'active' THEN
+        RAISE EXCEPTION 'the tenant is not served on this shard' USING
+            ERRCODE = 'TN002',
+            DETAIL = pg_catalog.format('state=%s epoch=%s moved_to=%s', f.state, f.epoch,
+                                       coalesce(f.moved_to, ''));
+    END IF;
+    RETURN true;
+END $$;
+
+-- For tables that are one tenant's own: the trigger's argument is the tenant.
+CREATE OR REPLACE FUNCTION switchyard.admit_trigger() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM switchyard.admit(TG_ARGV[0]);
+    RETURN NULL;
+END $$;
+
+-- Freezes a tenant for a cutover. Waits for its open transactions, no longer than lock_timeout. The commit
+-- of this is the end of what the target must apply. Conditions of the mover's turn are checked here, so
+-- that it is one statement.
+CREATE OR REPLACE FUNCTION switchyard.freeze(move text, my_side text, my_term bigint, tenant text, target text)
+RETURNS pg_lsn LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    -- Tells this freezing from those of attempts before.
+    mark pg_lsn;
+BEGIN
+    PERFORM FROM switchyard.moves m WHERE m.move_id = move AND m.side = my_side AND m.term = my_term FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another mover has taken over' USING ERRCODE = 'TN010';
+    END IF;
+    PERFORM pg_advisory_xact_lock(switchyard.move_key(tenant));
+    mark := pg_current_wal_insert_lsn();
+    UPDATE switchyard.fence f SET state = 'frozen', moved_to = target, fence_lsn = mark,
+           changed_at = clock_timestamp()
+     WHERE f.tenant_id = tenant AND f.move_id = move AND f.state = 'active';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the fence is not in the state that a cutover begins from' USING ERRCODE = 'TN011';
+    END IF;
+    RETURN mark;
+END $$;
+
+-- Activates a tenant where it has arrived: the commit of this is the commit of the move. Refuses an attempt
+-- that was given up, and a mover whose turn is over.
+CREATE OR REPLACE FUNCTION switchyard.activate(
+    move text, my_side text, my_term bigint, my_attempt integer, tenant text, new_epoch bigint)
+RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE switchyard.moves m SET activated = pg_current_wal_insert_lsn()
+     WHERE m.move_id = move AND m.side = my_side AND m.term = my_term AND m.attempt = my_attempt;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the attempt was given up, or another mover has taken over' USING ERRCODE = 'TN010';
+    END IF;
+    UPDATE switchyard.fence f SET state = 'active', epoch = new_epoch, moved_to = NULL,
+           fence_lsn = pg_current_wal_insert_lsn(), changed_at = clock_timestamp()
+     WHERE f.tenant_id = tenant AND f.move_id = move AND f.state IN ('importing', 'moved') AND f.epoch < new_epoch;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the fence is not in the state that an arrival ends from' USING ERRCODE = 'TN011';
+    END IF;
+END $$;
+
+-- Gives an attempt up where the tenant was to arrive, and tells the state of the fence there: `active` if it was
+-- too late for that. Waits for an activation that is under way, by the row that both write.
+CREATE OR REPLACE FUNCTION switchyard.give_up(move text, my_side text, my_term bigint, tenant text)
+RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE switchyard.moves m SET attempt = m.attempt + 1
+     WHERE m.move_id = move AND m.side = my_side AND m.term = my_term;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another mover has taken over' USING ERRCODE = 'TN010';
+    END IF;
+    RETURN (SELECT f.state FROM switchyard.fence f WHERE f.tenant_id = tenant AND f.move_id = move);
+END $$;
+
+-- Lets a tenant go on where it was frozen. Only after the attempt was given up at the other side.
+CREATE OR REPLACE FUNCTION switchyard.unfreeze(move text, my_side text, my_term bigint, tenant text)
+RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM FROM switchyard.moves m WHERE m.move_id = move AND m.side = my_side AND m.term = my_term FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another mover has taken over' USING ERRCODE = 'TN010';
+    END IF;
+    UPDATE switchyard.fence f SET state = 'active', moved_to = NULL, changed_at = clock_timestamp()
+     WHERE f.tenant_id = tenant AND f.move_id = move AND f.state = 'frozen';
+END $$;
+
+-- Takes a move over: from here on, who had it before changes nothing.
+CREATE OR REPLACE FUNCTION switchyard.take_over(move text, my_side text, my_term bigint, tenant text)
+RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    INSERT INTO switchyard.moves AS m (move_id, side, tenant_id, term) VALUES (move, my_side, tenant, my_term)
+    ON CONFLICT (move_id, side) DO UPDATE SET term = my_term WHERE m.term <= my_term;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another mover has taken over' USING ERRCODE = 'TN010';
+    END IF;
+END $$;

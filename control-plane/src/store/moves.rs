@@ -1,0 +1,342 @@
+//! Moves of tenants, as operators ask for them. The mover does the rest.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+
+use super::audit::{Deed, NONE, record};
+use super::{Caller, Store, StoreError, timestamp};
+
+/// A move.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Move {
+    /// Its number.
+    pub id: i64,
+    /// Whose.
+    pub tenant: String,
+    /// From where.
+    pub source: String,
+    /// To where.
+    pub target: String,
+    /// `move`, `rehearse` or `plan`.
+    pub kind: String,
+    /// Where it stands: `queued`, `preparing`, `copying`, `catching_up`, `verifying`, `cutover`, `moved`,
+    /// `completing`, `rolling_back`, `aborting`, `done`.
+    pub phase: String,
+    /// What operators want of it: `run`, `pause`, `abort`, `rollback`, `complete`.
+    pub wish: String,
+    /// How it ended: `completed`, `rolled_back`, `aborted`, `refused`, `failed`, `planned`, `rehearsed`.
+    pub outcome: Option<String>,
+    /// What was asked for beyond the ordinary.
+    #[schema(value_type = Object)]
+    pub options: Value,
+    /// How far the copy is.
+    #[schema(value_type = Object)]
+    pub progress: Value,
+    /// Estimates, and what preflight found.
+    #[schema(value_type = Option<Object>)]
+    pub plan: Option<Value>,
+    /// Rows and hashes of every table, epochs, durations, and the pause.
+    #[schema(value_type = Option<Object>)]
+    pub receipt: Option<Value>,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// Who asked for it.
+    pub created_by: String,
+    /// When, in UTC.
+    pub created_at: String,
+    /// When the tenant went over, in UTC.
+    pub moved_at: Option<String>,
+    /// When it ended, in UTC.
+    pub finished_at: Option<String>,
+}
+
+/// A move to be made.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMove {
+    /// Whose.
+    pub tenant: String,
+    /// The shard to go to.
+    pub to: String,
+    /// `move`; `rehearse` for all but the cutover; `plan` for preflight and estimates only.
+    #[serde(default)]
+    pub kind: MoveKind,
+    /// What differs from the ordinary.
+    #[serde(default)]
+    pub options: MoveOptions,
+}
+
+/// What kind of move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveKind {
+    /// All of it.
+    #[default]
+    Move,
+    /// All but the cutover.
+    Rehearse,
+    /// Preflight and estimates only.
+    Plan,
+}
+
+/// What differs from the ordinary.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveOptions {
+    /// Longest pause of an attempt at the cutover, in milliseconds. Default 250.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_budget_ms: Option<u64>,
+    /// Attempts at the cutover before the move is given up. Default 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// Ceiling of the copy, in bytes per second; 0 is none. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Tables that are copied at a time, at most 8. Default 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Most bytes of log that the source may retain for the move. Default 4 GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wal_budget: Option<u64>,
+    /// Seconds for which the source follows, before the move is completed by itself; 0 is for ever. Default a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_s: Option<u64>,
+    /// The column that tells the tenant, where tables are shared. Default `tenant_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_column: Option<String>,
+    /// Rows deleted at a time when what is left is deleted. Default 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete_batch: Option<u32>,
+}
+
+/// Which moves to list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct MoveFilter {
+    /// Those of this tenant.
+    pub tenant: Option<String>,
+    /// Those that have not ended, or those that have.
+    pub open: Option<bool>,
+    /// Those before this number.
+    pub before: Option<i64>,
+    /// At most so many. Default 100, at most 1000.
+    pub limit: Option<u16>,
+}
+
+/// Something that happened in a move.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MoveEvent {
+    /// When, in UTC.
+    pub at: String,
+    /// The phase it was in.
+    pub phase: String,
+    /// What.
+    pub what: String,
+}
+
+/// Whom the mover logs in as on a shard.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShardAdmin {
+    /// A role that sees all rows and may replicate.
+    pub user: String,
+    /// Its password.
+    #[schema(value_type = Option<String>)]
+    pub password: Option<SecretString>,
+}
+
+impl Store {
+    /// Moves, the latest first.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn moves(&self, filter: &MoveFilter) -> Result<Vec<Move>, StoreError> {
+        let sql = format!(
+            "{} WHERE ($1::text IS NULL OR tenant = $1) AND ($2::bool IS NULL OR (phase <> 'done') = $2)
+               AND ($3::bigint IS NULL OR id < $3) ORDER BY id DESC LIMIT $4",
+            select()
+        );
+        let limit = i64::from(filter.limit.unwrap_or(100).clamp(1, 1000));
+        let rows =
+            self.client().await?.query(&sql, &[&filter.tenant, &filter.open, &filter.before, &limit]).await?;
+        Ok(rows.iter().map(one).collect())
+    }
+
+    /// One move.
+    ///
+    /// # Errors
+    /// If there is none, or the catalog fails.
+    pub async fn one_move(&self, id: i64) -> Result<Move, StoreError> {
+        let row = self.client().await?.query_opt(&format!("{} WHERE id = $1", select()), &[&id]).await?;
+        row.as_ref().map(one).ok_or_else(|| StoreError::not_found("move", &id.to_string()))
+    }
+
+    /// What happened in a move, in order.
+    ///
+    /// # Errors
+    /// If there is none, or the catalog fails.
+    pub async fn move_events(&self, id: i64) -> Result<Vec<MoveEvent>, StoreError> {
+        self.one_move(id).await?;
+        let sql =
+            format!("SELECT {}, phase, what FROM move_events WHERE move_id = $1 ORDER BY id", precise("at"));
+        let rows = self.client().await?.query(&sql, &[&id]).await?;
+        Ok(rows.iter().map(|r| MoveEvent { at: r.get(0), phase: r.get(1), what: r.get(2) }).collect())
+    }
+
+    /// Asks for a move. One of the same tenant that has gone over and only follows is completed first.
+    ///
+    /// # Errors
+    /// If there is no such tenant or shard, the tenant is there or on its way, or the catalog fails.
+    pub async fn start_move(&self, caller: &Caller, new: NewMove) -> Result<Move, StoreError> {
+        let tenant = self.tenant(&new.tenant).await?;
+        let source =
+            tenant.shard.ok_or_else(|| StoreError::Conflict("the tenant lives nowhere".to_owned()))?;
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&new.to]).await?.is_none() {
+            return Err(StoreError::not_found("shard", &new.to));
+        }
+        if source == new.to {
+            return Err(StoreError::Conflict(format!("tenant `{}` lives on `{}`", new.tenant, new.to)));
+        }
+        if new.options.pause_budget_ms.is_some_and(|ms| !(50..=10_000).contains(&ms)) {
+            return Err(StoreError::invalid("pause_budget_ms", "must be from 50 to 10000"));
+        }
+        let kind = match new.kind {
+            MoveKind::Move => "move",
+            MoveKind::Rehearse => "rehearse",
+            MoveKind::Plan => "plan",
+        };
+        if new.kind != MoveKind::Plan {
+            let sql =
+                "UPDATE moves SET wish = 'complete' WHERE tenant = $1 AND phase = 'moved' AND wish = 'run'";
+            t.execute(sql, &[&new.tenant]).await?;
+        }
+        let options = serde_json::to_value(&new.options).unwrap_or_default();
+        let sql = "INSERT INTO moves (tenant, source, target, kind, options, created_by)
+                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING id";
+        let row = t.query_opt(sql, &[&new.tenant, &source, &new.to, &kind, &options, &caller.name]).await?;
+        let Some(row) = row else {
+            return Err(StoreError::Conflict(format!("tenant `{}` is being moved already", new.tenant)));
+        };
+        let id: i64 = row.get(0);
+        let row = t.query_one(&format!("{} WHERE id = $1", select()), &[&id]).await?;
+        let made = one(&row);
+        record(&t, caller, deed("start", &id.to_string()), NONE, Some(&made)).await?;
+        t.commit().await?;
+        Ok(made)
+    }
+
+    /// Says what is wanted of a move.
+    ///
+    /// # Errors
+    /// If there is none, it is too early or too late for that, or the catalog fails.
+    pub async fn wish_of_move(
+        &self,
+        caller: &Caller,
+        id: i64,
+        wish: &'static str,
+    ) -> Result<Move, StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        let by_id = format!("{} WHERE id = $1", select());
+        let row = t.query_opt(&format!("{by_id} FOR UPDATE"), &[&id]).await?;
+        let before = row.as_ref().map(one).ok_or_else(|| StoreError::not_found("move", &id.to_string()))?;
+        let phase = before.phase.as_str();
+        let gone_over = matches!(phase, "moved" | "completing" | "rolling_back");
+        let fits = match wish {
+            "rollback" | "complete" => gone_over,
+            _ => phase != "done" && !gone_over,
+        };
+        if !fits {
+            let text = format!("move {id} is {phase}: it is too early or too late to {wish} it");
+            return Err(StoreError::Conflict(text));
+        }
+        t.execute("UPDATE moves SET wish = $2, updated_at = now() WHERE id = $1", &[&id, &wish]).await?;
+        let after = one(&t.query_one(&by_id, &[&id]).await?);
+        record(&t, caller, deed(wish, &id.to_string()), Some(&before), Some(&after)).await?;
+        t.commit().await?;
+        Ok(after)
+    }
+
+    /// Says whom the mover logs in as on a shard.
+    ///
+    /// # Errors
+    /// If there is no such shard, or the catalog fails.
+    pub async fn set_shard_admin(
+        &self,
+        caller: &Caller,
+        shard: &str,
+        admin: ShardAdmin,
+    ) -> Result<(), StoreError> {
+        if admin.user.is_empty() {
+            return Err(StoreError::invalid("user", "must not be empty"));
+        }
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&shard]).await?.is_none() {
+            return Err(StoreError::not_found("shard", shard));
+        }
+        let sql = "INSERT INTO shard_admins (shard, login_user, login_password) VALUES ($1, $2, $3)
+                   ON CONFLICT (shard) DO UPDATE SET login_user = excluded.login_user,
+                                                     login_password = excluded.login_password";
+        let password = admin.password.as_ref().map(|p| p.expose_secret());
+        t.execute(sql, &[&shard, &admin.user, &password]).await?;
+        record(&t, caller, Deed { action: "set admin", kind: "shard", target: shard }, NONE, NONE).await?;
+        Ok(t.commit().await?)
+    }
+
+    /// How many moves stand where: for metrics.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn moves_by_phase(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let sql = "SELECT CASE phase WHEN 'done' THEN outcome ELSE phase END, count(*) FROM moves GROUP BY 1";
+        let rows = self.client().await?.query(sql, &[]).await?;
+        Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+    }
+}
+
+fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
+    Deed { action, kind: "move", target }
+}
+
+fn select() -> String {
+    format!(
+        "SELECT id, tenant, source, target, kind, phase, wish, outcome, options, progress, plan, receipt, error,
+                created_by, {} AS created, {} AS moved, {} AS finished FROM moves",
+        precise("created_at"),
+        precise("moved_at"),
+        timestamp("finished_at")
+    )
+}
+
+/// UTC in RFC 3339, to the millisecond, as a column of SQL.
+fn precise(column: &str) -> String {
+    format!("to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')")
+}
+
+fn one(row: &Row) -> Move {
+    Move {
+        id: row.get("id"),
+        tenant: row.get("tenant"),
+        source: row.get("source"),
+        target: row.get("target"),
+        kind: row.get("kind"),
+        phase: row.get("phase"),
+        wish: row.get("wish"),
+        outcome: row.get("outcome"),
+        options: row.get("options"),
+        progress: row.get("progress"),
+        plan: row.get("plan"),
+        receipt: row.get("receipt"),
+        error: row.get("error"),
+        created_by: row.get("created_by"),
+        created_at: row.get("created"),
+        moved_at: row.get("moved"),
+        finished_at: row.get("finished"),
+    }
+}

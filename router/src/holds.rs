@@ -1,0 +1,321 @@
+//! Tenants that are being moved: their transactions wait here, in front of the pools, until the
+//! mover says where to go on.
+//!
+//! A hold is a courtesy to clients and no fence: it keeps them from running into one. Who must
+//! not write any more is decided on the shard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use secrecy::SecretString;
+use switchyard_catalog::signals::{self, Order, Reply, Signals};
+use switchyard_config::topology::{Placed, Placement, ShardIndex, Tenant, Topology};
+use switchyard_config::{ShardName, TenantId};
+use switchyard_wire::error::{ErrorResponse, SqlState};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::pool::PoolError;
+use crate::server::Server;
+use crate::session::handle::{Activity, Order as SessionOrder, SessionHandle};
+use crate::shared::Shared;
+
+/// Longest hold. The mover gives up an attempt within its own budget, 250 ms unless told
+/// otherwise; this is for a mover that died, and leaves its successor the time to put things right.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+
+/// How often open transactions of a held tenant are looked for.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How often a hold that is not drained is reported again.
+const REPORT: Duration = Duration::from_millis(20);
+
+/// Connections to the target that are made ready before a hold, at most.
+const WARM: usize = 8;
+
+/// First and longest pause between attempts to reach the catalog.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What a shard says to who is not served there any more, or not yet.
+pub(crate) const FENCED: &[u8; 5] = b"TN002";
+
+/// What a client is told whose statement ran into a fence: nothing of it has been done, and
+/// again it will be done where the tenant lives.
+pub(crate) fn late() -> ErrorResponse {
+    ErrorResponse::error(
+        SqlState(*b"40001"),
+        "could not serialize access: the tenant has moved to another shard",
+    )
+    .hint("The transaction might succeed if retried.")
+}
+
+/// What a waiting session is sent: never a connection, but the word to look again.
+type Wake = oneshot::Sender<Result<Box<Server>, PoolError>>;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Holds {
+    held: DashMap<TenantId, Hold>,
+    /// Where tenants have moved to that the topology still has elsewhere.
+    moved: DashMap<TenantId, Placement>,
+    serial: AtomicU64,
+}
+
+struct Hold {
+    attempt: String,
+    serial: u64,
+    waiting: Vec<(Wake, Instant)>,
+}
+
+/// How clients fared under a hold.
+#[derive(Default)]
+struct Waited {
+    clients: u32,
+    longest: Duration,
+}
+
+impl Holds {
+    /// Whether no transaction of the tenant may begin.
+    pub(crate) fn is_held(&self, tenant: &TenantId) -> bool {
+        !self.held.is_empty() && self.held.contains_key(tenant)
+    }
+
+    /// Waits for the end of the tenant's hold; `None` if it has ended.
+    pub(crate) fn join(
+        &self,
+        tenant: &TenantId,
+    ) -> Option<oneshot::Receiver<Result<Box<Server>, PoolError>>> {
+        let mut hold = self.held.get_mut(tenant)?;
+        let (wake, woken) = oneshot::channel();
+        hold.waiting.push((wake, Instant::now()));
+        Some(woken)
+    }
+
+    /// Where `tenant` lives: as the topology has it, unless we have heard of a later epoch.
+    pub(crate) fn place(&self, topology: &Topology, tenant: &Tenant) -> Option<Placed> {
+        let placed = topology.place(tenant);
+        if self.moved.is_empty() {
+            return placed;
+        }
+        let Some(moved) = self.moved.get(&tenant.id) else { return placed };
+        if placed.is_some_and(|p| p.epoch >= moved.epoch) {
+            return placed;
+        }
+        let shard = topology.shards.iter().position(|s| s.name == moved.shard)?;
+        Some(Placed { shard: shard as ShardIndex, epoch: moved.epoch })
+    }
+
+    /// Forgets what the topology knows by now.
+    pub(crate) fn catch_up(&self, topology: &Topology) {
+        self.moved.retain(|id, moved| {
+            let known = topology.tenant(id).and_then(|t| topology.place(&t));
+            known.is_some_and(|placed| placed.epoch < moved.epoch)
+        });
+    }
+
+    /// Has learnt that the tenant lives elsewhere. Whether that was news.
+    pub(crate) fn learn(&self, tenant: &TenantId, placement: Placement) -> bool {
+        let mut moved = self
+            .moved
+            .entry(tenant.clone())
+            .or_insert_with(|| Placement { shard: placement.shard.clone(), epoch: 0 });
+        let news = moved.epoch < placement.epoch;
+        if news {
+            *moved = placement;
+        }
+        news
+    }
+
+    /// Has learnt from a fence: `state=moved epoch=4 moved_to=s1`. The epoch is the one that has ended.
+    pub(crate) fn learn_from(&self, shared: &Shared, tenant: &TenantId, detail: &[u8]) {
+        let text = String::from_utf8_lossy(detail);
+        let value = |name: &str| text.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        let (Some("moved"), Some(epoch), Some(shard)) = (value("state"), value("epoch"), value("moved_to"))
+        else {
+            return;
+        };
+        if let (Ok(epoch), Ok(shard)) = (epoch.parse::<u64>(), ShardName::new(shard))
+            && self.learn(tenant, Placement { shard, epoch: epoch + 1 })
+        {
+            tracing::info!(%tenant, "a fence tells that the tenant has moved");
+            shared.raise_generation();
+        }
+    }
+
+    fn begin(&self, tenant: &TenantId, attempt: &str) -> u64 {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut hold = self.held.entry(tenant.clone()).or_insert_with(|| Hold {
+            attempt: String::new(),
+            serial,
+            waiting: Vec::new(),
+        });
+        attempt.clone_into(&mut hold.attempt);
+        hold.serial = serial;
+        serial
+    }
+
+    fn is_current(&self, tenant: &TenantId, serial: u64) -> bool {
+        self.held.get(tenant).is_some_and(|hold| hold.serial == serial)
+    }
+
+    /// Ends the hold, if `which` holds for its attempt and serial. Who waits is woken when the
+    /// generation has been raised.
+    fn end(&self, shared: &Shared, tenant: &TenantId, which: impl Fn(&str, u64) -> bool) -> Option<Waited> {
+        let (_, hold) = self.held.remove_if(tenant, |_, hold| which(&hold.attempt, hold.serial))?;
+        shared.raise_generation();
+        let mut waited = Waited::default();
+        for (wake, since) in hold.waiting {
+            // Not one whose client has gone, or was canceled.
+            if wake.send(Err(PoolError::Closed)).is_ok() {
+                waited.clients += 1;
+                waited.longest = waited.longest.max(since.elapsed());
+            }
+        }
+        for session in of_tenant(shared, tenant) {
+            session.command(SessionOrder::Refresh);
+        }
+        Some(waited)
+    }
+}
+
+fn of_tenant(shared: &Shared, tenant: &TenantId) -> Vec<Arc<SessionHandle>> {
+    shared.sessions.iter().filter(|s| s.who.tenant == *tenant).map(|s| s.clone()).collect()
+}
+
+/// Does what the mover orders, for as long as the process lives.
+pub(crate) async fn follow(shared: Arc<Shared>, catalog: SecretString) {
+    let mut pause = BACKOFF.0;
+    loop {
+        match Signals::connect(&catalog, signals::ROUTER_NAME, signals::ORDERS).await {
+            Ok(signals) => {
+                pause = BACKOFF.0;
+                obey(&shared, signals).await;
+            }
+            Err(error) => tracing::debug!(%error, "no connection for moves"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+async fn obey(shared: &Arc<Shared>, mut signals: Signals) {
+    let (answer, mut answers) = mpsc::unbounded_channel::<Reply>();
+    let router = signals.pid;
+    loop {
+        let order = tokio::select! {
+            order = signals.next::<Order>() => order,
+            Some(reply) = answers.recv() => {
+                if signals.say(signals::REPLIES, &reply).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        match order {
+            None => return,
+            Some(Order::Arm { tenant, to }) => {
+                let sessions = of_tenant(shared, &tenant).len();
+                if let Some(pool) = shared.pool(&to) {
+                    warm(shared, &tenant, &pool, sessions.min(WARM));
+                }
+            }
+            Some(Order::Hold { tenant, attempt }) => {
+                tokio::spawn(hold(shared.clone(), tenant, attempt, router, answer.clone()));
+            }
+            Some(Order::Release { tenant, attempt, shard, epoch, moved }) => {
+                if moved {
+                    shared.holds.learn(&tenant, Placement { shard, epoch });
+                    shared.raise_generation();
+                }
+                // Without an attempt: from a mover that has taken over, and knows of none.
+                let waited =
+                    shared.holds.end(shared, &tenant, |held, _| attempt.is_empty() || held == attempt);
+                if let Some(Waited { clients, longest }) = waited {
+                    tracing::info!(%tenant, attempt, moved, clients, longest_ms = longest.as_millis() as u64,
+                        "tenant released");
+                    let _ = answer.send(Reply {
+                        attempt,
+                        router,
+                        open: 0,
+                        pinned: 0,
+                        example: None,
+                        waited: Some(clients),
+                        waited_us: longest.as_micros() as u64,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Makes connections to the target ready, so that the first transactions there need not wait for one.
+fn warm(shared: &Arc<Shared>, tenant: &TenantId, pool: &Arc<crate::pool::Pool>, count: usize) {
+    let topology = shared.topology();
+    let Some(tenant) = topology.tenant(tenant) else { return };
+    let template = tenant.context.as_ref().unwrap_or(&topology.context);
+    // One user's connections will do for the others' too, where they log in alike.
+    let route = crate::server::Route { database: pool.shard.database.as_str().into(), login: 0 };
+    let context = shared.contexts.context(template, &tenant.id, "", route, 0);
+    pool.warm(&context.route, count.max(1));
+}
+
+async fn hold(
+    shared: Arc<Shared>,
+    tenant: TenantId,
+    attempt: String,
+    router: i32,
+    answer: mpsc::UnboundedSender<Reply>,
+) {
+    let serial = shared.holds.begin(&tenant, &attempt);
+    shared.raise_generation();
+    let began = Instant::now();
+    let sessions = of_tenant(&shared, &tenant);
+    let mut reported: Option<Instant> = None;
+    loop {
+        let mut reply = Reply {
+            attempt: attempt.clone(),
+            router,
+            open: 0,
+            pinned: 0,
+            example: None,
+            waited: None,
+            waited_us: 0,
+        };
+        for session in sessions.iter().filter(|s| s.is_attached()) {
+            let (activity, seconds) = session.activity();
+            match activity {
+                Activity::Idle => reply.pinned += 1,
+                Activity::Active | Activity::IdleInTransaction => reply.open += 1,
+            }
+            reply.example.get_or_insert_with(|| {
+                let user: String = session.who.user.chars().take(60).collect();
+                let doing = match activity {
+                    Activity::Idle => "keeps its server connection",
+                    Activity::Active => "is in a transaction",
+                    Activity::IdleInTransaction => "is idle in a transaction",
+                };
+                format!("a session of user {user} {doing}, for {seconds} s")
+            });
+        }
+        let drained = reply.open == 0 && reply.pinned == 0;
+        if drained || reported.is_none_or(|at| at.elapsed() >= REPORT) {
+            reported = Some(Instant::now());
+            let _ = answer.send(reply);
+        }
+        if drained {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+        if !shared.holds.is_current(&tenant, serial) {
+            return;
+        }
+        if began.elapsed() >= LONGEST {
+            break;
+        }
+    }
+    tokio::time::sleep(LONGEST.saturating_sub(began.elapsed())).await;
+    if shared.holds.end(&shared, &tenant, |_, current| current == serial).is_some() {
+        tracing::warn!(%tenant, attempt, "no word from the mover: the tenant is released");
+    }
+}

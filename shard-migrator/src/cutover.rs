@@ -1,0 +1,342 @@
+//! The cutover: clients are held, the tenant is frozen where it was and active where it arrives.
+//!
+//! The order of the steps is what makes it safe, and `docs/decisions/` has the model of it: the
+//! freezing waits for the tenant's open transactions and is the last thing that the stream has of them;
+//! the activation is one row, written together with the last changes; an attempt is given up at the
+//! arriving side before the tenant may go on at the other.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use switchyard_catalog::signals::{ORDERS, Order, Reply, Signals};
+use switchyard_config::{ShardName, TenantId};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::apply::Turn;
+use crate::fault;
+use crate::flow::Flow;
+use crate::scope::literal;
+use crate::shard::ShardAccess;
+
+/// Longest pause of an attempt, if nothing else is asked for.
+pub const BUDGET: Duration = Duration::from_millis(250);
+
+/// How long a router may keep silent before the cutover goes on without it: the fence stops it.
+const SILENCE: Duration = Duration::from_millis(60);
+
+/// What of the budget is kept for what follows the freezing.
+const RESERVE: Duration = Duration::from_millis(40);
+
+/// How one attempt went.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Pause {
+    /// From the order to hold to the order to go on, in microseconds.
+    pub total_us: u64,
+    /// Until the routers had drained.
+    pub drained_us: u64,
+    /// Until the freezing was committed.
+    pub frozen_us: u64,
+    /// Until the activation was committed.
+    pub active_us: u64,
+    /// Longest wait of a client, as the routers saw it.
+    pub clients_us: u64,
+    /// Clients that waited.
+    pub clients: u32,
+    /// Routers that took part.
+    pub routers: usize,
+    /// Routers that should have, and kept silent.
+    pub silent: usize,
+}
+
+/// One side of a cutover: the shard, a connection to it, and its part in the move.
+pub(crate) struct Side<'a> {
+    pub(crate) at: &'a ShardAccess,
+    pub(crate) client: &'a Client,
+    pub(crate) part: &'static str,
+}
+
+/// What a cutover is about.
+pub(crate) struct Cutover<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) turn: &'a Turn,
+    /// Where the tenant is.
+    pub(crate) from: Side<'a>,
+    /// Where it goes.
+    pub(crate) to: Side<'a>,
+    /// Its epoch here, and there.
+    pub(crate) epochs: (u64, u64),
+    pub(crate) budget: Duration,
+    /// Which attempt at the cutover, as the arriving side counts.
+    pub(crate) attempt: i32,
+    /// Whether to go on without routers that keep silent. Their clients would get errors, so a router
+    /// that is only slow is given the time of a few attempts.
+    pub(crate) without_silent: bool,
+}
+
+/// How an attempt ended that did not fail.
+pub(crate) enum Attempt {
+    /// The tenant has moved.
+    Moved(Pause),
+    /// It has not, and clients go on where they were.
+    GivenUp(String),
+}
+
+impl Cutover<'_> {
+    fn name(&self) -> String {
+        format!("{}.{}.{}", self.turn.id, self.turn.term, self.attempt)
+    }
+
+    /// Makes one attempt.
+    pub(crate) async fn attempt(&self, flow: &mut Flow, signals: &mut Signals) -> Result<Attempt, MoveError> {
+        let routers: BTreeSet<i32> = signals.routers().await?.into_iter().collect();
+        let began = Instant::now();
+        let hold = Order::Hold { tenant: self.tenant.clone(), attempt: self.name() };
+        signals.say(ORDERS, &hold).await?;
+        let mut pause = Pause { routers: routers.len(), ..Pause::default() };
+        let held = self.held(flow, signals, &routers, began, &mut pause).await;
+        let done = match held {
+            Ok(None) => self.freeze_and_finish(flow, began, &mut pause).await,
+            Ok(Some(who)) => Ok(Err(who)),
+            Err(error) => Err(error),
+        };
+        // Whatever happened, clients are not left waiting: where the tenant is, the fence knows.
+        let moved = matches!(done, Ok(Ok(())));
+        self.release(signals, moved).await?;
+        pause.total_us = micros(began);
+        match done {
+            Ok(Ok(())) => {
+                self.gather(signals, &mut pause).await;
+                Ok(Attempt::Moved(pause))
+            }
+            Ok(Err(who)) => Ok(Attempt::GivenUp(who)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells the routers where to go on.
+    pub(crate) async fn release(&self, signals: &Signals, moved: bool) -> Result<(), MoveError> {
+        let (shard, epoch): (&ShardName, u64) = match moved {
+            true => (&self.to.at.name, self.epochs.1),
+            false => (&self.from.at.name, self.epochs.0),
+        };
+        let order = Order::Release {
+            tenant: self.tenant.clone(),
+            attempt: self.name(),
+            shard: shard.clone(),
+            epoch,
+            moved,
+        };
+        Ok(signals.say(ORDERS, &order).await?)
+    }
+
+    /// Waits until the routers have drained. Who was in the way, if they do not within the budget.
+    async fn held(
+        &self,
+        flow: &mut Flow,
+        signals: &mut Signals,
+        routers: &BTreeSet<i32>,
+        began: Instant,
+        pause: &mut Pause,
+    ) -> Result<Option<String>, MoveError> {
+        let deadline = began + self.budget.saturating_sub(RESERVE * 2);
+        let name = self.name();
+        let (mut heard, mut drained) = (BTreeSet::new(), BTreeSet::new());
+        let mut example = String::new();
+        loop {
+            if routers.is_subset(&drained) {
+                break;
+            }
+            let silent_until = began + SILENCE.min(self.budget / 3);
+            if self.without_silent && Instant::now() >= silent_until && heard.is_subset(&drained) {
+                pause.silent = routers.difference(&heard).count();
+                tracing::warn!(tenant = %self.tenant, silent = pause.silent, "routers keep silent: the fence is for them");
+                break;
+            }
+            if Instant::now() >= deadline {
+                let silent = routers.difference(&heard).count();
+                return Ok(Some(match silent {
+                    0 => format!("a client was in the way: {example}"),
+                    n => format!("{n} of {} routers have not answered", routers.len()),
+                }));
+            }
+            // What has been written meanwhile is better applied now than in the pause that follows.
+            flow.catch_up(Duration::from_millis(5)).await?;
+            let Some(reply) = signals.next_within::<Reply>(Duration::from_millis(5)).await else { continue };
+            if reply.attempt != name || reply.waited.is_some() {
+                continue;
+            }
+            heard.insert(reply.router);
+            if reply.open == 0 && reply.pinned == 0 {
+                drained.insert(reply.router);
+            } else if let Some(who) = reply.example {
+                example = who;
+            }
+        }
+        pause.drained_us = micros(began);
+        fault::point("held");
+        Ok(None)
+    }
+
+    async fn freeze_and_finish(
+        &self,
+        flow: &mut Flow,
+        began: Instant,
+        pause: &mut Pause,
+    ) -> Result<Result<(), String>, MoveError> {
+        let left = self.budget.saturating_sub(began.elapsed()).saturating_sub(RESERVE);
+        let limit = left.as_millis().max(1);
+        let from = self.from.at;
+        let freeze = format!(
+            "SELECT switchyard.freeze({}, '{}', {}, {}, {})::text",
+            literal(&self.turn.id),
+            self.from.part,
+            self.turn.term,
+            literal(self.tenant.as_str()),
+            literal(self.to.at.name.as_str())
+        );
+        let timeouts = format!("SET lock_timeout = {limit}; SET statement_timeout = {}", limit + 20);
+        self.from.client.batch_execute(&timeouts).await.map_err(from.failed())?;
+        let frozen = self.from.client.query_one(&freeze, &[]).await;
+        let mark: String = match frozen {
+            Ok(row) => row.get(0),
+            Err(error) if error.code().is_some_and(|c| matches!(c.code(), "55P03" | "57014" | "40P01")) => {
+                return Ok(Err(format!("a transaction was in the way: {}", self.blocker().await)));
+            }
+            Err(error) => {
+                // Whether it was committed is not known: as if it was.
+                let error = turned(from.failed()(error));
+                return match error {
+                    MoveError::Superseded => Err(error),
+                    error => self.go_back().await.and(Err(error)),
+                };
+            }
+        };
+        pause.frozen_us = micros(began);
+        fault::point("frozen");
+        let activate = format!(
+            "SELECT switchyard.activate({}, '{}', {}, {}, {}, {})",
+            literal(&self.turn.id),
+            self.to.part,
+            self.turn.term,
+            self.attempt,
+            literal(self.tenant.as_str()),
+            self.epochs.1
+        );
+        let (last, stop) = ([activate], Notify::new());
+        let outcome = {
+            let finishing = flow.finish(&mark, &last, &stop);
+            let mut finishing = std::pin::pin!(finishing);
+            let deadline = began + self.budget.saturating_sub(RESERVE / 4);
+            tokio::select! {
+                done = &mut finishing => done,
+                () = tokio::time::sleep_until(deadline) => {
+                    // Too late, unless it is being committed at this moment; who is first decides.
+                    stop.notify_one();
+                    let (state, done) = tokio::join!(self.give_up(), finishing);
+                    match (state?.as_str(), done) {
+                        ("active", _) => Ok(true),
+                        (_, Ok(_)) => Ok(false),
+                        // Refused, because it was given up.
+                        (_, Err(error)) if error.code() == Some("TN010") => Ok(false),
+                        (_, Err(error)) => Err(error),
+                    }
+                }
+            }
+        };
+        match outcome {
+            Ok(true) => {
+                pause.active_us = micros(began);
+                fault::point("activated");
+                Ok(Ok(()))
+            }
+            Ok(false) => {
+                self.unfreeze().await?;
+                Ok(Err(format!("the last changes did not arrive within {} ms", self.budget.as_millis())))
+            }
+            Err(error) => {
+                if self.go_back().await? {
+                    pause.active_us = micros(began);
+                    return Ok(Ok(()));
+                }
+                Err(turned(error))
+            }
+        }
+    }
+
+    /// After an error whose outcome is not known. Whether the tenant has arrived after all; else it is
+    /// active again where it was.
+    pub(crate) async fn go_back(&self) -> Result<bool, MoveError> {
+        if self.give_up().await? == "active" {
+            return Ok(true);
+        }
+        self.unfreeze().await?;
+        Ok(false)
+    }
+
+    /// The state of the fence at the arriving side, where this attempt cannot succeed any more unless it has.
+    async fn give_up(&self) -> Result<String, MoveError> {
+        let sql = format!(
+            "SELECT coalesce(switchyard.give_up({}, '{}', {}, {}), '')",
+            literal(&self.turn.id),
+            self.to.part,
+            self.turn.term,
+            literal(self.tenant.as_str())
+        );
+        let row = self.to.client.query_one(&sql, &[]).await.map_err(|e| turned(self.to.at.failed()(e)))?;
+        Ok(row.get(0))
+    }
+
+    async fn unfreeze(&self) -> Result<(), MoveError> {
+        let sql = format!(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT switchyard.unfreeze({}, '{}', {}, {})",
+            literal(&self.turn.id),
+            self.from.part,
+            self.turn.term,
+            literal(self.tenant.as_str())
+        );
+        self.from.client.batch_execute(&sql).await.map_err(|e| turned(self.from.at.failed()(e)))
+    }
+
+    /// Who holds the tenant's lock, for people.
+    async fn blocker(&self) -> String {
+        let sql = "SELECT format('pid %s of %s, %s for %s ms', a.pid, a.usename, a.state,
+                                 round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000))
+                   FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+                   WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                     AND (l.classid::bigint << 32 | l.objid::bigint) = switchyard.move_key($1)
+                   ORDER BY a.xact_start LIMIT 1";
+        match self.from.client.query_opt(sql, &[&self.tenant.as_str()]).await {
+            Ok(Some(row)) => row.get(0),
+            _ => "it has ended by now".to_owned(),
+        }
+    }
+
+    /// What the routers tell of how long clients waited.
+    async fn gather(&self, signals: &mut Signals, pause: &mut Pause) {
+        let name = self.name();
+        let deadline = Instant::now() + SILENCE;
+        let mut heard = 0;
+        while heard + pause.silent < pause.routers {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(reply) = signals.next_within::<Reply>(left).await else { break };
+            if let (true, Some(clients)) = (reply.attempt == name, reply.waited) {
+                heard += 1;
+                pause.clients += clients;
+                pause.clients_us = pause.clients_us.max(reply.waited_us);
+            }
+        }
+    }
+}
+
+/// An error of a shard, as what it means.
+pub(crate) fn turned(error: MoveError) -> MoveError {
+    if error.code() == Some("TN010") { MoveError::Superseded } else { error }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

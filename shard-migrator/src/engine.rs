@@ -1,0 +1,256 @@
+//! One move from beginning to end.
+
+mod after;
+mod forward;
+mod leave;
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value, json};
+use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::apply::Turn;
+use crate::cutover::turned;
+use crate::fence;
+use crate::inventory::Inventory;
+use crate::journal::{Job, Journal, Phase, Wish};
+use crate::preflight::Finding;
+use crate::scope::{Model, Scope};
+use crate::shard::ShardAccess;
+use crate::stream::Wanted;
+use crate::streams::Streams;
+
+/// What all moves of a process share.
+pub(crate) struct Engine {
+    pub(crate) catalog: SecretString,
+    pub(crate) owner: String,
+    pub(crate) streams: Streams,
+}
+
+/// A shard of a move, with a connection to it.
+pub(crate) struct Place {
+    pub(crate) at: ShardAccess,
+    pub(crate) client: Client,
+}
+
+/// A move that is being worked on.
+pub(crate) struct Work<'e> {
+    engine: &'e Engine,
+    journal: Journal,
+    job: Job,
+    /// The move's id as shards have it.
+    turn: Turn,
+    scope: Scope,
+    source: Place,
+    target: Place,
+    /// The tenant's epoch before the move, by the catalog.
+    epoch: i64,
+    receipt: Map<String, Value>,
+}
+
+impl Engine {
+    /// Works on a move until it is done, or cannot go on for now.
+    pub(crate) async fn run(self: &Arc<Self>, id: i64) -> Result<(), MoveError> {
+        let (journal, job) = Journal::claim(&self.catalog, id, &self.owner).await?;
+        let phase = job.phase;
+        match self.work(journal, job).await {
+            Ok(mut work) => {
+                work.go().await?;
+                // Of two that end together, neither closes what the other may need; the later one does it now.
+                work.sweep().await
+            }
+            // Before anything was begun.
+            Err((journal, error)) if phase <= Phase::Preparing && !error.is_transient() => {
+                let text = error.to_string();
+                journal.error(Some(&text)).await?;
+                if let MoveError::Refused(found) = &error {
+                    journal.plan(&json!({ "findings": found })).await?;
+                }
+                journal.done("refused").await
+            }
+            Err((journal, error)) => {
+                journal.error(Some(&error.to_string())).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn work(self: &Arc<Self>, journal: Journal, job: Job) -> Result<Work<'_>, (Journal, MoveError)> {
+        match self.places(&journal, &job).await {
+            Ok((scope, source, target, epoch)) => {
+                let turn = Turn { id: job.id.to_string(), term: job.term };
+                let receipt = match &job.receipt {
+                    Some(Value::Object(receipt)) => receipt.clone(),
+                    _ => Map::new(),
+                };
+                Ok(Work { engine: self, journal, job, turn, scope, source, target, epoch, receipt })
+            }
+            Err(error) => Err((journal, error)),
+        }
+    }
+
+    async fn places(&self, journal: &Journal, job: &Job) -> Result<(Scope, Place, Place, i64), MoveError> {
+        let (context, epoch) = journal.tenant(&job.tenant).await?;
+        let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
+        let place = async |name| -> Result<Place, MoveError> {
+            let at = journal.shard(name).await?.ok_or_else(|| {
+                MoveError::Refused(vec![Finding::refuses(
+                    name,
+                    "the mover has no login there",
+                    format!("switchyard shard admin {name} --user postgres"),
+                )])
+            })?;
+            let at = match &scope.model {
+                Model::Database { database } => at.of_database(database),
+                Model::Rows { .. } | Model::Schema { .. } => at,
+            };
+            let client = at.connect().await?;
+            Ok(Place { at, client })
+        };
+        let source = place(&job.source).await?;
+        let target = place(&job.target).await?;
+        Ok((scope, source, target, epoch))
+    }
+}
+
+impl Work<'_> {
+    async fn go(&mut self) -> Result<(), MoveError> {
+        let done = match self.job.phase {
+            Phase::Cutover => match self.resolve().await {
+                Ok(true) => self.after_move(None).await,
+                Ok(false) => self.forward().await,
+                Err(error) => Err(error),
+            },
+            Phase::Moved | Phase::RollingBack => self.after_move(None).await,
+            Phase::Completing => self.complete().await,
+            Phase::Aborting => self.abort("aborted").await,
+            _ => self.forward().await,
+        };
+        let Err(error) = done else { return Ok(()) };
+        self.failed(error).await
+    }
+
+    async fn failed(&mut self, error: MoveError) -> Result<(), MoveError> {
+        if matches!(error, MoveError::Superseded) {
+            return Err(error);
+        }
+        let text = error.to_string();
+        tracing::warn!(id = self.job.id, tenant = %self.job.tenant, error = text, "a move has stopped");
+        self.journal.error(Some(&text)).await?;
+        match error {
+            MoveError::Refused(found) => {
+                self.journal.plan(&json!({ "findings": found })).await?;
+                self.leave_shards().await?;
+                self.journal.done("refused").await
+            }
+            MoveError::Asked => self.abort("aborted").await,
+            error if error.is_transient() => Err(error),
+            // Behind the commit of the move there is no way back but by an operator.
+            error if self.job.phase >= Phase::Moved => Err(error),
+            _ => self.abort("failed").await,
+        }
+    }
+
+    async fn enter(&mut self, phase: Phase, what: &str) -> Result<(), MoveError> {
+        self.journal.enter(phase, what).await?;
+        self.job.phase = phase;
+        Ok(())
+    }
+
+    fn tenant(&self) -> &str {
+        self.job.tenant.as_str()
+    }
+
+    async fn signals(&self) -> Result<Signals, MoveError> {
+        Ok(Signals::connect(&self.engine.catalog, "switchyard-mover-signals", REPLIES).await?)
+    }
+
+    /// What the streams of either side are to tell.
+    fn wanted(&self, inventory: &Inventory) -> Vec<Wanted> {
+        let column = self.scope.column().map(str::to_owned);
+        let mut wanted: Vec<_> = inventory
+            .tables
+            .values()
+            .map(|t| Wanted { schema: t.schema.clone(), table: t.name.clone(), column: column.clone() })
+            .collect();
+        wanted.push(Wanted {
+            schema: "switchyard".to_owned(),
+            table: "fence".to_owned(),
+            column: Some("tenant_id".to_owned()),
+        });
+        wanted
+    }
+
+    fn published(inventory: &Inventory) -> Vec<String> {
+        let tables = inventory.tables.values().map(crate::inventory::Table::quoted);
+        tables.chain(["\"switchyard\".\"fence\"".to_owned()]).collect()
+    }
+
+    /// Takes the move over on both shards.
+    async fn take_over(&mut self) -> Result<(), MoveError> {
+        let (id, term) = (self.turn.id.clone(), self.turn.term);
+        let tenant = self.job.tenant.clone();
+        fence::install(&mut self.source.client, &self.source.at).await?;
+        fence::install(&mut self.target.client, &self.target.at).await?;
+        fence::take_over(&self.source.client, &self.source.at, (&id, "source", term), tenant.as_str())
+            .await?;
+        fence::take_over(&self.target.client, &self.target.at, (&id, "target", term), tenant.as_str()).await
+    }
+
+    /// After a mover that ended in the middle of a cutover: whether the tenant has arrived. If not, it goes on where
+    /// it was.
+    async fn resolve(&mut self) -> Result<bool, MoveError> {
+        self.take_over().await?;
+        let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
+        let give_up = "SELECT coalesce(switchyard.give_up($1, 'target', $2, $3), '')";
+        let row = self
+            .target
+            .client
+            .query_one(give_up, &[&id, &self.turn.term, &tenant.as_str()])
+            .await
+            .map_err(|e| turned(self.target.at.failed()(e)))?;
+        let moved = row.get::<_, &str>(0) == "active";
+        if !moved {
+            let unfreeze = "SELECT switchyard.unfreeze($1, 'source', $2, $3)";
+            self.source
+                .client
+                .execute(unfreeze, &[&id, &self.turn.term, &tenant.as_str()])
+                .await
+                .map_err(|e| turned(self.source.at.failed()(e)))?;
+            let order = Order::Release {
+                tenant,
+                attempt: String::new(),
+                shard: self.source.at.name.clone(),
+                epoch: u64::try_from(self.epoch).unwrap_or(0),
+                moved: false,
+            };
+            self.signals().await?.say(ORDERS, &order).await?;
+        }
+        Ok(moved)
+    }
+
+    /// Fails if the operator wants the move given up; waits while it is to stand still.
+    async fn obey(&self) -> Result<(), MoveError> {
+        loop {
+            match self.journal.wish().await?.0 {
+                Wish::Abort => return Err(MoveError::Asked),
+                Wish::Pause => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+                Wish::Run => return Ok(()),
+                Wish::Rollback | Wish::Complete => {
+                    self.journal.unwish("the tenant has not moved yet").await?;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, name: &str, value: impl serde::Serialize) {
+        self.receipt.insert(name.to_owned(), json!(value));
+    }
+
+    async fn write_receipt(&self) -> Result<(), MoveError> {
+        self.journal.receipt(&Value::Object(self.receipt.clone())).await
+    }
+}

@@ -1,0 +1,198 @@
+//! After the cutover: the source follows, until the move is completed or goes back.
+
+use std::time::Duration;
+
+use switchyard_catalog::signals::{ORDERS, Order};
+use tokio::time::Instant;
+
+use super::Work;
+use crate::MoveError;
+use crate::apply::parse_lsn;
+use crate::fault;
+use crate::fence;
+use crate::flow::Flow;
+use crate::inventory::Inventory;
+use crate::journal::{Phase, Wish};
+use crate::verify::verify;
+
+/// How long changes are applied before they are compared, if they never stop.
+const CAUGHT_UP: Duration = Duration::from_secs(5);
+
+/// How often the operator is asked.
+const ASK: Duration = Duration::from_millis(250);
+
+impl Work<'_> {
+    /// Keeps the source up to date for as long as it is wanted. `back` is there if the cutover was made by us.
+    pub(super) async fn after_move(&mut self, back: Option<Flow>) -> Result<(), MoveError> {
+        let again = back.is_none();
+        if again {
+            self.take_over().await?;
+        }
+        let target = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
+        let source = fence::state(&self.source.client, &self.source.at, self.tenant()).await?;
+        if again && self.job.phase == Phase::RollingBack {
+            if source.as_ref().is_some_and(|s| s.0 == "active") {
+                return self.rolled_back().await;
+            }
+            self.thaw_target().await?;
+        }
+        let epoch = target.map_or(self.epoch + 1, |t| t.1);
+        let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
+        self.journal.place(&tenant, &self.target.at.name, epoch).await?;
+        fence::settle(&self.source.client, &self.source.at, &id, tenant.as_str(), "state = 'moved'").await?;
+        fault::point("placed");
+        if again {
+            self.tell_moved(epoch).await?;
+        }
+        if self.job.phase != Phase::RollingBack {
+            self.enter(Phase::Moved, "the tenant lives at the target").await?;
+        }
+        self.journal.moved_now().await?;
+        let mut flow = match self.follow(back).await {
+            Ok(flow) => Some(flow),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                self.cannot_go_back(&error).await?;
+                None
+            }
+        };
+        fault::point("following");
+        let mut asked = Instant::now() - ASK;
+        loop {
+            if asked.elapsed() >= ASK || flow.is_none() {
+                asked = Instant::now();
+                let (wish, moved_for) = self.journal.wish().await?;
+                let retention = self.job.options.retention_s;
+                let over = retention > 0 && moved_for.is_some_and(|s| s >= retention as f64);
+                match wish {
+                    Wish::Complete => return self.complete_from(flow).await,
+                    _ if over => return self.complete_from(flow).await,
+                    Wish::Rollback => match flow.take() {
+                        Some(flow) => return self.roll_back(flow).await,
+                        None => {
+                            self.journal
+                                .unwish("the source has not followed: the move can only be completed")
+                                .await?
+                        }
+                    },
+                    Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
+                    Wish::Run | Wish::Pause => {}
+                }
+            }
+            match &mut flow {
+                None => tokio::time::sleep(ASK).await,
+                Some(following) => match following.step(ASK).await {
+                    Ok(_) => {}
+                    Err(MoveError::Superseded) => return Err(MoveError::Superseded),
+                    // The stream itself is gone: it is opened anew for all who follow.
+                    Err(error @ MoveError::Stream { .. }) => return Err(error),
+                    Err(error) if error.is_transient() => {
+                        tracing::warn!(id = self.job.id, %error, "the source cannot follow for now");
+                        tokio::time::sleep(ASK * 2).await;
+                        if let Err(error) = following.applier.reconnect().await
+                            && !error.is_transient()
+                        {
+                            return Err(error);
+                        }
+                    }
+                    Err(error) => {
+                        self.cannot_go_back(&error).await?;
+                        flow = None;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn cannot_go_back(&self, error: &MoveError) -> Result<(), MoveError> {
+        let text = format!("the source does not follow any more, so the move cannot be rolled back: {error}");
+        self.journal.event("moved", &text).await?;
+        self.journal.error(Some(&text)).await
+    }
+
+    async fn complete_from(&mut self, flow: Option<Flow>) -> Result<(), MoveError> {
+        drop(flow);
+        self.complete().await
+    }
+
+    /// The flow from target to source, from where it stood.
+    async fn follow(&mut self, back: Option<Flow>) -> Result<Flow, MoveError> {
+        let again = back.is_none();
+        let mut flow = match back {
+            Some(flow) => flow,
+            None => {
+                let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+                self.reverse_subscription(&inventory).await?
+            }
+        };
+        let applied = self.position_of(&self.source, "source", "applied").await?;
+        let activated = self.position_of(&self.target, "target", "activated").await?;
+        let needed = if applied > 0 { applied } else { activated };
+        if again && flow.subscription.from > needed {
+            let what = "the log since the cutover is not there any more".to_owned();
+            return Err(MoveError::Limit(what));
+        }
+        if applied > 0 {
+            flow.applier.applied = applied;
+        } else {
+            flow.skip_to_activation(&self.turn.id).await?;
+        }
+        Ok(flow)
+    }
+
+    async fn position_of(&self, place: &super::Place, side: &str, column: &str) -> Result<u64, MoveError> {
+        let sql = format!("SELECT {column}::text FROM switchyard.moves WHERE move_id = $1 AND side = $2");
+        let row = place.client.query_opt(&sql, &[&self.turn.id, &side]).await.map_err(place.at.failed())?;
+        Ok(row.and_then(|r| r.get::<_, Option<&str>>(0).and_then(parse_lsn)).unwrap_or(0))
+    }
+
+    /// Lets clients go on at the target that a mover before us may have left waiting.
+    async fn tell_moved(&self, epoch: i64) -> Result<(), MoveError> {
+        let order = Order::Release {
+            tenant: self.job.tenant.clone(),
+            attempt: String::new(),
+            shard: self.target.at.name.clone(),
+            epoch: u64::try_from(epoch).unwrap_or(0),
+            moved: true,
+        };
+        Ok(self.signals().await?.say(ORDERS, &order).await?)
+    }
+
+    /// After a mover that ended in the middle of going back.
+    async fn thaw_target(&self) -> Result<(), MoveError> {
+        let (id, term) = (&self.turn.id, self.turn.term);
+        self.source
+            .client
+            .execute("SELECT switchyard.give_up($1, 'source', $2, $3)", &[id, &term, &self.tenant()])
+            .await
+            .map_err(self.source.at.failed())?;
+        self.target
+            .client
+            .execute("SELECT switchyard.unfreeze($1, 'target', $2, $3)", &[id, &term, &self.tenant()])
+            .await
+            .map_err(self.target.at.failed())?;
+        Ok(())
+    }
+
+    /// The same act in the other direction.
+    async fn roll_back(&mut self, mut flow: Flow) -> Result<(), MoveError> {
+        self.enter(Phase::RollingBack, "going back").await?;
+        fault::point("going back");
+        flow.catch_up(CAUGHT_UP).await?;
+        let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+        verify(&mut flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
+        let here = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
+        let epoch = here.map_or(self.epoch + 1, |s| s.1);
+        let from = ("target", self.target.at.clone());
+        let to = ("source", self.source.at.clone());
+        let forward = self.receipt.remove("pause");
+        self.repeat(&mut flow, from, to, (epoch, epoch + 1)).await?;
+        fault::point("gone back");
+        let back = self.receipt.remove("pause");
+        self.note("pause", forward);
+        self.note("rollback_pause", back);
+        self.write_receipt().await?;
+        drop(flow);
+        self.rolled_back().await
+    }
+}

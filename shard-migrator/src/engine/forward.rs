@@ -1,0 +1,420 @@
+//! From the first look to the cutover.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use serde_json::json;
+use switchyard_catalog::signals::{ORDERS, Order};
+use tokio::time::Instant;
+
+use super::Work;
+use crate::MoveError;
+use crate::apply::Applier;
+use crate::copy::{Sum, relay};
+use crate::cutover::{Attempt, Cutover, Side};
+use crate::fault;
+use crate::fence;
+use crate::flow::Flow;
+use crate::inventory::{Inventory, Table};
+use crate::journal::Phase;
+use crate::preflight::{self, preflight};
+use crate::shard::ShardAccess;
+use crate::stream::{Snapshot, Stream, Subscription};
+use crate::verify::{Compared, begin_snapshot, mark, verify};
+
+/// Values of a sequence that are left out, for what the source gives out until the cutover.
+const SEQUENCE_GAP: i64 = 100_000;
+
+/// Pauses between attempts at the cutover: it begins at the first and doubles up to the second.
+const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Attempts in which every router must answer. Behind them, one that does not is left to the fence.
+const SILENT_ATTEMPTS: u32 = 4;
+
+/// Bytes of changes that may wait when the comparison begins.
+const SMALL_BACKLOG: usize = 1 << 20;
+
+/// How often what has been done is written to the catalog.
+const REPORT: Duration = Duration::from_millis(500);
+
+impl Work<'_> {
+    pub(super) async fn forward(&mut self) -> Result<(), MoveError> {
+        let began = Instant::now();
+        self.obey().await?;
+        self.enter(Phase::Preparing, "preflight").await?;
+        let inventory = self.prepare().await?;
+        if self.job.kind == "plan" {
+            self.leave_shards().await?;
+            return self.journal.done("planned").await;
+        }
+        let (mut flow, copied) = self.copy(&inventory).await?;
+        self.note("copied", &copied);
+        let copied_in = began.elapsed();
+
+        self.enter(Phase::CatchingUp, "applying what was written meanwhile").await?;
+        // Small enough is what is applied in the time that it takes to look.
+        while !flow.catch_up(Duration::from_millis(200)).await? && flow.subscription.backlog() > SMALL_BACKLOG
+        {
+            self.obey().await?;
+        }
+        self.enter(Phase::Verifying, "comparing source and target").await?;
+        let verified = verify(&mut flow, &self.source.at, &self.target.at, &inventory, &self.scope).await?;
+        fault::point("verified");
+        self.note_tables(&verified);
+        let verified_in = began.elapsed();
+        self.check_drift(&inventory).await?;
+        if self.job.kind == "rehearse" {
+            let predicted = self.predict(&mut flow).await?;
+            self.note("predicted_pause_ms", predicted.as_secs_f64() * 1000.0);
+            self.note("rehearsed_ms", began.elapsed().as_millis() as u64);
+            self.write_receipt().await?;
+            drop(flow);
+            return self.abort("rehearsed").await;
+        }
+        self.obey().await?;
+        self.enter(Phase::Cutover, "preparing the way back").await?;
+        let back = self.reverse_subscription(&inventory).await?;
+        fault::point("way back prepared");
+        let epochs = self.cut_over(&mut flow).await?;
+        fault::point("moved");
+        self.note("epochs", [epochs.0, epochs.1]);
+        self.note("changes_applied", flow.changes);
+        self.note(
+            "durations_ms",
+            json!({
+                "copy": copied_in.as_millis() as u64,
+                "verify": (verified_in - copied_in).as_millis() as u64,
+                "total": began.elapsed().as_millis() as u64,
+            }),
+        );
+        self.write_receipt().await?;
+        drop(flow);
+        self.after_move(Some(back)).await
+    }
+
+    fn note_tables(&mut self, verified: &[Compared]) {
+        let rows: u64 = verified.iter().map(|c| c.sum.rows).sum();
+        let bytes: u64 = verified.iter().map(|c| c.sum.bytes).sum();
+        self.note("tables", verified);
+        self.note("rows", rows);
+        self.note("bytes", bytes);
+        self.note("verified", true);
+    }
+
+    async fn prepare(&mut self) -> Result<Inventory, MoveError> {
+        let inventory = Inventory::read(&self.source.client, &self.source.at, &self.scope).await?;
+        let there = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+        let source =
+            preflight::Place { at: &self.source.at, client: &self.source.client, inventory: &inventory };
+        let target = preflight::Place { at: &self.target.at, client: &self.target.client, inventory: &there };
+        let found = preflight(&self.scope, &source, &target, &self.turn.id).await?;
+        let plan = self.estimate(&inventory, &found).await?;
+        self.journal.plan(&plan).await?;
+        if found.iter().any(|f| f.refuses) {
+            return Err(MoveError::Refused(found.into_iter().filter(|f| f.refuses).collect()));
+        }
+        if self.job.kind == "plan" {
+            return Ok(inventory);
+        }
+        self.take_over().await?;
+        fault::point("taken over");
+        // An attempt of a mover that has gone may have left the source frozen; nobody arrives any more.
+        self.resolve_attempt().await?;
+        let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
+        let (source, target) = (&self.source, &self.target);
+        fence::guard(&source.client, &source.at, &inventory, &self.scope).await?;
+        fence::guard(&target.client, &target.at, &there, &self.scope).await?;
+        fence::begin_target(&target.client, &target.at, &id, tenant.as_str(), self.epoch).await?;
+        self.delete_rows(&self.target, &there).await?;
+        fence::begin_source(&source.client, &source.at, &id, tenant.as_str(), self.epoch).await?;
+        self.engine.streams.publish(&source.client, &source.at, &Self::published(&inventory)).await?;
+        self.raise_sequences(&inventory).await?;
+        fault::point("prepared");
+        Ok(inventory)
+    }
+
+    /// What the planner thinks there is: counting would be felt by others.
+    async fn estimate(
+        &self,
+        inventory: &Inventory,
+        found: &[preflight::Finding],
+    ) -> Result<serde_json::Value, MoveError> {
+        let mut tables = Vec::new();
+        let (mut all_rows, mut all_bytes) = (0.0, 0.0);
+        for table in inventory.tables.values() {
+            let sql =
+                format!("EXPLAIN (FORMAT JSON) SELECT * FROM {}{}", table.quoted(), self.scope.filter());
+            let row = self.source.client.query_one(&sql, &[]).await.map_err(self.source.at.failed())?;
+            let plan: serde_json::Value = row.get(0);
+            let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
+            let (rows, bytes) = (number("Plan Rows"), number("Plan Rows") * number("Plan Width"));
+            all_rows += rows;
+            all_bytes += bytes;
+            tables.push(json!({ "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64 }));
+        }
+        let sql = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
+                   FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                     AND backend_type = 'client backend' AND state <> 'idle'";
+        let row = self.source.client.query_one(sql, &[]).await.map_err(self.source.at.failed())?;
+        // Of what copies with an index or two have been seen to reach on small machines.
+        let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
+        Ok(json!({
+            "model": self.scope.model,
+            "tables": tables,
+            "rows": all_rows as u64,
+            "bytes": all_bytes as u64,
+            "estimated_s": (seconds * 10.0).round() / 10.0,
+            "predicted_pause_ms": 10,
+            "oldest_transaction_s": row.get::<_, f64>(0),
+            "findings": found,
+        }))
+    }
+
+    /// No value that the target gives out may be one that the source has given out.
+    async fn raise_sequences(&self, inventory: &Inventory) -> Result<(), MoveError> {
+        for sequence in &inventory.sequences {
+            let last = "SELECT s.seqincrement, pg_sequence_last_value(s.seqrelid) FROM pg_sequence s
+                        WHERE s.seqrelid = $1::text::regclass";
+            let row =
+                self.source.client.query_one(last, &[sequence]).await.map_err(self.source.at.failed())?;
+            let (step, Some(at)) = (row.get::<_, i64>(0), row.get::<_, Option<i64>>(1)) else { continue };
+            // Shared sequences go on giving to neighbours: only forward, and never below what is there.
+            let sql = "SELECT setval(s.seqrelid::regclass, CASE WHEN s.seqincrement > 0
+                              THEN least(greatest(coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart), $2), s.seqmax)
+                              ELSE greatest(least(coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart), $2), s.seqmin) END)
+                       FROM pg_sequence s WHERE s.seqrelid = $1::text::regclass";
+            let to = at.saturating_add(step.signum() * SEQUENCE_GAP.saturating_mul(step.abs().max(1)));
+            self.target.client.execute(sql, &[sequence, &to]).await.map_err(self.target.at.failed())?;
+        }
+        Ok(())
+    }
+
+    /// Copies all rows as of one moment, and subscribes to what follows.
+    async fn copy(&mut self, inventory: &Inventory) -> Result<(Flow, Vec<Compared>), MoveError> {
+        self.enter(Phase::Copying, "copying rows").await?;
+        let stream = self.stream(&self.source.at).await?;
+        let gone =
+            || MoveError::Stream { shard: self.source.at.name.clone(), reason: "it has ended".to_owned() };
+        let subscription = stream
+            .subscribe(self.job.id, self.tenant(), self.wanted(inventory))
+            .await
+            .ok_or_else(gone)?
+            .holding(stream);
+        let reader = self.source.at.connect().await?;
+        let (snapshot, exported) = self.snapshot_behind(&reader, &subscription).await?;
+        fault::point("subscribed");
+        let mut applier =
+            Applier::new(&self.target.at, &self.scope, inventory, self.turn.clone(), "target").await?;
+        applier.snapshot = Some(snapshot);
+        let passed = AtomicU64::new(0);
+        let queue: Mutex<VecDeque<&Table>> = Mutex::new(inventory.tables.values().collect());
+        let done = Mutex::new(Vec::new());
+        let workers = self.job.options.workers.clamp(1, 8).min(inventory.tables.len().max(1));
+        let copying = try_join_all((0..workers).map(|_| self.copy_worker(&exported, &queue, &done, &passed)));
+        let mut copying = Box::pin(copying);
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                all = &mut copying => { all?; break; }
+                () = tokio::time::sleep(REPORT) => {
+                    self.obey_while_copying().await?;
+                    let copied = done.lock().map(|d| d.len()).unwrap_or(0);
+                    let bytes = passed.load(Ordering::Relaxed);
+                    let rate = bytes as f64 / began.elapsed().as_secs_f64();
+                    self.journal.progress(&json!({
+                        "tables": inventory.tables.len(), "tables_copied": copied, "bytes": bytes,
+                        "bytes_per_s": rate as u64, "backlog_bytes": subscription.backlog(),
+                    })).await?;
+                }
+            }
+        }
+        drop(copying);
+        fault::point("copied");
+        let copied = done.into_inner().unwrap_or_default();
+        let bytes = passed.load(Ordering::Relaxed);
+        self.journal
+            .progress(&json!({
+                "tables": inventory.tables.len(), "tables_copied": inventory.tables.len(), "bytes": bytes,
+                "bytes_per_s": (bytes as f64 / began.elapsed().as_secs_f64()) as u64,
+            }))
+            .await?;
+        Ok((Flow::new(subscription, applier), copied))
+    }
+
+    async fn stream(&self, at: &ShardAccess) -> Result<Arc<Stream>, MoveError> {
+        let followers = self.journal.followers(&at.name);
+        self.engine.streams.get(at, self.job.options.wal_budget, followers).await
+    }
+
+    async fn obey_while_copying(&self) -> Result<(), MoveError> {
+        match self.journal.wish().await?.0 {
+            crate::journal::Wish::Abort => Err(MoveError::Asked),
+            _ => Ok(()),
+        }
+    }
+
+    /// A snapshot that no transaction stands across: one that was handed on before the subscription began, and
+    /// that the snapshot takes for running still, would be in neither.
+    async fn snapshot_behind(
+        &self,
+        reader: &tokio_postgres::Client,
+        subscription: &Subscription,
+    ) -> Result<(Snapshot, String), MoveError> {
+        loop {
+            let (snapshot, exported) = begin_snapshot(reader, &self.source.at).await?;
+            if !subscription.before.iter().any(|xid| snapshot.has_running(*xid)) {
+                return Ok((snapshot, exported));
+            }
+            reader.batch_execute("ROLLBACK").await.map_err(self.source.at.failed())?;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn copy_worker(
+        &self,
+        exported: &str,
+        queue: &Mutex<VecDeque<&Table>>,
+        done: &Mutex<Vec<Compared>>,
+        passed: &AtomicU64,
+    ) -> Result<(), MoveError> {
+        let (source, target) = (&self.source.at, &self.target.at);
+        let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{exported}'"
+        );
+        from.batch_execute(&sql).await.map_err(source.failed())?;
+        to.batch_execute("SET session_replication_role = replica").await.map_err(target.failed())?;
+        loop {
+            let next = queue.lock().ok().and_then(|mut q| q.pop_front());
+            let Some(table) = next else { return Ok(()) };
+            let rate = self.job.options.rate / self.job.options.workers.max(1) as u64;
+            let sum: Sum = relay((&from, source), (&to, target), table, &self.scope, passed, rate).await?;
+            if let Ok(mut done) = done.lock() {
+                done.push(Compared { table: table.plain(), sum });
+            }
+        }
+    }
+
+    /// Fails if the tables are not what they were.
+    async fn check_drift(&self, inventory: &Inventory) -> Result<(), MoveError> {
+        let now = Inventory::read(&self.source.client, &self.source.at, &self.scope).await?;
+        let there = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+        if now.fingerprint() != inventory.fingerprint() {
+            return Err(MoveError::Drift(format!("on shard {}", self.source.at.name)));
+        }
+        let missing = inventory.tables.keys().find(|key| !there.tables.contains_key(*key));
+        match missing {
+            Some((schema, name)) => {
+                Err(MoveError::Drift(format!("{schema}.{name} is gone from shard {}", self.target.at.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How long the pause would be: the way of a change from the source to the target and its commit there.
+    async fn predict(&self, flow: &mut Flow) -> Result<Duration, MoveError> {
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            let began = Instant::now();
+            let end = mark(&self.source.client, &self.source.at).await?;
+            let mut position = flow.subscription.position.clone();
+            let _ = tokio::time::timeout(Duration::from_secs(5), position.wait_for(|at| *at >= end)).await;
+            flow.applier.begin_at(end).await?;
+            longest = longest.max(began.elapsed());
+        }
+        Ok(longest)
+    }
+
+    /// Subscribes to the target, so that the source can follow from the very moment of the cutover.
+    pub(super) async fn reverse_subscription(&self, inventory: &Inventory) -> Result<Flow, MoveError> {
+        let target = &self.target;
+        self.engine.streams.publish(&target.client, &target.at, &Self::published(inventory)).await?;
+        let stream = self.stream(&target.at).await?;
+        let gone = || MoveError::Stream { shard: target.at.name.clone(), reason: "it has ended".to_owned() };
+        let subscription = stream
+            .subscribe(self.job.id, self.tenant(), self.wanted(inventory))
+            .await
+            .ok_or_else(gone)?
+            .holding(stream);
+        let applier =
+            Applier::new(&self.source.at, &self.scope, inventory, self.turn.clone(), "source").await?;
+        Ok(Flow::new(subscription, applier))
+    }
+
+    /// Tries until the tenant has moved. The epochs before and after.
+    async fn cut_over(&mut self, flow: &mut Flow) -> Result<(i64, i64), MoveError> {
+        let here = fence::state(&self.source.client, &self.source.at, self.tenant()).await?;
+        let there = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
+        let known = [self.epoch, here.map_or(0, |s| s.1), there.map_or(0, |s| s.1)];
+        let next = known.into_iter().max().unwrap_or(0) + 1;
+        self.journal.epoch(self.epoch).await?;
+        let epochs = (self.epoch, next);
+        let from = ("source", self.source.at.clone());
+        let to = ("target", self.target.at.clone());
+        self.repeat(flow, from, to, epochs).await?;
+        Ok(epochs)
+    }
+
+    /// Makes attempts from one side to the other, until one succeeds or they are used up.
+    pub(super) async fn repeat(
+        &mut self,
+        flow: &mut Flow,
+        from: (&'static str, ShardAccess),
+        to: (&'static str, ShardAccess),
+        epochs: (i64, i64),
+    ) -> Result<(), MoveError> {
+        let (from_client, to_client) = tokio::try_join!(from.1.connect(), to.1.connect())?;
+        let mut signals = self.signals().await?;
+        let mut between = BETWEEN.0;
+        let budget = Duration::from_millis(self.job.options.pause_budget_ms);
+        for tried in 1..=self.job.options.attempts.max(1) {
+            flow.catch_up(Duration::from_millis(500)).await?;
+            let arm = Order::Arm { tenant: self.job.tenant.clone(), to: to.1.name.clone() };
+            signals.say(ORDERS, &arm).await?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            flow.catch_up(Duration::from_millis(20)).await?;
+            let sql = "SELECT attempt FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
+            let row = to_client
+                .query_opt(sql, &[&self.turn.id, &to.0, &self.turn.term])
+                .await
+                .map_err(to.1.failed())?;
+            let attempt = row.ok_or(MoveError::Superseded)?.get(0);
+            let cutover = Cutover {
+                tenant: &self.job.tenant,
+                turn: &self.turn,
+                from: Side { at: &from.1, client: &from_client, part: from.0 },
+                to: Side { at: &to.1, client: &to_client, part: to.0 },
+                epochs: (u64::try_from(epochs.0).unwrap_or(0), u64::try_from(epochs.1).unwrap_or(0)),
+                budget,
+                attempt,
+                without_silent: tried > SILENT_ATTEMPTS,
+            };
+            match cutover.attempt(flow, &mut signals).await? {
+                Attempt::Moved(pause) => {
+                    self.note("pause", &pause);
+                    self.note("attempts", tried);
+                    return Ok(());
+                }
+                Attempt::GivenUp(who) => {
+                    self.journal.event("cutover", &format!("attempt {tried} was given up: {who}")).await?;
+                    self.journal.error(Some(&who)).await?;
+                }
+            }
+            let until = Instant::now() + between;
+            while Instant::now() < until {
+                flow.step(Duration::from_millis(20)).await?;
+            }
+            between = (between * 2).min(BETWEEN.1);
+            if from.0 == "source" {
+                self.obey().await?;
+            }
+        }
+        Err(MoveError::Limit(format!(
+            "none of {} attempts at the cutover succeeded within {} ms each",
+            self.job.options.attempts, self.job.options.pause_budget_ms
+        )))
+    }
+}

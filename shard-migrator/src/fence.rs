@@ -1,0 +1,189 @@
+//! The fence as the mover sets it up before a move and leaves it after.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::cutover::turned;
+use crate::inventory::{Inventory, Table};
+use crate::scope::{Model, Scope, literal};
+use crate::shard::ShardAccess;
+
+/// How long neighbours may be held up by the making of a policy, at a time.
+const LOCK: Duration = Duration::from_millis(50);
+
+/// How long it is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long to wait for snapshots that are older than the fence's row.
+const OLD_SNAPSHOTS: Duration = Duration::from_secs(60);
+
+/// Has the schema `switchyard` on the shard.
+pub(crate) async fn install(client: &mut Client, at: &ShardAccess) -> Result<(), MoveError> {
+    let options = switchyard_shard_schema::install::InstallOptions::default();
+    let installed = switchyard_shard_schema::install::install(client, &options).await;
+    installed.map(drop).map_err(|error| MoveError::Invalid(format!("shard {}: {error}", at.name)))
+}
+
+/// Has every table of the scope ask the fence, whoever writes to it.
+pub(crate) async fn guard(
+    client: &Client,
+    at: &ShardAccess,
+    inventory: &Inventory,
+    scope: &Scope,
+) -> Result<(), MoveError> {
+    for table in inventory.tables.values().filter(|t| !t.fenced) {
+        let sql = match &scope.model {
+            Model::Rows { variable, .. } => policy(table, variable.as_deref()),
+            Model::Schema { .. } | Model::Database { .. } => format!(
+                "CREATE TRIGGER switchyard_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}
+                 FOR EACH STATEMENT EXECUTE FUNCTION switchyard.admit_trigger({})",
+                table.quoted(),
+                literal(scope.tenant.as_str())
+            ),
+        };
+        let began = Instant::now();
+        loop {
+            let attempt = format!("BEGIN; SET LOCAL lock_timeout = {}; {sql}; COMMIT", LOCK.as_millis());
+            let error = match client.batch_execute(&attempt).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let _ = client.batch_execute("ROLLBACK").await;
+            match error.code().map(tokio_postgres::error::SqlState::code) {
+                // Another move was faster.
+                Some("42710") => break,
+                Some("55P03") if began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(LOCK * 4).await;
+                }
+                Some("55P03") => {
+                    return Err(MoveError::InTheWay(format!(
+                        "{} on shard {} is in use for longer than {} s by transactions that keep its fence from being made",
+                        table.plain(),
+                        at.name,
+                        PATIENCE.as_secs()
+                    )));
+                }
+                _ => return Err(at.failed()(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn policy(table: &Table, variable: Option<&str>) -> String {
+    let tenant = match variable {
+        Some(variable) if !table.sealed => format!("pg_catalog.current_setting({}, true)", literal(variable)),
+        _ => "switchyard.tenant_id()".to_owned(),
+    };
+    format!(
+        "CREATE POLICY switchyard_fence ON {} AS RESTRICTIVE USING ((SELECT switchyard.admit({tenant})))",
+        table.quoted()
+    )
+}
+
+/// Takes the move over on one of its shards: from here on, whoever had it before changes nothing there.
+pub(crate) async fn take_over(
+    client: &Client,
+    at: &ShardAccess,
+    (id, side, term): (&str, &str, i64),
+    tenant: &str,
+) -> Result<(), MoveError> {
+    let sql = "SELECT switchyard.take_over($1, $2, $3, $4)";
+    client.execute(sql, &[&id, &side, &term, &tenant]).await.map_err(|e| turned(at.failed()(e)))?;
+    Ok(())
+}
+
+/// The row of the source: active, and known to be part of a move.
+pub(crate) async fn begin_source(
+    client: &Client,
+    at: &ShardAccess,
+    id: &str,
+    tenant: &str,
+    epoch: i64,
+) -> Result<(), MoveError> {
+    let sql =
+        "INSERT INTO switchyard.fence AS f (tenant_id, epoch, state, move_id) VALUES ($1, $2, 'active', $3)
+               ON CONFLICT (tenant_id) DO UPDATE SET move_id = $3, changed_at = now()
+               WHERE f.state = 'active' AND (f.move_id IS NULL OR f.move_id = $3)";
+    if client.execute(sql, &[&tenant, &epoch, &id]).await.map_err(at.failed())? == 0 {
+        let what = format!("the fence on shard {} does not let the tenant begin to move", at.name);
+        return Err(MoveError::Invalid(what));
+    }
+    // A transaction whose snapshot is older does not see the row, and could not lock it. Who is not
+    // bound by policies is not bound by this either.
+    let sql = "SELECT count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+               WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND NOT r.rolsuper
+                 AND NOT r.rolbypassrls AND a.xact_start < $1::text::timestamptz AND a.backend_xmin IS NOT NULL";
+    let now: String =
+        client.query_one("SELECT clock_timestamp()::text", &[]).await.map_err(at.failed())?.get(0);
+    let deadline = Instant::now() + OLD_SNAPSHOTS;
+    loop {
+        let older: i64 = client.query_one(sql, &[&now]).await.map_err(at.failed())?.get(0);
+        if older == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(MoveError::InTheWay(format!(
+                "{older} transactions on shard {} are older than {} s",
+                at.name,
+                OLD_SNAPSHOTS.as_secs()
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The row of the target: the tenant arrives, and nobody may write.
+pub(crate) async fn begin_target(
+    client: &Client,
+    at: &ShardAccess,
+    id: &str,
+    tenant: &str,
+    epoch: i64,
+) -> Result<(), MoveError> {
+    let sql = "INSERT INTO switchyard.fence AS f (tenant_id, epoch, state, move_id) VALUES ($1, $2, 'importing', $3)
+               ON CONFLICT (tenant_id) DO UPDATE
+               SET state = 'importing', epoch = greatest(f.epoch, $2), move_id = $3, moved_to = NULL, changed_at = now()
+               WHERE f.state IN ('moved', 'aborted', 'importing') AND (f.move_id IS NULL OR f.move_id = $3)
+                  OR f.state = 'active' AND f.move_id IS NULL";
+    if client.execute(sql, &[&tenant, &epoch, &id]).await.map_err(at.failed())? == 0 {
+        let what = format!("the fence on shard {} does not let the tenant arrive", at.name);
+        return Err(MoveError::Invalid(what));
+    }
+    Ok(())
+}
+
+/// State and epoch of the tenant's row.
+pub(crate) async fn state(
+    client: &Client,
+    at: &ShardAccess,
+    tenant: &str,
+) -> Result<Option<(String, i64)>, MoveError> {
+    let sql = "SELECT state, epoch FROM switchyard.fence WHERE tenant_id = $1";
+    let row = client.query_opt(sql, &[&tenant]).await.map_err(at.failed())?;
+    Ok(row.map(|r| (r.get(0), r.get(1))))
+}
+
+/// Sets the row of a move to what it stays at.
+pub(crate) async fn settle(
+    client: &Client,
+    at: &ShardAccess,
+    id: &str,
+    tenant: &str,
+    set: &str,
+) -> Result<(), MoveError> {
+    let sql = format!(
+        "UPDATE switchyard.fence SET {set}, changed_at = now() WHERE tenant_id = $1 AND move_id = $2"
+    );
+    client.execute(&sql, &[&tenant, &id]).await.map_err(at.failed())?;
+    Ok(())
+}
+
+/// Forgets a move on a shard.
+pub(crate) async fn forget(client: &Client, at: &ShardAccess, id: &str) -> Result<(), MoveError> {
+    client.execute("DELETE FROM switchyard.moves WHERE move_id = $1", &[&id]).await.map_err(at.failed())?;
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! From a subscription to an applier: the changes of one tenant, on their way to the other shard.
+
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::MoveError;
+use crate::apply::Applier;
+use crate::stream::{Change, Event, Snapshot, Subscription, Transaction, Value};
+
+/// Most transactions of the source that are applied in one of the target's.
+const BATCH: usize = 200;
+
+/// Most changes in one.
+const BATCH_CHANGES: usize = 5000;
+
+/// How often it is written how far an idle flow has come.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub(crate) struct Flow {
+    pub(crate) subscription: Subscription,
+    pub(crate) applier: Applier,
+    /// Changes applied.
+    pub(crate) changes: u64,
+    /// Transactions that have arrived and must wait.
+    waiting: Vec<Transaction>,
+    /// When it was last written how far it has come although there was nothing to apply.
+    idle_noted: Instant,
+}
+
+/// What the fence says of the tenant, as the stream has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// The state that was set.
+    pub(crate) state: String,
+    /// The move that set it.
+    pub(crate) move_id: String,
+    /// Where the log stood, which no other change of this fence has.
+    pub(crate) mark: String,
+}
+
+/// The fence row that a transaction writes, if it does.
+pub(crate) fn marker(transaction: &Transaction) -> Option<Marker> {
+    transaction.changes.iter().rev().find_map(|(relation, change)| {
+        if relation.schema != "switchyard" || relation.name != "fence" {
+            return None;
+        }
+        let (Change::Insert { new } | Change::Update { new, .. }) = change else { return None };
+        let value = |column: &str| {
+            let at = relation.columns.iter().position(|(name, _)| name == column)?;
+            match new.get(at)? {
+                Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
+                Value::Null | Value::Unchanged => None,
+            }
+        };
+        let mark = value("fence_lsn").unwrap_or_default();
+        Some(Marker { state: value("state")?, move_id: value("move_id")?, mark })
+    })
+}
+
+impl Flow {
+    pub(crate) fn new(subscription: Subscription, applier: Applier) -> Self {
+        Self { subscription, applier, changes: 0, waiting: Vec::new(), idle_noted: Instant::now() }
+    }
+
+    /// Applies what is there, and waits no longer than `patience` if there is nothing. Whether
+    /// anything was there.
+    pub(crate) async fn step(&mut self, patience: Duration) -> Result<bool, MoveError> {
+        let mut batch = std::mem::take(&mut self.waiting);
+        if batch.is_empty() {
+            let position = *self.subscription.position.borrow();
+            let Ok(event) = tokio::time::timeout(patience, self.subscription.next()).await else {
+                if self.idle_noted.elapsed() >= IDLE && self.subscription.is_settled() {
+                    // Neighbours go on writing: the log up to here is not needed for this tenant.
+                    self.idle_noted = Instant::now();
+                    self.applier.begin_at(position.max(self.applier.applied)).await?;
+                    self.subscription.settle_to(position);
+                }
+                return Ok(false);
+            };
+            batch.push(self.transaction(event)?);
+        }
+        self.fill(&mut batch)?;
+        self.apply(batch, &[]).await?;
+        Ok(true)
+    }
+
+    /// Applies what is there, for no longer than `limit`: under a tenant that never stops there is always more.
+    /// Whether nothing was left.
+    pub(crate) async fn catch_up(&mut self, limit: Duration) -> Result<bool, MoveError> {
+        let began = Instant::now();
+        while self.step(Duration::ZERO).await? {
+            if began.elapsed() >= limit {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn fill(&mut self, batch: &mut Vec<Transaction>) -> Result<(), MoveError> {
+        let mut changes: usize = batch.iter().map(|t| t.changes.len()).sum();
+        while batch.len() < BATCH && changes < BATCH_CHANGES {
+            let Some(event) = self.subscription.ready() else { break };
+            let transaction = self.transaction(event)?;
+            changes += transaction.changes.len();
+            batch.push(transaction);
+        }
+        Ok(())
+    }
+
+    fn transaction(&self, event: Event) -> Result<Transaction, MoveError> {
+        match event {
+            Event::Transaction(transaction) => Ok(transaction),
+            Event::Drift(what) => Err(MoveError::Drift(what)),
+            Event::Lost(reason) => Err(MoveError::Stream { shard: self.applier.at.name.clone(), reason }),
+        }
+    }
+
+    async fn apply(&mut self, batch: Vec<Transaction>, last: &[String]) -> Result<(), MoveError> {
+        if let Err(error) = self.applier.apply(&batch, last).await {
+            // Nothing of it was kept, and it may be wanted again.
+            self.waiting.splice(0..0, batch);
+            return Err(error);
+        }
+        for transaction in &batch {
+            self.subscription.settle(transaction);
+            self.changes += transaction.changes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Applies everything up to the freezing of the tenant that `mark` tells, and runs `last` in the transaction that
+    /// ends there. False if told to stop before that.
+    pub(crate) async fn finish(
+        &mut self,
+        mark: &str,
+        last: &[String],
+        stop: &Notify,
+    ) -> Result<bool, MoveError> {
+        loop {
+            let mut batch = std::mem::take(&mut self.waiting);
+            if batch.is_empty() {
+                let event = tokio::select! {
+                    event = self.subscription.next() => event,
+                    () = stop.notified() => return Ok(false),
+                };
+                batch.push(self.transaction(event)?);
+            }
+            self.fill(&mut batch)?;
+            // Attempts that were given up have left marks too, with writes of the tenant behind them.
+            match batch.iter().position(|t| marker(t).is_some_and(|m| m.state == "frozen" && m.mark == mark))
+            {
+                Some(at) => {
+                    let behind = batch.split_off(at + 1);
+                    self.apply(batch, last).await?;
+                    self.waiting = behind;
+                    return Ok(true);
+                }
+                None => self.apply(batch, &[]).await?,
+            }
+        }
+    }
+
+    /// Lets everything pass unapplied up to the activation of the tenant by `move_id`, which is where a reversed
+    /// stream begins.
+    pub(crate) async fn skip_to_activation(&mut self, move_id: &str) -> Result<(), MoveError> {
+        loop {
+            let event = self.subscription.next().await;
+            let transaction = self.transaction(event)?;
+            let found = marker(&transaction).is_some_and(|m| m.state == "active" && m.move_id == move_id);
+            if found {
+                self.applier.begin_at(transaction.end).await?;
+            }
+            self.subscription.settle(&transaction);
+            if found {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings the target to exactly what `snapshot` sees, given that all of that ends before `end` in the log.
+    /// False if that cannot be, because the snapshot is no prefix of the log; then another must be taken.
+    pub(crate) async fn advance_to(&mut self, snapshot: &Snapshot, end: u64) -> Result<bool, MoveError> {
+        let mut position = self.subscription.position.clone();
+        let mut beyond = false;
+        loop {
+            // In this order: what is before the position has been handed over by the time it is seen.
+            let reached = *position.borrow_and_update() >= end;
+            let mut batch = Vec::new();
+            while let Some(event) = self.subscription.ready() {
+                let transaction = self.transaction(event)?;
+                if !self.applier.is_due(&transaction) {
+                    self.subscription.settle(&transaction);
+                } else if !snapshot.sees(transaction.xid) {
+                    beyond = true;
+                    self.waiting.push(transaction);
+                } else if beyond {
+                    self.waiting.push(transaction);
+                    let rest = std::mem::take(&mut self.waiting);
+                    self.apply(batch, &[]).await?;
+                    self.apply(rest, &[]).await?;
+                    return Ok(false);
+                } else {
+                    batch.push(transaction);
+                }
+                if batch.len() >= BATCH {
+                    self.apply(std::mem::take(&mut batch), &[]).await?;
+                }
+            }
+            if !batch.is_empty() {
+                self.apply(batch, &[]).await?;
+            }
+            if reached {
+                return Ok(true);
+            }
+            if tokio::time::timeout(Duration::from_secs(30), position.changed()).await.is_err() {
+                return Err(MoveError::Limit("the change stream stood still for 30 s".to_owned()));
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The tables and sequences of a scope, as a shard has them.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::scope::{Model, Scope, ident};
+use crate::shard::ShardAccess;
+
+/// Schemas that are nobody's data.
+const FOREIGN: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'switchyard')";
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    /// As `format_type` writes it.
+    pub(crate) kind: String,
+    /// Computed by the shard: neither copied nor applied.
+    pub(crate) generated: bool,
+    /// `GENERATED ALWAYS AS IDENTITY`.
+    pub(crate) identity_always: bool,
+    pub(crate) not_null: bool,
+    /// Its binary form names types by their OIDs, which differ between databases.
+    pub(crate) text_only: bool,
+}
+
+/// A unique index, or its constraint.
+#[derive(Debug, Clone)]
+pub(crate) struct Unique {
+    pub(crate) name: String,
+    /// None if it is over an expression.
+    pub(crate) columns: Option<Vec<String>>,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone)]
+pub(crate) struct Reference {
+    pub(crate) name: String,
+    pub(crate) to: u32,
+    pub(crate) to_name: String,
+}
+
+/// A table; of a partitioned one, the root.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) persistence: String,
+    pub(crate) identity: String,
+    pub(crate) row_security: bool,
+    pub(crate) inherited: bool,
+    pub(crate) columns: Vec<Column>,
+    /// Columns that tell a row from all others of the table: of the replica identity's index, or the primary key.
+    pub(crate) key: Vec<String>,
+    pub(crate) unique: Vec<Unique>,
+    pub(crate) references: Vec<Reference>,
+    /// Whether policies ask the seal who the tenant is.
+    pub(crate) sealed: bool,
+    /// Whether the fence's policy or trigger is on it.
+    pub(crate) fenced: bool,
+}
+
+impl Table {
+    /// `"schema"."name"`.
+    pub(crate) fn quoted(&self) -> String {
+        format!("{}.{}", ident(&self.schema), ident(&self.name))
+    }
+
+    /// For people.
+    pub(crate) fn plain(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Columns that are copied.
+    pub(crate) fn copied(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|c| !c.generated)
+    }
+
+    /// Their names, quoted, with commas.
+    pub(crate) fn column_list(&self) -> String {
+        self.copied().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether rows travel as text.
+    pub(crate) fn as_text(&self) -> bool {
+        self.copied().any(|c| c.text_only)
+    }
+}
+
+/// What a shard has of a scope.
+#[derive(Debug, Clone)]
+pub(crate) struct Inventory {
+    /// By schema and name.
+    pub(crate) tables: BTreeMap<(String, String), Table>,
+    /// Sequences, `schema.name` quoted.
+    pub(crate) sequences: Vec<String>,
+}
+
+impl Inventory {
+    pub(crate) async fn read(client: &Client, at: &ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
+        let failed = at.failed();
+        let (condition, value) = match &scope.model {
+            Model::Rows { column, .. } => (
+                "EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $1
+                         AND a.attnum > 0 AND NOT a.attisdropped)",
+                column.clone(),
+            ),
+            Model::Schema { schema } => ("n.nspname = $1", schema.clone()),
+            Model::Database { .. } => ("$1 = $1", String::new()),
+        };
+        let sql = format!(
+            "SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, c.relreplident::text,
+                    c.relrowsecurity,
+                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i
+                                                WHERE i.inhparent = c.oid OR i.inhrelid = c.oid),
+                    EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname <> 'switchyard_fence'
+                            AND pg_get_expr(p.polqual, c.oid) ~ 'switchyard\\.tenant_id'),
+                    EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'switchyard_fence')
+                    OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'switchyard_fence')
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND {FOREIGN} AND {condition}"
+        );
+        let mut tables = BTreeMap::new();
+        for row in client.query(&sql, &[&value]).await.map_err(failed)? {
+            let table = Table {
+                oid: row.get(0),
+                schema: row.get(1),
+                name: row.get(2),
+                persistence: row.get(3),
+                identity: row.get(4),
+                row_security: row.get(5),
+                inherited: row.get(6),
+                sealed: row.get(7),
+                fenced: row.get(8),
+                columns: Vec::new(),
+                key: Vec::new(),
+                unique: Vec::new(),
+                references: Vec::new(),
+            };
+            tables.insert(table.oid, table);
+        }
+        read_columns(client, at, &mut tables).await?;
+        read_indexes(client, at, &mut tables).await?;
+        read_references(client, at, &mut tables).await?;
+        let oids: Vec<u32> = tables.keys().copied().collect();
+        // By ownership or by a default; of own schemas and databases, all.
+        let sql = match &scope.model {
+            Model::Rows { .. } => {
+                "SELECT DISTINCT format('%I.%I', n.nspname, s.relname)
+                 FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
+                 WHERE s.relkind = 'S' AND $2 = $2 AND (
+                     EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid
+                             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1)
+                             AND d.deptype IN ('a', 'i'))
+                     OR EXISTS (SELECT FROM pg_attrdef f JOIN pg_depend d
+                                ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                                WHERE f.adrelid = ANY ($1) AND d.refobjid = s.oid)) ORDER BY 1"
+                    .to_owned()
+            }
+            Model::Schema { .. } => "SELECT format('%I.%I', n.nspname, s.relname)
+                 FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
+                 WHERE s.relkind = 'S' AND n.nspname = $2 AND $1 = $1 ORDER BY 1"
+                .to_owned(),
+            Model::Database { .. } => format!(
+                "SELECT format('%I.%I', n.nspname, s.relname)
+                 FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
+                 WHERE s.relkind = 'S' AND {FOREIGN} AND $1 = $1 AND $2 = $2 ORDER BY 1"
+            ),
+        };
+        let rows = client.query(&sql, &[&oids, &value]).await.map_err(failed)?;
+        let sequences = rows.iter().map(|r| r.get(0)).collect();
+        let tables = tables.into_values().map(|t| ((t.schema.clone(), t.name.clone()), t)).collect();
+        Ok(Self { tables, sequences })
+    }
+
+    /// All that a move depends on, to be compared with what it is later.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut text = String::new();
+        for table in self.tables.values() {
+            text += &format!("{} {:?} {:?}\n", table.plain(), table.columns, table.key);
+        }
+        text
+    }
+}
+
+async fn read_columns(
+    client: &Client,
+    at: &ShardAccess,
+    tables: &mut BTreeMap<u32, Table>,
+) -> Result<(), MoveError> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    // The binary form of an array or a composite holds the OIDs of what it is made of.
+    let sql =
+        "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
+                      a.attidentity = 'a', a.attnotnull,
+                      b.typtype IN ('c', 'r', 'm') OR (b.typcategory = 'A' AND b.typelem >= 16384)
+               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+               JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+               WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+               ORDER BY a.attrelid, a.attnum";
+    for row in client.query(sql, &[&oids]).await.map_err(at.failed())? {
+        if let Some(table) = tables.get_mut(&row.get::<_, u32>(0)) {
+            table.columns.push(Column {
+                name: row.get(1),
+                kind: row.get(2),
+                generated: row.get(3),
+                identity_always: row.get(4),
+                not_null: row.get(5),
+                text_only: row.get(6),
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn read_indexes(
+    client: &Client,
+    at: &ShardAccess,
+    tables: &mut BTreeMap<u32, Table>,
+) -> Result<(), MoveError> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let sql = "SELECT i.indrelid, x.relname::text, i.indisprimary, i.indisreplident, i.indexprs IS NULL,
+                      ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
+                            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
+                            WHERE k.o <= i.indnkeyatts ORDER BY k.o)
+               FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+               WHERE i.indrelid = ANY ($1) AND i.indisunique ORDER BY i.indisprimary DESC, x.relname";
+    for row in client.query(sql, &[&oids]).await.map_err(at.failed())? {
+        let Some(table) = tables.get_mut(&row.get::<_, u32>(0)) else { continue };
+        let (primary, replica): (bool, bool) = (row.get(2), row.get(3));
+        let columns: Vec<String> = row.get(5);
+        if (primary && table.identity != "i") || (replica && table.identity == "i") {
+            table.key.clone_from(&columns);
+        }
+        table.unique.push(Unique { name: row.get(1), columns: row.get::<_, bool>(4).then_some(columns) });
+    }
+    Ok(())
+}
+
+async fn read_references(
+    client: &Client,
+    at: &ShardAccess,
+    tables: &mut BTreeMap<u32, Table>,
+) -> Result<(), MoveError> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let sql = "SELECT conrelid, conname::text, confrelid, confrelid::regclass::text FROM pg_constraint
+               WHERE contype = 'f' AND conparentid = 0 AND conrelid = ANY ($1)";
+    for row in client.query(sql, &[&oids]).await.map_err(at.failed())? {
+        if let Some(table) = tables.get_mut(&row.get::<_, u32>(0)) {
+            table.references.push(Reference { name: row.get(1), to: row.get(2), to_name: row.get(3) });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! A move in the catalog: what is asked for, what is being done, and what came of it.
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use switchyard_catalog::docs::TlsDoc;
+use switchyard_catalog::{CatalogError, Endpoint};
+use switchyard_config::topology::{ContextTemplate, SslMode};
+use switchyard_config::{ShardName, TenantId};
+use tokio_postgres::{Client, Row};
+
+use crate::MoveError;
+use crate::shard::ShardAccess;
+
+/// Where a move stands. Written before what it names is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nobody works on it.
+    Queued,
+    /// Preflight, fences, publication, slot.
+    Preparing,
+    /// Rows are copied.
+    Copying,
+    /// What was written meanwhile is applied.
+    CatchingUp,
+    /// Source and target are compared.
+    Verifying,
+    /// Clients are held and let go at the target.
+    Cutover,
+    /// The tenant lives at the target; the source follows, in case it is to go back.
+    Moved,
+    /// What was left at the source is deleted.
+    Completing,
+    /// The tenant goes back.
+    RollingBack,
+    /// What was brought to the target is deleted.
+    Aborting,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What an operator wants of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// Go on.
+    Run,
+    /// Stand still, before the cutover.
+    Pause,
+    /// Give it up, before the cutover.
+    Abort,
+    /// Go back, after the cutover.
+    Rollback,
+    /// Delete what is left at the source.
+    Complete,
+}
+
+/// What is asked for beyond the ordinary.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Longest pause of an attempt, in milliseconds.
+    pub pause_budget_ms: u64,
+    /// Attempts at the cutover before the move is given up.
+    pub attempts: u32,
+    /// Ceiling of the copy, in bytes per second; 0 is none.
+    pub rate: u64,
+    /// Tables that are copied at a time.
+    pub workers: usize,
+    /// Most bytes of log that the slot may retain on the source.
+    pub wal_budget: u64,
+    /// Seconds for which the source follows after the move, before it is completed by itself; 0 is for ever.
+    pub retention_s: u64,
+    /// The column that tells the tenant, where tables are shared.
+    pub tenant_column: String,
+    /// Rows deleted at a time when what is left is deleted.
+    pub delete_batch: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pause_budget_ms: 250,
+            attempts: 50,
+            rate: 0,
+            workers: 2,
+            wal_budget: 4 << 30,
+            retention_s: 24 * 3600,
+            tenant_column: "tenant_id".to_owned(),
+            delete_batch: 1000,
+        }
+    }
+}
+
+/// A move as its mover has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// Its number.
+    pub id: i64,
+    /// Whose.
+    pub tenant: TenantId,
+    /// From where.
+    pub source: ShardName,
+    /// To where.
+    pub target: ShardName,
+    /// `move`, `rehearse` or `plan`.
+    pub kind: String,
+    /// Where it stood when it was taken over.
+    pub phase: Phase,
+    /// Which takeover this is.
+    pub term: i64,
+    /// What is asked for.
+    pub options: Options,
+    /// What is known so far of the receipt.
+    pub receipt: Option<Value>,
+}
+
+/// The catalog, as the mover of one job writes it.
+pub(crate) struct Journal {
+    client: Client,
+    id: i64,
+    term: i64,
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, value: Value) -> Result<T, MoveError> {
+    serde_json::from_value(value).map_err(|_| MoveError::Invalid(format!("`{what}` is not understood")))
+}
+
+fn catalog(error: tokio_postgres::Error) -> MoveError {
+    MoveError::Catalog(CatalogError::Postgres(error))
+}
+
+/// Connects to the catalog; the connection ends with the client.
+pub(crate) async fn connect(url: &SecretString) -> Result<Client, MoveError> {
+    let endpoint = Endpoint::new(url, "switchyard-mover")?;
+    let (client, connection) = endpoint.config.connect(endpoint.tls).await.map_err(catalog)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to the catalog ended");
+        }
+    });
+    Ok(client)
+}
+
+impl Journal {
+    /// Takes a move over: from here on, who had it before writes nothing.
+    pub(crate) async fn claim(url: &SecretString, id: i64, owner: &str) -> Result<(Self, Job), MoveError> {
+        let client = connect(url).await?;
+        let sql = "UPDATE moves SET owner = $2, term = term + 1, updated_at = now() WHERE id = $1 AND phase <> 'done'
+                   RETURNING tenant, source, target, kind, phase, term, options, receipt";
+        let row = client.query_opt(sql, &[&id, &owner]).await.map_err(catalog)?;
+        let row = row.ok_or(MoveError::Superseded)?;
+        let job = job(id, &row)?;
+        Ok((Self { client, id, term: job.term }, job))
+    }
+
+    async fn write(
+        &self,
+        set: &str,
+        value: &(dyn tokio_postgres::types::ToSql + Sync),
+    ) -> Result<(), MoveError> {
+        let sql = format!(
+            "UPDATE moves SET {set}, updated_at = now() WHERE id = $1 AND term = $2 AND phase <> 'done'"
+        );
+        match self.client.execute(&sql, &[&self.id, &self.term, value]).await.map_err(catalog)? {
+            1 => Ok(()),
+            _ => Err(MoveError::Superseded),
+        }
+    }
+
+    /// Says what will be done next.
+    pub(crate) async fn enter(&self, phase: Phase, what: &str) -> Result<(), MoveError> {
+        let name = json!(phase);
+        let name = name.as_str().unwrap_or_default();
+        self.write("phase = $3", &name).await?;
+        self.event(name, what).await
+    }
+
+    /// Notes something that people may want to know.
+    pub(crate) async fn event(&self, phase: &str, what: &str) -> Result<(), MoveError> {
+        tracing::info!(id = self.id, phase, what, "move");
+        let sql = "INSERT INTO move_events (move_id, phase, what) VALUES ($1, $2, $3)";
+        self.client.execute(sql, &[&self.id, &phase, &what]).await.map_err(catalog)?;
+        Ok(())
+    }
+
+    pub(crate) async fn progress(&self, progress: &Value) -> Result<(), MoveError> {
+        self.write("progress = $3", progress).await
+    }
+
+    pub(crate) async fn plan(&self, plan: &Value) -> Result<(), MoveError> {
+        self.write("plan = $3", plan).await
+    }
+
+    pub(crate) async fn epoch(&self, epoch: i64) -> Result<(), MoveError> {
+        self.write("epoch = $3", &epoch).await
+    }
+
+    pub(crate) async fn receipt(&self, receipt: &Value) -> Result<(), MoveError> {
+        self.write("receipt = $3", receipt).await
+    }
+
+    pub(crate) async fn error(&self, error: Option<&str>) -> Result<(), MoveError> {
+        self.write("error = $3", &error).await
+    }
+
+    pub(crate) async fn moved_now(&self) -> Result<(), MoveError> {
+        self.write("moved_at = coalesce(moved_at, now()), error = $3", &None::<String>).await
+    }
+
+    /// Ends it.
+    pub(crate) async fn done(&self, outcome: &str) -> Result<(), MoveError> {
+        self.event("done", outcome).await?;
+        self.write("phase = 'done', finished_at = now(), outcome = $3", &outcome).await
+    }
+
+    /// What the operator wants now, and for how many seconds the tenant has been moved.
+    pub(crate) async fn wish(&self) -> Result<(Wish, Option<f64>), MoveError> {
+        let sql = "SELECT wish, extract(epoch FROM now() - moved_at)::float8 FROM moves WHERE id = $1 AND term = $2";
+        let row = self.client.query_opt(sql, &[&self.id, &self.term]).await.map_err(catalog)?;
+        let row = row.ok_or(MoveError::Superseded)?;
+        Ok((parse("wish", Value::String(row.get(0)))?, row.get(1)))
+    }
+
+    /// Takes a wish back that cannot be followed.
+    pub(crate) async fn unwish(&self, why: &str) -> Result<(), MoveError> {
+        self.write("wish = 'run', error = $3", &Some(why)).await
+    }
+
+    /// Whether another move works on a shard, or follows.
+    pub(crate) async fn others(&self, shard: &ShardName) -> Result<bool, MoveError> {
+        let sql = "SELECT EXISTS (SELECT FROM moves WHERE phase NOT IN ('queued', 'done') AND kind <> 'plan'
+                                  AND id <> $1 AND $2 IN (source, target))";
+        Ok(self.client.query_one(sql, &[&self.id, &shard.as_str()]).await.map_err(catalog)?.get(0))
+    }
+
+    /// Moves whose source follows this shard.
+    pub(crate) async fn followers(&self, shard: &ShardName) -> Result<Vec<i64>, MoveError> {
+        let sql = "SELECT id FROM moves WHERE phase IN ('moved', 'rolling_back') AND target = $1";
+        let rows = self.client.query(sql, &[&shard.as_str()]).await.map_err(catalog)?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+
+    /// Where the mover reaches a shard. Without a login of its own there, none.
+    pub(crate) async fn shard(&self, name: &ShardName) -> Result<Option<ShardAccess>, MoveError> {
+        let sql = "SELECT s.host, s.port, s.database, s.tls, a.login_user, a.login_password
+                   FROM shards s LEFT JOIN shard_admins a ON a.shard = s.name WHERE s.name = $1";
+        let row = self.client.query_opt(sql, &[&name.as_str()]).await.map_err(catalog)?;
+        let row = row.ok_or_else(|| MoveError::Invalid(format!("there is no shard `{name}`")))?;
+        let Some(user) = row.get::<_, Option<String>>(4) else { return Ok(None) };
+        let mut tls: switchyard_config::topology::ServerTls = parse::<TlsDoc>("tls", row.get(3))?.into();
+        let host: String = row.get(0);
+        if host.starts_with('/') {
+            tls.mode = SslMode::Disable;
+        }
+        Ok(Some(ShardAccess {
+            name: name.clone(),
+            host,
+            port: u16::try_from(row.get::<_, i32>(1)).unwrap_or(5432),
+            database: row.get(2),
+            user,
+            password: row.get::<_, Option<String>>(5).map(SecretString::from),
+            tls,
+        }))
+    }
+
+    /// The context of the tenant, and its epoch.
+    pub(crate) async fn tenant(&self, tenant: &TenantId) -> Result<(ContextTemplate, i64), MoveError> {
+        let sql = "SELECT coalesce(t.context, s.context), coalesce(p.epoch, d.epoch, 0)
+                   FROM settings s, tenants t LEFT JOIN placements p ON p.tenant = t.id
+                   LEFT JOIN deleted d ON d.kind = 'placement' AND d.id = t.id WHERE t.id = $1";
+        let row = self.client.query_opt(sql, &[&tenant.as_str()]).await.map_err(catalog)?;
+        let row = row.ok_or_else(|| MoveError::Invalid(format!("there is no tenant `{tenant}`")))?;
+        Ok((parse("context", row.get(0))?, row.get(1)))
+    }
+
+    /// Writes where the tenant lives now.
+    pub(crate) async fn place(
+        &self,
+        tenant: &TenantId,
+        shard: &ShardName,
+        epoch: i64,
+    ) -> Result<(), MoveError> {
+        let sql = "INSERT INTO placements (tenant, shard, epoch) VALUES ($1, $2, $3)
+                   ON CONFLICT (tenant) DO UPDATE SET shard = excluded.shard, epoch = excluded.epoch, changed_at = now()
+                   WHERE placements.epoch < excluded.epoch";
+        self.client.execute(sql, &[&tenant.as_str(), &shard.as_str(), &epoch]).await.map_err(catalog)?;
+        Ok(())
+    }
+}
+
+fn job(id: i64, row: &Row) -> Result<Job, MoveError> {
+    let invalid = |e: switchyard_config::ids::InvalidId| MoveError::Invalid(e.to_string());
+    Ok(Job {
+        id,
+        tenant: TenantId::new(row.get::<_, &str>(0)).map_err(invalid)?,
+        source: ShardName::new(row.get::<_, &str>(1)).map_err(invalid)?,
+        target: ShardName::new(row.get::<_, &str>(2)).map_err(invalid)?,
+        kind: row.get(3),
+        phase: parse("phase", Value::String(row.get(4)))?,
+        term: row.get(5),
+        options: parse("options", row.get(6))?,
+        receipt: row.get(7),
+    })
+}

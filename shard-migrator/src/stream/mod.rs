@@ -1,0 +1,175 @@
+//! The change stream of a source database: one replication slot, however many moves read from it.
+//!
+//! A task reads the stream, keeps the changes of tenants that somebody subscribes to, and hands
+//! them on by transaction, at its commit. Who subscribes sees every transaction that commits after
+//! that; which of them the copy has seen already is decided by the snapshot of the copy ([`Snapshot`]).
+
+mod pgoutput;
+mod protocol;
+mod reader;
+mod slot;
+mod snapshot;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::MoveError;
+use crate::shard::ShardAccess;
+
+pub(crate) use pgoutput::{Change, Relation, Row, Value};
+pub(crate) use slot::{PUBLICATION, drop_slot, publish};
+pub(crate) use snapshot::Snapshot;
+
+/// Most bytes of changes that wait to be applied, over all moves of a source. Above it the stream is not read,
+/// and the write-ahead log waits on the shard.
+const BACKLOG_BYTES: usize = 256 << 20;
+
+/// Most bytes of one transaction of a tenant.
+const TRANSACTION_BYTES: usize = 256 << 20;
+
+/// Which rows of a table a subscriber wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    /// The column that holds the tenant; all rows if none.
+    pub(crate) column: Option<String>,
+}
+
+/// A transaction, with the changes that the subscriber wants.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) xid: u32,
+    /// Position of the end of its commit record.
+    pub(crate) end: u64,
+    pub(crate) changes: Vec<(Arc<Relation>, Change)>,
+    bytes: usize,
+}
+
+/// What a subscriber hears.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A transaction has committed.
+    Transaction(Transaction),
+    /// Something that a move cannot follow.
+    Drift(String),
+    /// The stream has ended; nothing more comes.
+    Lost(String),
+}
+
+/// How far a subscriber has come, shared with the reader.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Events handed over and not settled yet.
+    outstanding: AtomicUsize,
+    bytes: AtomicUsize,
+    /// End of the last transaction that is safe on the other side.
+    settled: AtomicU64,
+}
+
+/// A subscription. It ends when it is dropped.
+pub(crate) struct Subscription {
+    events: mpsc::UnboundedReceiver<Event>,
+    pace: Arc<Pace>,
+    /// Transactions that had been handed on before this one began, the latest of them.
+    pub(crate) before: Vec<u32>,
+    /// Where it begins: what ended before is not told.
+    pub(crate) from: u64,
+    /// How far the stream has been read.
+    pub(crate) position: watch::Receiver<u64>,
+    /// What keeps the stream open.
+    stream: Option<Arc<Stream>>,
+}
+
+impl Subscription {
+    /// Keeps the stream open for as long as the subscription lasts.
+    pub(crate) fn holding(mut self, stream: Arc<Stream>) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> Event {
+        let lost = || Event::Lost("the reader of the stream has ended".to_owned());
+        self.events.recv().await.unwrap_or_else(lost)
+    }
+
+    /// The next event, if it is there already.
+    pub(crate) fn ready(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
+    /// A transaction is safe on the other side, or needs not be.
+    pub(crate) fn settle(&self, transaction: &Transaction) {
+        self.pace.bytes.fetch_sub(transaction.bytes, Ordering::Relaxed);
+        self.pace.settled.fetch_max(transaction.end, Ordering::Relaxed);
+        self.pace.outstanding.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Everything before `position` is safe on the other side, as nothing is outstanding.
+    pub(crate) fn settle_to(&self, position: u64) {
+        self.pace.settled.fetch_max(position, Ordering::Relaxed);
+    }
+
+    /// Whether everything that was handed over has been settled.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pace.outstanding.load(Ordering::Acquire) == 0
+    }
+
+    /// Bytes that wait to be applied.
+    pub(crate) fn backlog(&self) -> usize {
+        self.pace.bytes.load(Ordering::Relaxed)
+    }
+}
+
+struct Subscribe {
+    id: i64,
+    tenant: String,
+    wanted: Vec<Wanted>,
+    done: oneshot::Sender<Subscription>,
+}
+
+/// The stream of one database.
+pub(crate) struct Stream {
+    subscribe: mpsc::UnboundedSender<Subscribe>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Stream {
+    /// Opens the stream of `at`, and its slot if there is none. Moves that are expected have followed it before:
+    /// nothing is read until they are there again, so that they miss nothing.
+    pub(crate) async fn open(
+        at: &ShardAccess,
+        wal_budget: u64,
+        expected: Vec<i64>,
+    ) -> Result<Self, MoveError> {
+        let (slot, from) = slot::ensure(at).await?;
+        let connection = protocol::Connection::start(at, &slot, PUBLICATION, 0).await?;
+        let (subscribe, requests) = mpsc::unbounded_channel();
+        let reader = reader::Reader::new(connection, requests, from, expected);
+        let watched = slot::Watch::new(at.clone(), slot, wal_budget);
+        let reader = tokio::spawn(reader.run(watched));
+        Ok(Self { subscribe, reader })
+    }
+
+    /// Whether the stream has broken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    /// Hears of the changes of a tenant from now on, for the move `id`.
+    pub(crate) async fn subscribe(&self, id: i64, tenant: &str, wanted: Vec<Wanted>) -> Option<Subscription> {
+        let (done, subscription) = oneshot::channel();
+        self.subscribe.send(Subscribe { id, tenant: tenant.to_owned(), wanted, done }).ok()?;
+        subscription.await.ok()
+    }
+}

@@ -1,0 +1,187 @@
+//! The slot and the publication that the stream reads from.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::shard::ShardAccess;
+
+/// Name of the publication, in every source database.
+pub(crate) const PUBLICATION: &str = "switchyard_moves";
+
+/// How long to wait for a transaction that keeps a slot, or a new member of the publication, from being used.
+const OLD_TRANSACTIONS: Duration = Duration::from_secs(60);
+
+/// How often the log that the slot retains is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Name of the slot in the cluster: slots are the cluster's, so the database's OID is part of it.
+pub(crate) async fn slot_name(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+    let sql = "SELECT 'switchyard_' || oid FROM pg_database WHERE datname = current_database()";
+    Ok(client.query_one(sql, &[]).await.map_err(at.failed())?.get(0))
+}
+
+/// The slot, made if it is not there, and where it stands.
+pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError> {
+    let client = at.connect().await?;
+    let name = slot_name(&client, at).await?;
+    let sql = "SELECT wal_status = 'lost', confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
+    match client.query_opt(sql, &[&name]).await.map_err(at.failed())? {
+        Some(row) if row.get::<_, Option<bool>>(0) == Some(true) => {
+            // Of no use to anybody: what it should have kept is gone.
+            client.execute("SELECT pg_drop_replication_slot($1)", &[&name]).await.map_err(at.failed())?;
+        }
+        Some(row) => {
+            let at = row.get::<_, Option<&str>>(1).and_then(crate::apply::parse_lsn);
+            return Ok((name, at.unwrap_or(0)));
+        }
+        None => {}
+    }
+    // It waits for every transaction that is writing, in any database of the cluster.
+    let limit = OLD_TRANSACTIONS.as_millis();
+    client.batch_execute(&format!("SET statement_timeout = {limit}")).await.map_err(at.failed())?;
+    let create = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')";
+    match client.query_one(create, &[&name]).await {
+        Ok(row) => Ok((name, crate::apply::parse_lsn(row.get(0)).unwrap_or(0))),
+        Err(error) if error.code().is_some_and(|c| c.code() == "57014") => Err(MoveError::InTheWay(format!(
+            "a transaction on shard {} was open for longer than {} s, and a replication slot must wait for it: {}",
+            at.name,
+            OLD_TRANSACTIONS.as_secs(),
+            oldest(&client, at).await?
+        ))),
+        Err(error) => Err(at.failed()(error)),
+    }
+}
+
+async fn oldest(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+    client.batch_execute("RESET statement_timeout").await.map_err(at.failed())?;
+    let sql = "SELECT format('pid %s of %s in database %s, since %s', pid, usename, datname, xact_start)
+               FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
+    let row = client.query_opt(sql, &[]).await.map_err(at.failed())?;
+    Ok(row.map_or_else(|| "it has ended by now".to_owned(), |r| r.get(0)))
+}
+
+/// Drops the slot and the publication of a database that nobody reads from.
+pub(crate) async fn drop_slot(at: &ShardAccess) -> Result<(), MoveError> {
+    let client = at.connect().await?;
+    let name = slot_name(&client, at).await?;
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+               WHERE slot_name = $1 AND NOT active";
+    for attempt in 0..50 {
+        client.execute(sql, &[&name]).await.map_err(at.failed())?;
+        let left = client
+            .query_opt("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", &[&name])
+            .await
+            .map_err(at.failed())?;
+        if left.is_none() {
+            break;
+        }
+        // Its reader has just gone, and PostgreSQL has not noticed yet.
+        tokio::time::sleep(Duration::from_millis(20 + 4 * attempt)).await;
+    }
+    client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {PUBLICATION}")).await.map_err(at.failed())
+}
+
+/// Sees to it that the publication has the tables, and that every transaction that could have written to
+/// one of them unseen has ended. Names are `schema.table`, quoted. `wait` asks for that even if nothing was
+/// added: whoever added it may have died before it had waited. One call at a time for a database.
+pub(crate) async fn publish(
+    client: &Client,
+    at: &ShardAccess,
+    tables: &[String],
+    wait: bool,
+) -> Result<(), MoveError> {
+    let failed = at.failed();
+    let there = client
+        .query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
+        .await
+        .map_err(failed)?;
+    if there.is_none() {
+        let sql = format!("CREATE PUBLICATION {PUBLICATION} WITH (publish_via_partition_root = true)");
+        match client.batch_execute(&sql).await {
+            // Another move was faster.
+            Err(error) if error.code().is_some_and(|c| c.code() == "42710" || c.code() == "23505") => {}
+            done => done.map_err(failed)?,
+        }
+    }
+    let sql = "SELECT format('%s.%s', '\"' || replace(n.nspname, '\"', '\"\"') || '\"',
+                             '\"' || replace(c.relname, '\"', '\"\"') || '\"')
+               FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+               JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE p.pubname = $1";
+    let rows = client.query(sql, &[&PUBLICATION]).await.map_err(failed)?;
+    let published: Vec<String> = rows.iter().map(|r| r.get(0)).collect();
+    let missing: Vec<_> = tables.iter().filter(|t| !published.contains(t)).collect();
+    for table in &missing {
+        let sql = format!("ALTER PUBLICATION {PUBLICATION} ADD TABLE {table}");
+        match client.batch_execute(&sql).await {
+            Err(error) if error.code().is_some_and(|c| c.code() == "42710") => {}
+            done => done.map_err(failed)?,
+        }
+    }
+    // What a transaction wrote before its table was a member is not in the stream.
+    let horizon: String = client
+        .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
+        .await
+        .map_err(failed)?
+        .get(0);
+    if missing.is_empty() && !wait {
+        return Ok(());
+    }
+    let deadline = tokio::time::Instant::now() + OLD_TRANSACTIONS;
+    loop {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";
+        if client.query_one(sql, &[&horizon]).await.map_err(failed)?.get(0) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(MoveError::InTheWay(format!(
+                "a transaction on shard {} was open for longer than {} s: {}",
+                at.name,
+                OLD_TRANSACTIONS.as_secs(),
+                oldest(client, at).await?
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Looks at how much log the slot retains.
+pub(super) struct Watch {
+    at: ShardAccess,
+    slot: String,
+    budget: u64,
+}
+
+impl Watch {
+    pub(super) fn new(at: ShardAccess, slot: String, budget: u64) -> Self {
+        Self { at, slot, budget }
+    }
+
+    /// Returns when the slot retains more than the budget, or is lost, with the reason.
+    pub(super) async fn exceeded(self) -> String {
+        let mut client: Option<Client> = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if client.as_ref().is_none_or(Client::is_closed) {
+                client = self.at.connect().await.ok();
+            }
+            let Some(connected) = &client else { continue };
+            let sql = "SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,
+                              coalesce(wal_status, 'lost')
+                       FROM pg_replication_slots WHERE slot_name = $1";
+            let Ok(Some(row)) = connected.query_opt(sql, &[&self.slot]).await else { continue };
+            let (retained, status) = (row.get::<_, i64>(0), row.get::<_, &str>(1));
+            if status == "lost" || status == "unreserved" {
+                return format!("the slot of shard {} has lost its log ({status})", self.at.name);
+            }
+            if u64::try_from(retained).unwrap_or(0) > self.budget {
+                return format!(
+                    "the slot of shard {} retains {retained} bytes of log, above the budget of {}",
+                    self.at.name, self.budget
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The streams that are open, shared by all moves.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use switchyard_config::ShardName;
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::shard::ShardAccess;
+use crate::stream::{self, Stream};
+
+type Database = (ShardName, String);
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Streams {
+    open: Mutex<HashMap<Database, Arc<Stream>>>,
+    /// Databases whose publication this process has waited for once.
+    published: Mutex<HashSet<Database>>,
+}
+
+fn key(at: &ShardAccess) -> Database {
+    (at.name.clone(), at.database.clone())
+}
+
+impl Streams {
+    /// The stream of a database, opened if it is not. `expected` asks which moves have followed it before.
+    pub(crate) async fn get(
+        &self,
+        at: &ShardAccess,
+        wal_budget: u64,
+        expected: impl Future<Output = Result<Vec<i64>, MoveError>>,
+    ) -> Result<Arc<Stream>, MoveError> {
+        let mut open = self.open.lock().await;
+        if let Some(stream) = open.get(&key(at)).filter(|s| !s.is_over()) {
+            return Ok(stream.clone());
+        }
+        let stream = Arc::new(Stream::open(at, wal_budget, expected.await?).await?);
+        open.insert(key(at), stream.clone());
+        Ok(stream)
+    }
+
+    /// Has the publication hold the tables.
+    pub(crate) async fn publish(
+        &self,
+        client: &Client,
+        at: &ShardAccess,
+        tables: &[String],
+    ) -> Result<(), MoveError> {
+        let mut published = self.published.lock().await;
+        let first = !published.contains(&key(at));
+        stream::publish(client, at, tables, first).await?;
+        published.insert(key(at));
+        Ok(())
+    }
+
+    /// Closes the stream of a database that no move needs, and drops its slot and publication. `needed` asks the
+    /// catalog: a move is there before it uses either.
+    pub(crate) async fn sweep(
+        &self,
+        at: &ShardAccess,
+        needed: impl Future<Output = Result<bool, MoveError>>,
+    ) -> Result<(), MoveError> {
+        let mut published = self.published.lock().await;
+        let mut open = self.open.lock().await;
+        if needed.await? || open.get(&key(at)).is_some_and(|s| Arc::strong_count(s) > 1) {
+            return Ok(());
+        }
+        open.remove(&key(at));
+        published.remove(&key(at));
+        stream::drop_slot(at).await
+    }
+}

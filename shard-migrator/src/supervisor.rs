@@ -1,0 +1,157 @@
+//! Which moves are worked on, and by whom: one process leads, and takes up whatever is unfinished.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use switchyard_catalog::signals::Signals;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::MoveError;
+use crate::engine::Engine;
+use crate::journal;
+use crate::streams::Streams;
+
+/// Key of the advisory lock that the leading process holds: `swyd-mov` in ASCII.
+const LOCK: i64 = 0x7377_7964_2d6d_6f76;
+
+/// How often who does not lead tries to, and moves are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Pause before a move that could not go on is taken up again: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// The channel on which wishes are announced.
+const WISHES: &str = "switchyard_move_wishes";
+
+/// What the process is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The catalog, with the right to write it.
+    pub catalog: SecretString,
+    /// A name for this process.
+    pub owner: String,
+    /// Moves that are worked on at a time from or to a shard, those that have moved and only follow not counted.
+    pub per_shard: usize,
+}
+
+/// Works on moves until `stop` is done. Nothing is lost if the process ends in any other way.
+pub async fn run(settings: Settings, stop: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop => {}
+        () = lead(&settings) => {}
+    }
+}
+
+async fn lead(settings: &Settings) {
+    loop {
+        if let Err(error) = term(settings).await {
+            tracing::warn!(%error, "moves are not worked on");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// One term of leading: from the lock until the connection that holds it ends.
+async fn term(settings: &Settings) -> Result<(), MoveError> {
+    let lock = journal::connect(&settings.catalog).await?;
+    let failed = |e| MoveError::Catalog(switchyard_catalog::CatalogError::Postgres(e));
+    lock.batch_execute("SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0")
+        .await
+        .map_err(failed)?;
+    loop {
+        let row = lock.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
+        if row.get(0) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    tracing::info!(owner = settings.owner, "leads the moves");
+    let mut signals = Signals::connect(&settings.catalog, "switchyard-mover-wishes", WISHES).await?;
+    let engine = Arc::new(Engine {
+        catalog: settings.catalog.clone(),
+        owner: settings.owner.clone(),
+        streams: Streams::default(),
+    });
+    let mut board = Board::default();
+    loop {
+        board.collect();
+        // One that is queued waits for those of its tenant before it.
+        let sql = "SELECT id, source, target, phase FROM moves m WHERE phase <> 'done' AND NOT (
+                       phase = 'queued' AND kind <> 'plan' AND EXISTS (
+                           SELECT FROM moves e WHERE e.tenant = m.tenant AND e.id < m.id AND e.phase <> 'done'
+                             AND e.kind <> 'plan'))
+                   ORDER BY phase <> 'cutover', phase <> 'rolling_back', id";
+        let rows = lock.query(sql, &[]).await.map_err(failed)?;
+        for row in &rows {
+            let (id, phase): (i64, String) = (row.get(0), row.get(3));
+            let shards = [row.get::<_, String>(1), row.get::<_, String>(2)];
+            board.phases.insert(id, phase.clone());
+            // What holds a tenant up comes at once; what has moved costs next to nothing.
+            let free = phase != "queued" || shards.iter().all(|s| board.busy(s) < settings.per_shard);
+            if free && board.is_due(id) {
+                board.start(&engine, id, shards);
+            }
+        }
+        tokio::select! {
+            _ = board.tasks.join_next_with_id(), if !board.tasks.is_empty() => {}
+            heard = signals.next::<serde_json::Value>() => if heard.is_none() {
+                return Err(MoveError::Catalog(switchyard_catalog::CatalogError::Closed));
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// The moves that are being worked on, and those that wait to be tried again.
+#[derive(Default)]
+struct Board {
+    tasks: JoinSet<()>,
+    working: HashMap<i64, [String; 2]>,
+    phases: HashMap<i64, String>,
+    ended: Arc<std::sync::Mutex<Vec<(i64, bool)>>>,
+    waiting: HashMap<i64, (Instant, Duration)>,
+}
+
+impl Board {
+    fn collect(&mut self) {
+        let ended =
+            std::mem::take(&mut *self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for (id, well) in ended {
+            self.working.remove(&id);
+            if well {
+                self.waiting.remove(&id);
+                self.phases.remove(&id);
+            } else {
+                let pause = self.waiting.get(&id).map_or(RETRY.0, |(_, p)| (*p * 2).min(RETRY.1));
+                self.waiting.insert(id, (Instant::now() + pause, pause));
+            }
+        }
+    }
+
+    fn is_due(&self, id: i64) -> bool {
+        !self.working.contains_key(&id) && self.waiting.get(&id).is_none_or(|(at, _)| *at <= Instant::now())
+    }
+
+    /// Moves that weigh on a shard.
+    fn busy(&self, shard: &str) -> usize {
+        let light: HashSet<_> =
+            self.phases.iter().filter(|(_, p)| p.as_str() == "moved").map(|(id, _)| *id).collect();
+        self.working.iter().filter(|(id, s)| s.iter().any(|s| s == shard) && !light.contains(id)).count()
+    }
+
+    fn start(&mut self, engine: &Arc<Engine>, id: i64, shards: [String; 2]) {
+        self.working.insert(id, shards);
+        let (engine, ended) = (engine.clone(), self.ended.clone());
+        self.tasks.spawn(async move {
+            let worked = engine.run(id).await;
+            if let Err(error) = &worked {
+                tracing::warn!(id, %error, "a move could not go on");
+            }
+            ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((id, worked.is_ok()));
+        });
+    }
+}

@@ -1,0 +1,148 @@
+//! Source and target compared, exactly and online, as of one moment of the source.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use crate::MoveError;
+use crate::apply::parse_lsn;
+use crate::copy::{Sum, add_up};
+use crate::flow::Flow;
+use crate::inventory::{Inventory, Table};
+use crate::scope::{Scope, ident};
+use crate::shard::ShardAccess;
+use crate::stream::Snapshot;
+
+/// Snapshots that are tried: one is of no use if a transaction that it does not see yet stands before one that
+/// it does, in the log.
+const ATTEMPTS: usize = 20;
+
+/// Rows that differ and are named, per table.
+const NAMED: usize = 5;
+
+/// What a comparison found of one table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Compared {
+    /// The table.
+    pub table: String,
+    /// What both sides had.
+    #[serde(flatten)]
+    pub sum: Sum,
+}
+
+/// Opens a transaction that sees one moment, and tells which.
+pub(crate) async fn begin_snapshot(
+    client: &Client,
+    at: &ShardAccess,
+) -> Result<(Snapshot, String), MoveError> {
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(at.failed())?;
+    let sql = "SELECT pg_current_snapshot()::text, pg_export_snapshot()";
+    let row = client.query_one(sql, &[]).await.map_err(at.failed())?;
+    Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
+}
+
+/// A position that the stream of `client`'s database will reach at once, and that is behind all that has committed.
+pub(crate) async fn mark(client: &Client, at: &ShardAccess) -> Result<u64, MoveError> {
+    // A transaction of its own, which the stream tells of although it changes nothing.
+    let emit = "SELECT pg_logical_emit_message(true, 'switchyard', '')";
+    client.execute(emit, &[]).await.map_err(at.failed())?;
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.map_err(at.failed())?;
+    // The next record may stand behind a page's header; what was emitted ends before that.
+    client.execute(emit, &[]).await.map_err(at.failed())?;
+    parse_lsn(row.get(0)).ok_or_else(|| MoveError::Invalid("a position in the log is malformed".to_owned()))
+}
+
+/// Compares all tables while the flow goes on.
+pub(crate) async fn verify(
+    flow: &mut Flow,
+    source: &ShardAccess,
+    target: &ShardAccess,
+    inventory: &Inventory,
+    scope: &Scope,
+) -> Result<Vec<Compared>, MoveError> {
+    let (from, to, control) = (source.connect().await?, target.connect().await?, source.connect().await?);
+    for attempt in 1.. {
+        let (snapshot, _) = begin_snapshot(&from, source).await?;
+        let end = mark(&control, source).await?;
+        if flow.advance_to(&snapshot, end).await? {
+            break;
+        }
+        from.batch_execute("ROLLBACK").await.map_err(source.failed())?;
+        if attempt == ATTEMPTS {
+            return Err(MoveError::InTheWay("no moment could be found to compare at".to_owned()));
+        }
+    }
+    begin_snapshot(&to, target).await?;
+    let comparing = async {
+        let mut compared = Vec::new();
+        for table in inventory.tables.values() {
+            let both =
+                tokio::try_join!(add_up(&from, source, table, scope), add_up(&to, target, table, scope));
+            let (here, there) = both?;
+            if here != there {
+                let rows = differing(&from, source, &to, target, table, scope).await?;
+                return Err(MoveError::Differ(format!(
+                    "{} has {} rows on {} and {} on {}; {rows}",
+                    table.plain(),
+                    here.rows,
+                    source.name,
+                    there.rows,
+                    target.name
+                )));
+            }
+            compared.push(Compared { table: table.plain(), sum: here });
+        }
+        Ok(compared)
+    };
+    let mut comparing = std::pin::pin!(comparing);
+    loop {
+        // A step must not be dropped half way, so the two take turns.
+        tokio::select! {
+            biased;
+            compared = &mut comparing => return compared,
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+        flow.catch_up(Duration::from_millis(50)).await?;
+    }
+}
+
+/// Names the rows that differ.
+async fn differing(
+    from: &Client,
+    source: &ShardAccess,
+    to: &Client,
+    target: &ShardAccess,
+    table: &Table,
+    scope: &Scope,
+) -> Result<String, MoveError> {
+    let key: Vec<_> = table.key.iter().map(|k| ident(k)).collect();
+    let sql = format!(
+        "SELECT row({})::text, md5(row({})::text) FROM {}{}",
+        key.join(", "),
+        table.column_list(),
+        table.quoted(),
+        scope.filter()
+    );
+    let read = async |client: &Client, at: &ShardAccess| -> Result<BTreeMap<String, String>, MoveError> {
+        let rows = client.query(&sql, &[]).await.map_err(at.failed())?;
+        Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+    };
+    let (here, there) = (read(from, source).await?, read(to, target).await?);
+    let mut named = Vec::new();
+    for (key, hash) in &here {
+        match there.get(key) {
+            None => named.push(format!("{key} is missing on {}", target.name)),
+            Some(other) if other != hash => named.push(format!("{key} differs")),
+            Some(_) => {}
+        }
+    }
+    named.extend(
+        there.keys().filter(|k| !here.contains_key(*k)).map(|k| format!("{k} is missing on {}", source.name)),
+    );
+    let more = named.len().saturating_sub(NAMED);
+    named.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Ok(format!("rows: {}{more}", named.join(", ")))
+}

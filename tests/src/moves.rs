@@ -1,0 +1,240 @@
+//! Everything that a move needs: shards, a catalog, a control plane, and routers that follow it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+
+use serde_json::Value;
+
+use crate::cluster::{self, Cluster, SUPERUSER, SUPERUSER_PASSWORD};
+use crate::process::{self, TempDir, free_port};
+use crate::router::{Router, binary};
+use crate::{metrics, wait};
+
+/// What has been started. All of it ends on drop.
+pub struct Moving {
+    /// The shards, `s0` first.
+    pub shards: Vec<Cluster>,
+    /// The cluster of the catalog.
+    pub catalog: Cluster,
+    /// The routers.
+    pub routers: Vec<Router>,
+    dir: TempDir,
+    config: PathBuf,
+    port: u16,
+    child: Child,
+}
+
+/// A tenant and its password.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its id, and the name of its user.
+    pub id: String,
+    /// The password of its user.
+    pub password: String,
+}
+
+impl Moving {
+    /// Two shards with the tests' schema and `sql`, and so many routers.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub fn start(routers: usize, sql: &str) -> Self {
+        Self::start_with(routers, sql, "")
+    }
+
+    /// As [`Self::start`], with further lines of the routers' configuration.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub fn start_with(routers: usize, sql: &str, router_toml: &str) -> Self {
+        let mut clusters: Vec<_> = std::thread::scope(|scope| {
+            let one = || {
+                Cluster::builder()
+                    .setting("max_connections = 120")
+                    .setting("max_replication_slots = 10")
+                    .setting("max_wal_senders = 10")
+                    .setting("max_wal_size = 1GB")
+                    .start()
+            };
+            let starting: Vec<_> = (0..3).map(|_| scope.spawn(one)).collect();
+            starting.into_iter().map(|t| t.join().expect("the cluster starts")).collect()
+        });
+        let catalog = clusters.pop().expect("three of them");
+        for shard in &clusters {
+            // Its rows are told by a column, and nothing keeps them apart.
+            shard.sql("DROP TABLE scratch.imports");
+            shard.sql(sql);
+        }
+        let (dir, port) = (TempDir::new(), free_port());
+        let url = catalog.url(SUPERUSER, SUPERUSER_PASSWORD);
+        let config = dir.write(
+            "control-plane.toml",
+            &format!("listen = '127.0.0.1:{port}'\ncatalog_url = '{url}'\nbootstrap_token_file = 'token'\n"),
+        );
+        let child = control_plane(&dir, &config, None);
+        let mut moving = Self { shards: clusters, catalog, routers: Vec::new(), dir, config, port, child };
+        moving.wait_ready();
+        for (i, shard) in moving.shards.iter().enumerate() {
+            let name = format!("s{i}");
+            let at = format!(
+                "postgres://{}:{}@127.0.0.1:{}/{}?sslmode=disable",
+                cluster::APP,
+                cluster::APP_PASSWORD,
+                shard.port(),
+                cluster::DATABASE
+            );
+            moving.cli(&["shard", "add", &name, "--url", &at]);
+            let sql = format!(
+                "INSERT INTO switchyard.shard_admins VALUES ('{name}', '{SUPERUSER}', '{SUPERUSER_PASSWORD}')"
+            );
+            moving.catalog.sql(&sql);
+        }
+        moving.catalog.sql(
+            "UPDATE switchyard.settings SET context = '{\"variables\": {\"app.tenant_id\": \"{tenant}\"}}'",
+        );
+        let toml = format!("[router]\n\n[catalog]\nurl = \"{url}\"\n{router_toml}\n");
+        moving.routers = (0..routers).map(|_| Router::start(&toml)).collect();
+        moving
+    }
+
+    /// Makes a tenant on a shard, with a user.
+    ///
+    /// # Panics
+    /// If the control plane does not.
+    pub fn tenant(&self, id: &str, shard: usize) -> Tenant {
+        let made = self.cli(&["tenant", "create", id, "--shard", &format!("s{shard}")]);
+        let url = made["url"].as_str().expect("a url");
+        let login = url.split_once("://").and_then(|(_, rest)| rest.split('@').next()).expect("a login");
+        let password = login.split_once(':').expect("a password").1.to_owned();
+        let tenant = Tenant { id: id.to_owned(), password };
+        for router in 0..self.routers.len() {
+            let url = self.url(&tenant, router);
+            wait::until_true("the routers to know the tenant", || {
+                let output = Command::new("psql").args([&url, "-XAtqc", "SELECT 1"]).output();
+                output.expect("psql is installed").status.success()
+            });
+        }
+        tenant
+    }
+
+    /// The URL of a tenant at a router.
+    pub fn url(&self, tenant: &Tenant, router: usize) -> String {
+        let port = self.routers[router].address().port();
+        format!("postgres://{}:{}@127.0.0.1:{port}/{}", tenant.id, tenant.password, cluster::DATABASE)
+    }
+
+    /// Waits until the control plane is ready.
+    ///
+    /// # Panics
+    /// If it does not become so.
+    pub fn wait_ready(&self) {
+        let address = ([127, 0, 0, 1], self.port).into();
+        wait::until_true("the control plane", || {
+            metrics::get(address, "/readyz").is_ok_and(|(status, _)| status == 200)
+        });
+    }
+
+    /// Kills the control plane, and the mover in it, as a machine's end would.
+    pub fn kill_control_plane(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, without waiting.
+    pub fn start_control_plane(&mut self) {
+        self.child = control_plane(&self.dir, &self.config, None);
+    }
+
+    /// Starts it again so that it ends by itself at a named point of a move.
+    pub fn start_control_plane_to_end_at(&mut self, point: &str) {
+        self.child = control_plane(&self.dir, &self.config, Some(point));
+        self.wait_ready();
+    }
+
+    /// Waits for the control plane to end by itself.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_control_plane_end(&mut self) {
+        wait::until("the control plane to end", || self.child.try_wait().expect("it is our child"));
+    }
+
+    /// What the control plane has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs an operator's command.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn command(&self, args: &[&str]) -> Output {
+        let token = std::fs::read_to_string(self.dir.path().join("token")).expect("it was made");
+        let mut command = Command::new(binary());
+        command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
+        command.env("SWITCHYARD_TOKEN", token.trim()).output().expect("it runs")
+    }
+
+    /// Runs one and reads its JSON.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Value {
+        let output = self.command(&[args, &["-o", "json"]].concat());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout)
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// What SQL answers on a shard, as the superuser: the first column of the first row, as text.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn one(&self, shard: usize, sql: &str) -> String {
+        self.shards[shard].value(sql)
+    }
+
+    /// Asserts that nothing of moves is left: no slot, no publication, no record.
+    ///
+    /// # Panics
+    /// If there is.
+    #[track_caller]
+    pub fn nothing_left(&self) {
+        for (i, _) in self.shards.iter().enumerate() {
+            for what in ["pg_replication_slots", "pg_publication", "switchyard.moves"] {
+                let count = self.one(i, &format!("SELECT count(*) FROM {what}"));
+                assert_eq!(count, "0", "{what} of s{i}");
+            }
+        }
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the control plane (end)");
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
+        }
+        process::end(&mut self.child, "TERM");
+    }
+}
+
+fn control_plane(dir: &TempDir, config: &std::path::Path, fault: Option<&str>) -> Child {
+    let log = dir.path().join("log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is ours");
+    let mut command = process::command(binary(), "KILL", None);
+    command.arg("control-plane").arg("--config").arg(config).env("SWITCHYARD_LOG", "info");
+    if let Some(fault) = fault {
+        command.env("SWITCHYARD_FAULT", fault);
+    }
+    command.stdout(log.try_clone().expect("a file")).stderr(log);
+    process::spawn(command)
+}

@@ -1,0 +1,26 @@
+//! Tenants on the move: real shards, routers, drivers, and writers that never stop.
+
+mod basics;
+mod crash;
+mod load;
+
+/// Tables of the workloads, on every shard.
+pub(crate) const TABLES: &str = "
+CREATE TABLE ledger (
+    tenant_id text NOT NULL DEFAULT current_setting('app.tenant_id', true),
+    client int, seq bigint, at timestamptz DEFAULT clock_timestamp(),
+    PRIMARY KEY (tenant_id, client, seq)
+);
+CREATE TABLE accounts (
+    tenant_id text NOT NULL DEFAULT current_setting('app.tenant_id', true),
+    id int, balance bigint NOT NULL,
+    PRIMARY KEY (tenant_id, id)
+);
+DO $$ DECLARE t text; BEGIN
+    FOREACH t IN ARRAY ARRAY['ledger', 'accounts'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
+        EXECUTE format('CREATE POLICY tenant ON %I USING (tenant_id = current_setting(''app.tenant_id'', true))', t);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO app', t);
+    END LOOP;
+END $$;
+";
