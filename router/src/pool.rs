@@ -6,12 +6,13 @@
 
 mod hosts;
 mod idle;
+mod place;
 mod queue;
 mod upkeep;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,8 @@ use crate::stats::Histogram;
 use crate::tls::ShardTlsContext;
 use hosts::Hosts;
 use idle::{Fit, Idle, best, richest};
+use place::Place;
+pub(crate) use place::ServerPlace;
 pub(crate) use queue::Share;
 use queue::{Loan, Offer, PATIENCE, Queue, Waiter};
 
@@ -159,39 +162,6 @@ impl State {
             if *live == 0 {
                 self.live.remove(route);
             }
-        }
-    }
-}
-
-/// The place of a connection that was made. A connection that is dropped anywhere but in the pool (its
-/// session or its login ended before it was taken) gives the place back by this.
-pub(crate) struct ServerPlace {
-    pool: Weak<Pool>,
-    route: Route,
-    /// Given up by [`Pool::forget`], under the pool's lock.
-    taken: bool,
-    /// Who has it.
-    lent_to: Option<Loan>,
-}
-
-impl ServerPlace {
-    /// None, for a connection that belongs to no pool yet.
-    pub(crate) fn none(route: Route) -> Self {
-        Self { pool: Weak::new(), route, taken: false, lent_to: None }
-    }
-
-    /// Gives up the claim. None if that was done before.
-    fn take(&mut self) -> Option<()> {
-        std::mem::take(&mut self.taken).then_some(())
-    }
-}
-
-impl Drop for ServerPlace {
-    fn drop(&mut self) {
-        if self.taken
-            && let Some(pool) = self.pool.upgrade()
-        {
-            pool.clone().state.lock().lost(self, 0);
         }
     }
 }
@@ -603,22 +573,6 @@ impl Pool {
             connecting: state.connecting,
             waiting: state.queue.len(),
             oldest_wait: state.queue.oldest().map(|since| since.elapsed()).unwrap_or_default(),
-        }
-    }
-}
-
-/// Gives a place back if connecting is abandoned.
-struct Place<'a> {
-    pool: &'a Arc<Pool>,
-    taken: bool,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.taken {
-            let mut state = self.pool.state.lock();
-            state.connecting -= 1;
-            state.open -= 1;
         }
     }
 }
