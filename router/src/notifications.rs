@@ -12,7 +12,7 @@
 //! context. PostgreSQL delivers notifications in the order of commits, so that the hub knows who has
 //! spoken ([`attribution`]).
 //!
-//! `docs/decisions/0007-notifications.md` has the reasons and the gaps.
+//! `docs/decisions/0008-notifications.md` has the reasons and the gaps.
 
 mod attribution;
 pub(crate) mod hub;

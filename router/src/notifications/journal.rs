@@ -106,6 +106,12 @@ impl Journal {
         std::mem::take(&mut self.committed)
     }
 
+    /// Whether the transaction that has just been committed, or is about to be, listens on `channel`.
+    pub(crate) fn listens_on(&self, channel: &[u8]) -> bool {
+        self.committed.iter().any(|change| matches!(change, Change::Listen(name) if **name == *channel))
+            || self.tentative.iter().any(|step| matches!(step, Step::Listen(name) if **name == *channel))
+    }
+
     /// Nothing of it has happened, or will.
     pub(crate) fn clear(&mut self) {
         self.expected.clear();

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
+use switchyard_wire::frame;
+use switchyard_wire::{build, message};
 use tokio::sync::oneshot;
 
 use super::relay::Relay;
@@ -227,6 +228,17 @@ impl Relay {
             drop(core.listen(&added));
         }
         self.hush();
+    }
+
+    /// Whether the notification of `len` bytes is the session's own, from the transaction that has begun to
+    /// listen on its channel: the hub begins after that.
+    #[cold]
+    pub(super) fn is_own_notification(&self, core: &Core, len: usize) -> bool {
+        let fresh = self.s.buffer.fresh();
+        let Some(Ok(note)) = fresh.get(frame::HEADER..len).map(message::notification) else { return false };
+        let by_hub = core.listening.as_ref().is_some_and(|l| l.channels.contains(note.channel));
+        let own = self.server.as_ref().is_some_and(|server| server.identity.pid == note.pid);
+        own && !by_hub && self.journal.listens_on(note.channel)
     }
 
     /// Has PostgreSQL listen on nothing on this connection: the hub does.

@@ -220,6 +220,16 @@ impl Relay {
                 Err(desync) => return Ok(Err(desync)),
             },
             backend::ERROR => return self.server_error(core, header),
+            backend::NOTIFICATION if !self.journal.is_empty() && header.len <= WHOLE_BYTES => {
+                if self.s.buffer.fresh().len() < header.len {
+                    return Ok(Ok(false));
+                }
+                if self.is_own_notification(core, header.len) {
+                    self.s.forward(header.len);
+                } else {
+                    self.s.discard(header.len);
+                }
+            }
             // Whoever listens hears by a hub, which knows whose it is.
             backend::NOTIFICATION => self.s.discard(header.len),
             backend::COPY_IN => {

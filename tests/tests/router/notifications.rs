@@ -4,10 +4,11 @@
 //! Time decides nothing here: a hub passes notifications on in the order of their commits, so who has
 //! heard a last word has heard everything before it.
 
+use switchyard_tests::drivers::{node, python};
 use switchyard_tests::raw::Raw;
 use switchyard_tests::raw::messages::{self as m, Message};
 use switchyard_tests::wait::until_true;
-use switchyard_tests::{Running, Setup};
+use switchyard_tests::{Dice, Running, Setup};
 
 const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 
@@ -175,7 +176,13 @@ fn an_idle_listener_costs_no_server_connection() {
 #[test]
 fn who_notifies_itself_hears_it_before_it_is_ready() {
     let s = setup().start();
-    for script in ["NOTIFY a, 'x'", "SELECT pg_notify('a', 'x')", "BEGIN; NOTIFY a, 'x'; COMMIT"] {
+    for script in [
+        "NOTIFY a, 'x'",
+        "SELECT pg_notify('a', 'x')",
+        "BEGIN; NOTIFY a, 'x'; COMMIT",
+        "LISTEN b; NOTIFY b, 'x'; NOTIFY a, 'y'",
+        "BEGIN; LISTEN b; NOTIFY b, 'x'; NOTIFY a, 'y'; COMMIT",
+    ] {
         let tags = |raw: &mut Raw| -> Vec<u8> {
             raw.rows("LISTEN a");
             raw.round(&m::query(script)).iter().map(|m| m.tag).collect()
@@ -392,4 +399,141 @@ fn by_session_as_well_nobody_hears_another_tenant() {
     }
     assert_eq!(payloads(heard(&mut to_acme, &mut acme, "news")), ["acme 0", "acme 1", "acme 2"]);
     assert_eq!(payloads(heard(&mut to_globex, &mut globex, "news")), ["globex 0", "globex 1", "globex 2"]);
+}
+
+/// Applications with a listener for each tenant, while two clients of every tenant notify.
+fn drivers(app: impl Fn(&serde_json::Value) -> serde_json::Value) {
+    let s = setup().start();
+    let urls: serde_json::Map<_, _> =
+        TENANTS.iter().map(|tenant| ((*tenant).to_owned(), s.url(tenant).into())).collect();
+    let said = app(&serde_json::json!({"urls": urls, "clients": 2, "rounds": 10, "driver": ""}));
+    assert!(said["rows"].as_u64().is_some_and(|rows| rows >= 80), "{said}");
+    nobody_is_pinned(&s);
+    until_true("the end of the listeners", || metric(&s, "_listeners", &[]) == 0.0);
+    assert_eq!(metric(&s, "s_dropped_total", &[]), 0.0);
+}
+
+#[test]
+fn listeners_by_psycopg() {
+    drivers(|input| {
+        let mut input = input.clone();
+        input["driver"] = "psycopg".into();
+        python("listen_app.py", &input)
+    });
+}
+
+#[test]
+fn listeners_by_asyncpg() {
+    drivers(|input| python("listen_app.py", input));
+}
+
+#[test]
+fn listeners_by_node_postgres() {
+    drivers(|input| node("listen_app.mjs", input));
+}
+
+#[test]
+fn a_listener_follows_its_tenant_to_another_shard() {
+    let mut s = Setup::new().pool("size = 2").tenant_on("acme", 0).tenant_on("globex", 1).start();
+    let (mut acme, mut other, mut globex) = (s.login("acme"), s.login("acme"), s.login("globex"));
+    acme.rows("LISTEN news");
+    globex.rows("LISTEN news");
+    other.rows("NOTIFY news, 'before'");
+    assert_eq!(payloads(heard(&mut acme, &mut other, "news")), ["before"]);
+    let moved = |toml: &str| toml.replace("id = \"acme\"\nshard = \"s0\"", "id = \"acme\"\nshard = \"s1\"");
+    assert!(s.reload(moved));
+    // Its hub is another one from soon after.
+    let before = metric(&s, "s_delivered_total", &[]);
+    until_true("the other hub", || {
+        other.rows("NOTIFY news, 'after'");
+        metric(&s, "s_delivered_total", &[]) > before
+    });
+    let all = payloads(heard(&mut acme, &mut other, "news"));
+    assert!(!all.is_empty() && all.iter().all(|payload| payload == "after"), "{all:?}");
+    let mut sender = s.login("globex");
+    assert_eq!(payloads(heard(&mut globex, &mut sender, "news")), [""; 0]);
+}
+
+/// One step of a random program: whose session, and what it says.
+type Step = (usize, String);
+
+const SESSIONS: usize = 6;
+
+/// Sessions 0 and 1 are of the first tenant, 2 and 3 of the second, and so on.
+fn tenant_of(session: usize) -> usize {
+    session / 2
+}
+
+fn program(dice: &mut Dice, steps: usize) -> Vec<Step> {
+    (0..steps)
+        .map(|n| {
+            let (a, b) = (*dice.pick(&["red", "blue"]), *dice.pick(&["red", "blue"]));
+            let sql = match dice.roll(14) {
+                0..3 => format!("LISTEN {a}"),
+                3 => format!("UNLISTEN {a}"),
+                4 => format!("LISTEN {a}; UNLISTEN {b}"),
+                5 => "UNLISTEN *".to_owned(),
+                6 => format!("BEGIN; LISTEN {a}; NOTIFY {a}, '{n}'; ROLLBACK"),
+                7 => format!(
+                    "BEGIN; LISTEN {a}; SAVEPOINT s; LISTEN {b}; ROLLBACK TO s; NOTIFY {b}, '{n}'; COMMIT"
+                ),
+                8 => format!("BEGIN; NOTIFY {a}, '{n} a'; NOTIFY {b}, '{n} b'; COMMIT"),
+                9 => "DISCARD ALL".to_owned(),
+                10 => format!("SELECT pg_notify('{a}', '{n}')"),
+                _ => format!("NOTIFY {a}, '{n}'"),
+            };
+            (dice.roll(SESSIONS), sql)
+        })
+        .collect()
+}
+
+/// Plays those steps that `plays` picks, one after the other: what each session hears, in order.
+fn heard_by_all(
+    program: &[Step],
+    sessions: &mut [Option<Raw>],
+    plays: impl Fn(usize) -> bool,
+) -> Vec<Vec<(String, String)>> {
+    let mut heard = vec![Vec::new(); SESSIONS];
+    let mut say = |session: usize, raw: &mut Raw, sql: &str| {
+        let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| note(&m));
+        heard[session].extend(notes.filter(|(channel, _)| !channel.starts_with("flush")));
+    };
+    let last = (0..SESSIONS).map(|session| (session, String::new()));
+    let steps = (0..SESSIONS).map(|n| (n, String::new())).chain(program.iter().cloned()).chain(last);
+    for (session, sql) in steps.filter(|(session, _)| plays(*session)) {
+        let raw = sessions[session].as_mut().expect("a session");
+        // What was sent before is heard before its own notification, which is there when it is ready.
+        say(session, raw, &format!("LISTEN flush_{session}"));
+        say(session, raw, &format!("NOTIFY flush_{session}"));
+        if !sql.is_empty() {
+            say(session, raw, &sql);
+        }
+    }
+    heard
+}
+
+#[test]
+fn random_programs_of_several_tenants_hear_what_each_tenant_hears_alone() {
+    let s = setup().start();
+    let mut dice = Dice::new(20_261_121);
+    for round in 0..6 {
+        let program = program(&mut dice, 60);
+        let mut routed: Vec<_> = (0..SESSIONS).map(|n| Some(s.login(TENANTS[tenant_of(n)]))).collect();
+        let found = heard_by_all(&program, &mut routed, |_| true);
+        drop(routed);
+        assert!(found.iter().flatten().count() > 10, "the program is worth something");
+        for tenant in 0..SESSIONS / 2 {
+            let own = |session: usize| tenant_of(session) == tenant;
+            let mut direct: Vec<_> =
+                (0..SESSIONS).map(|n| own(n).then(|| s.direct(TENANTS[tenant]))).collect();
+            let expected = heard_by_all(&program, &mut direct, own);
+            for session in (0..SESSIONS).filter(|n| own(*n)) {
+                assert_eq!(
+                    found[session], expected[session],
+                    "round {round}, session {session}: {program:#?}"
+                );
+            }
+        }
+    }
+    nobody_is_pinned(&s);
 }
