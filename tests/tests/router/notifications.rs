@@ -468,9 +468,10 @@ fn program(dice: &mut Dice, steps: usize) -> Vec<Step> {
     (0..steps)
         .map(|n| {
             let (a, b) = (*dice.pick(&["red", "blue"]), *dice.pick(&["red", "blue"]));
-            let sql = match dice.roll(14) {
-                0..3 => format!("LISTEN {a}"),
-                3 => format!("UNLISTEN {a}"),
+            let sql = match dice.roll(20) {
+                14..18 => format!("LISTEN {a}"),
+                0 | 1 => format!("NOTIFY {a}, '{n}'; NOTIFY {b}, '{n} too'"),
+                2 | 3 => format!("UNLISTEN {a}"),
                 4 => format!("LISTEN {a}; UNLISTEN {b}"),
                 5 => "UNLISTEN *".to_owned(),
                 6 => format!("BEGIN; LISTEN {a}; NOTIFY {a}, '{n}'; ROLLBACK"),
@@ -516,8 +517,8 @@ fn heard_by_all(
 fn random_programs_of_several_tenants_hear_what_each_tenant_hears_alone() {
     let s = setup().start();
     let mut dice = Dice::new(20_261_121);
-    for round in 0..6 {
-        let program = program(&mut dice, 60);
+    for round in 0..4 {
+        let program = program(&mut dice, 120);
         let mut routed: Vec<_> = (0..SESSIONS).map(|n| Some(s.login(TENANTS[tenant_of(n)]))).collect();
         let found = heard_by_all(&program, &mut routed, |_| true);
         drop(routed);
