@@ -213,8 +213,11 @@ impl Relay {
                 values.remove(&name);
             }
         }
-        let quiet =
-            values == wishes.values && !custom && probe.state.is_none() && was_lost == server.carried.lost;
+        let quiet = values == wishes.values
+            && !custom
+            && probe.state.is_none()
+            && probe.channels.is_empty()
+            && was_lost == server.carried.lost;
         for text in &probe.asked.texts {
             core.shared.quiet_texts.note(*text, quiet);
         }
