@@ -37,6 +37,8 @@ pub struct RouterSettings {
     pub identity: IdentitySettings,
     /// Ceilings and deadlines.
     pub limits: Limits,
+    /// The console.
+    pub console: ConsoleSettings,
     /// The catalog, if topology comes from one.
     pub catalog: Option<CatalogSettings>,
     /// The seal, if there are keys for it.
@@ -215,6 +217,38 @@ impl Default for Limits {
     }
 }
 
+/// The console: what operators reach by connecting to a database that there is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsoleSettings {
+    /// Names of databases that are the console; none switches it off.
+    /// Default `switchyard` and `pgbouncer`.
+    pub databases: Vec<String>,
+    /// Sessions of the console, apart from [`Limits::clients`]. Default 20.
+    pub sessions: usize,
+    /// How many of these only admins may have. Default 3.
+    pub admin_sessions: usize,
+    /// How long PAUSE and WAIT_CLOSE wait before they give up. Default 30 s.
+    pub drain_timeout: Duration,
+    /// How long a statement may wait while its tenant or shard is paused, from when it began to wait.
+    /// Default 5 min.
+    pub hold_timeout: Duration,
+    /// The time over which SHOW STATS takes its averages. Default 60 s.
+    pub stats_period: Duration,
+}
+
+impl Default for ConsoleSettings {
+    fn default() -> Self {
+        Self {
+            databases: vec!["switchyard".to_owned(), "pgbouncer".to_owned()],
+            sessions: 20,
+            admin_sessions: 3,
+            drain_timeout: Duration::from_secs(30),
+            hold_timeout: Duration::from_secs(300),
+            stats_period: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Where the catalog is.
 #[derive(Debug, Clone)]
 pub struct CatalogSettings {
@@ -240,6 +274,7 @@ impl Default for RouterSettings {
             login: LoginSettings::default(),
             identity: IdentitySettings::default(),
             limits: Limits::default(),
+            console: ConsoleSettings::default(),
             catalog: None,
             seal: None,
             metrics_tenants: 2000,

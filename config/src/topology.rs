@@ -470,7 +470,7 @@ pub enum Verifier {
     Md5(SecretString),
 }
 
-/// Ways to log in, beside a password checked by SCRAM. All off by default.
+/// Ways to log in, beside a password checked by SCRAM, and the way into the console. All off by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoginMethods {
@@ -480,6 +480,36 @@ pub struct LoginMethods {
     pub cert: bool,
     /// No proof at all; only on loopback or a unix socket.
     pub trust: bool,
+    /// What the user may do in the console; nothing if not given. How it proves itself there is as
+    /// everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleRole>,
+}
+
+/// What a user may do in the console. Each may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleRole {
+    /// Look.
+    Viewer,
+    /// Pause, resume, disable, enable, reconnect, reload; end sessions of one client or tenant.
+    Operator,
+    /// All, also ending everything.
+    Admin,
+}
+
+impl ConsoleRole {
+    /// All, from the least.
+    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+
+    /// As it stands in configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// For whom a user may act.

@@ -53,6 +53,9 @@ pub(crate) async fn request(shared: &Arc<Shared>, address: Option<IpAddr>, pid: 
     if let Some(session) = shared.session(pid, key) {
         return deliver(shared, &session).await;
     }
+    if shared.console.cancel(shared.keys.place(pid, key), pid, key) {
+        return;
+    }
     if let Some(guesser) = guesser {
         shared.guesses.spend(guesser, rate);
     }

@@ -4,7 +4,7 @@
 //! the session itself says of its tenant; [`decide`] adds what the proof says and gives the tenant. All that
 //! speak must agree, and the credential must be allowed to act for the tenant: a claim is never a proof.
 //!
-//! Except for [`IdentityError::Suspended`], a client must not be able to tell any of the errors from a
+//! Except for [`IdentityError::Suspended`] and [`IdentityError::NoConsole`], a client must not be able to tell any of the errors from a
 //! wrong password: whoever gets one from [`resolve`] goes on with an exchange that fails.
 
 mod agreement;
@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use switchyard_config::TenantId;
 use switchyard_config::settings::IdentitySettings;
-use switchyard_config::topology::{ContextTemplate, Tenant, TenantGrant, TenantState, Topology, User};
+use switchyard_config::topology::{
+    ConsoleRole, ContextTemplate, Tenant, TenantGrant, TenantState, Topology, User,
+};
 
 use crate::auth::jwt::Claims;
 use agreement::Agreement;
@@ -164,6 +166,43 @@ pub fn decide(
         TenantState::Active | TenantState::ReadOnly => Ok(tenant),
         TenantState::Suspended | TenantState::Deleting => Err(IdentityError::Suspended { tenant }),
     }
+}
+
+/// Finds the user of a session of the console, which has no tenant: nothing but its own name says who it is.
+///
+/// # Errors
+/// If there is no such user.
+pub fn resolve_console(topology: &Topology, login: &str) -> Result<Resolved, IdentityError> {
+    let user =
+        topology.users.get(login).ok_or_else(|| IdentityError::UnknownUser { login: error::shown(login) })?;
+    Ok(Resolved {
+        user: user.clone(),
+        login_name: login.to_owned(),
+        claimed: None,
+        consumed: Vec::new(),
+        said: Agreement::default(),
+        custom: Vec::new(),
+    })
+}
+
+/// What the client, having proven to be `resolved.user`, may do in the console.
+///
+/// # Errors
+/// If that is nothing, or if a token does not say that it was made for this user: one that names a tenant
+/// only would let every client of that tenant in.
+pub fn decide_console(resolved: &Resolved, proof: Proof<'_>) -> Result<ConsoleRole, IdentityError> {
+    let user = &resolved.user;
+    if let Proof::Token { claims, .. } = proof {
+        match &claims.user {
+            _ if claims.from_tenant_issuer => return Err(IdentityError::IssuerOfNobody),
+            Some(name) if *name == user.name => {}
+            Some(name) => {
+                return Err(IdentityError::OtherUser { user: user.name.clone(), claim: error::shown(name) });
+            }
+            None => return Err(IdentityError::TokenWithoutTenant { user: user.name.clone() }),
+        }
+    }
+    user.methods.console.ok_or_else(|| IdentityError::NoConsole { user: user.name.clone() })
 }
 
 /// The user called `login`, or the user in front of a separator in it and the tenant behind.

@@ -12,13 +12,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use switchyard_config::TenantId;
-use switchyard_config::topology::{Tenant, Topology, User};
+use switchyard_config::topology::{ConsoleRole, Tenant, Topology, User};
 use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 
+use crate::console::{self, ConsoleSession};
 use crate::context::{Wish, Wishes};
 use crate::identity::{self, IdentityError};
-use crate::session::handle::SessionHandle;
+use crate::session::handle::{ClientFacts, SessionHandle};
 use crate::session::{Core, Session, Who, suspended};
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
@@ -41,6 +42,14 @@ impl From<std::io::Error> for Ended {
     }
 }
 
+/// A client that was let in.
+pub(crate) enum Admitted {
+    /// A session of a tenant.
+    Session(Session),
+    /// A session of the console.
+    Console(Box<ConsoleSession>),
+}
+
 /// Speaks with a new client until it is a session.
 /// `address` is the client's; none on a unix socket.
 pub(crate) async fn login(
@@ -48,7 +57,7 @@ pub(crate) async fn login(
     stream: ClientStream,
     address: Address,
     worker: usize,
-) -> Option<Session> {
+) -> Option<Admitted> {
     let place = match shared.take_login_place(address) {
         Ok(place) => place,
         Err(why) => {
@@ -65,10 +74,7 @@ pub(crate) async fn login(
     let done = tokio::time::timeout(limit, run(&shared, &mut opening, worker)).await;
     drop(place);
     match done {
-        Ok(Ok(core)) => {
-            let (core, client_place, early) = core;
-            return Some(Session::new(core, &early, client_place));
-        }
+        Ok(Ok(admitted)) => return Some(admitted),
         Ok(Err(Ended::Quietly)) => {}
         Ok(Err(Ended::Refused(error))) => {
             // Who is let in is told so first.
@@ -85,13 +91,20 @@ pub(crate) async fn login(
     None
 }
 
-type Begun = (Core, crate::shared::ClientPlace, Vec<u8>);
-
-async fn run(shared: &Arc<Shared>, opening: &mut Opening, worker: usize) -> Result<Begun, Ended> {
+async fn run(shared: &Arc<Shared>, opening: &mut Opening, worker: usize) -> Result<Admitted, Ended> {
     let opened = opening.open().await?;
     let topology = shared.topology();
-    let (user, tenant) = prove(shared, &topology, opening, &opened).await?;
-    begin(shared, opening, opened, &user, &tenant, worker).await
+    let (user, purpose) = prove(shared, &topology, opening, &opened).await?;
+    match purpose {
+        Purpose::Tenant(tenant) => begin(shared, opening, opened, &user, &tenant, worker).await,
+        Purpose::Console(role) => begin_console(shared, opening, &opened, &user, role).await,
+    }
+}
+
+/// What somebody is let in for.
+enum Purpose {
+    Tenant(Arc<Tenant>),
+    Console(ConsoleRole),
 }
 
 /// Who the client is, by its own word and by its proof.
@@ -100,7 +113,7 @@ async fn prove(
     topology: &Arc<Topology>,
     opening: &mut Opening,
     opened: &Opened,
-) -> Result<(Arc<User>, Arc<Tenant>), Ended> {
+) -> Result<(Arc<User>, Purpose), Ended> {
     let settings = shared.settings();
     let sources = identity::Sources {
         user: opened.startup.user(),
@@ -109,7 +122,11 @@ async fn prove(
         options: &opened.options,
         sni: opened.sni.as_deref(),
     };
-    let resolved = identity::resolve(topology, &settings.identity, &sources);
+    let for_console = settings.console.databases.iter().any(|name| name == sources.database);
+    let resolved = match for_console {
+        true => identity::resolve_console(topology, sources.user),
+        false => identity::resolve(topology, &settings.identity, &sources),
+    };
     drop(settings);
     let proven = match &resolved {
         Ok(resolved) => proof::prove(opening, topology, opened, Some(resolved)).await,
@@ -134,11 +151,25 @@ async fn prove(
         }
         (Err(error), _) => return Err(refuse(shared, opened, &error.to_string(), Method::None)),
     };
-    match identity::decide(topology, &resolved, proven.as_proof()) {
-        Ok(tenant) => {
+    let decided = match for_console {
+        true => identity::decide_console(&resolved, proven.as_proof()).map(Purpose::Console),
+        false => identity::decide(topology, &resolved, proven.as_proof()).map(Purpose::Tenant),
+    };
+    match decided {
+        Ok(purpose) => {
             shared.stats.login(proven.method, true);
-            note(shared, opened, Some(&tenant.id), proven.method, "ok");
-            Ok((resolved.user.clone(), tenant))
+            let tenant = match &purpose {
+                Purpose::Tenant(tenant) => Some(&tenant.id),
+                Purpose::Console(_) => None,
+            };
+            note(shared, opened, tenant, proven.method, "ok");
+            Ok((resolved.user.clone(), purpose))
+        }
+        Err(IdentityError::NoConsole { user }) => {
+            shared.stats.login(proven.method, false);
+            note(shared, opened, None, proven.method, "refused");
+            tracing::warn!(user, "console refused to a user without a role in it");
+            Err(Ended::Refused(console::no_role(&user)))
         }
         Err(IdentityError::Suspended { tenant }) => {
             shared.stats.login(proven.method, false);
@@ -202,7 +233,7 @@ async fn begin(
     user: &User,
     tenant: &Tenant,
     worker: usize,
-) -> Result<Begun, Ended> {
+) -> Result<Admitted, Ended> {
     opening.let_in = true;
     build::auth_ok(&mut opening.parting);
     if let Some(register) = shared.register_tenant.get()
@@ -213,6 +244,9 @@ async fn begin(
     let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
     let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), login });
     let seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
+    if let Some(refusal) = shared.pauses.refusal(&tenant.id, &seat.pool.shard.name) {
+        return Err(Ended::Refused(refusal));
+    }
     let wishes = wishes(shared, &opened, &seat.context)?;
     let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
     let stats = shared.stats.tenant(&tenant.id);
@@ -225,6 +259,10 @@ async fn begin(
         .next_key(opened.startup.granted_minor() >= 2, None)
         .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
     let handle = Arc::new(SessionHandle::new(key, who.clone()));
+    let id = shared.next_session();
+    let application_name = opened.startup.get("application_name").unwrap_or_default();
+    let _ = handle.facts.set(Box::new(ClientFacts::new(id, opening.facts(), application_name)));
+    seat.shard_account.logins.add(1);
     let place = shared.take_client_place(handle.clone(), stats.clone()).map_err(|why| {
         shared.stats.reject(why);
         Ended::Refused(
@@ -236,7 +274,6 @@ async fn begin(
     welcome(&mut out, &reported, &handle)
         .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
     opening.send(&out).await?;
-    let id = shared.next_session();
     tracing::debug!(session = id, user = who.user, tenant = %who.tenant, shard = %seat.pool.shard.name,
         address = opened.address.map(tracing::field::display), tls = opened.tls, "session begins");
     let (stream, early) = opening.finish()?;
@@ -255,7 +292,37 @@ async fn begin(
         account: stats.accounts[worker].clone(),
         listening: None,
     };
-    Ok((core, place, early))
+    Ok(Admitted::Session(Session::new(core, &early, place)))
+}
+
+/// Makes a session of the console, and tells the client so.
+async fn begin_console(
+    shared: &Arc<Shared>,
+    opening: &mut Opening,
+    opened: &Opened,
+    user: &User,
+    role: ConsoleRole,
+) -> Result<Admitted, Ended> {
+    let application_name = opened.startup.get("application_name").unwrap_or_default();
+    let facts = ClientFacts::new(shared.next_session(), opening.facts(), application_name);
+    opening.let_in = true;
+    build::auth_ok(&mut opening.parting);
+    let long_key = opened.startup.granted_minor() >= 2;
+    let place = console::take_place(shared, user, role, facts, long_key).map_err(Ended::Refused)?;
+    let mut out = std::mem::take(&mut opening.parting);
+    place
+        .welcome(&mut out)
+        .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
+    opening.send(&out).await?;
+    tracing::info!(
+        user = user.name,
+        role = role.as_str(),
+        tls = opened.tls,
+        address = opened.address.map(tracing::field::display),
+        "console session begins"
+    );
+    let (stream, early) = opening.finish()?;
+    Ok(Admitted::Console(Box::new(ConsoleSession::new(place, stream, early))))
 }
 
 fn welcome(

@@ -4,8 +4,10 @@
 //! connections. A tenant gets back a connection that served it last, where one is idle: then
 //! nothing has to be set. Sessions that must wait stand in one [`queue`], whatever thread they run on.
 
+mod hold;
 mod hosts;
 mod idle;
+mod look;
 mod place;
 mod queue;
 mod upkeep;
@@ -18,17 +20,20 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use switchyard_config::TenantId;
 use switchyard_config::topology::Shard;
 use tokio::sync::oneshot;
 
 use crate::logins::Logins;
 use crate::seal::Sealer;
 use crate::server::connect::{ConnectError, LoginCache, Parameters};
-use crate::server::{Route, Server};
+use crate::server::{Route, Server, ServerIdentity};
 use crate::stats::Histogram;
 use crate::tls::ShardTlsContext;
+use hold::Hold;
 use hosts::Hosts;
 use idle::{Fit, Idle, best, richest};
+pub(crate) use look::{Doing, Look};
 use place::Place;
 pub(crate) use place::ServerPlace;
 pub(crate) use queue::Share;
@@ -60,6 +65,8 @@ pub(crate) struct Want<'a> {
     pub(crate) session: u64,
     pub(crate) worker: usize,
     pub(crate) now: Instant,
+    /// The tenant; none where nothing of a client will run.
+    pub(crate) tenant: Option<&'a TenantId>,
 }
 
 /// The answer to a [`Want`].
@@ -125,6 +132,9 @@ struct State {
     failing: HashMap<Route, Failing>,
     /// Set while connections cannot be made.
     outage: Option<Outage>,
+    /// All that were made and not closed yet, by id.
+    servers: HashMap<u64, Arc<ServerIdentity>>,
+    hold: Hold,
     closed: bool,
 }
 
@@ -152,11 +162,12 @@ impl State {
             loan.context
         });
         self.queue.carries(carried, 0);
-        self.vacate(&place.route);
+        self.vacate(&place.route, place.id);
     }
 
-    fn vacate(&mut self, route: &Route) {
+    fn vacate(&mut self, route: &Route, id: u64) {
         self.open -= 1;
+        self.servers.remove(&id);
         if let Some(live) = self.live.get_mut(route) {
             *live -= 1;
             if *live == 0 {
@@ -220,6 +231,9 @@ impl Pool {
         if state.closed {
             return Lend::Never(PoolError::Closed);
         }
+        if state.hold.holds(want.tenant) {
+            return Lend::Later(state.hold.join(want));
+        }
         let now = want.now;
         while let Some((fit, mut at)) = best(&state.idle, want) {
             if fit == Fit::Foreign {
@@ -243,6 +257,7 @@ impl Pool {
                 let loan =
                     Loan { context: want.context, share: want.share, since: now, charged: Duration::ZERO };
                 state.lent(&mut idle.server, loan);
+                idle.server.identity.lent(want.session);
                 return Lend::Now(idle.server);
             }
             self.forget(&mut state, &mut idle.server);
@@ -312,9 +327,11 @@ impl Pool {
         place.taken = false;
         match made {
             Ok((mut server, parameters)) => {
+                let id = server.identity.id;
                 server.place = ServerPlace {
                     pool: Arc::downgrade(&self),
                     route: route.clone(),
+                    id,
                     taken: true,
                     lent_to: None,
                 };
@@ -325,6 +342,7 @@ impl Pool {
                 *state.live.entry(route.clone()).or_default() += 1;
                 state.failing.remove(&route);
                 state.queue.forget_promises(&route);
+                state.servers.insert(id, server.identity.clone());
                 self.hand_on(&mut state, Box::new(server), Instant::now());
                 if state.outage.take().is_some() && !self.hosts.is_one() {
                     // Many may have waited for this.
@@ -400,6 +418,7 @@ impl Pool {
     pub(crate) fn give_back(self: &Arc<Self>, mut server: Box<Server>) {
         if server.identity.is_being_canceled() && !server.broken {
             // A cancel request is on its way to it. It must arrive before anybody else is served.
+            server.identity.came_back(server.statements.len());
             let pool = self.clone();
             tokio::spawn(async move {
                 let identity = server.identity.clone();
@@ -416,6 +435,7 @@ impl Pool {
         if server.broken
             || server.short_lived
             || state.closed
+            || state.hold.wants_closed(&server.identity)
             || state.open > self.size()
             || now >= server.expires
             || !self.hosts.is_primary(&server.identity.endpoint)
@@ -431,6 +451,12 @@ impl Pool {
 
     /// Gives the connection to who waits, else keeps it.
     fn hand_on(self: &Arc<Self>, state: &mut State, mut server: Box<Server>, now: Instant) {
+        server.identity.came_back(server.statements.len());
+        if state.hold.wants_closed(&server.identity) {
+            // It was being made when the pool was paused.
+            self.forget(state, &mut server);
+            return;
+        }
         while !state.queue.is_empty() {
             let offer = Offer { context: server.carried.context, worker: server.home, route: &server.route };
             let Some(mut waiter) = state.queue.next(&offer, now) else { break };
@@ -463,6 +489,7 @@ impl Pool {
     ) -> Option<Box<Server>> {
         let loan = Loan { context: waiter.context, share: waiter.share, since: now, charged: waiter.charged };
         state.lent(&mut server, loan);
+        server.identity.lent(waiter.session);
         match waiter.reply.send(Ok(server)) {
             Ok(()) => {
                 self.counters.wait.record(now.saturating_duration_since(waiter.since));
@@ -473,6 +500,7 @@ impl Pool {
                 // As if it had not been lent.
                 server.place.lent_to = None;
                 state.queue.refund(waiter.share, waiter.charged);
+                server.identity.came_back(server.statements.len());
                 state.queue.lost(waiter.context);
                 state.queue.carries(waiter.context, server.carried.context);
                 Some(server)
@@ -513,6 +541,7 @@ impl Pool {
                     session: waiter.session,
                     worker: waiter.worker,
                     now,
+                    tenant: waiter.tenant.as_ref(),
                 };
                 let Some((_, at)) = best(&state.idle, &want) else {
                     state.queue.push_first(waiter);
@@ -554,7 +583,9 @@ impl Pool {
             for idle in &mut idle {
                 self.forget(&mut state, &mut idle.server);
             }
-            (idle, state.queue.drain(None))
+            let mut waiters = state.queue.drain(None);
+            waiters.extend(state.hold.take_all());
+            (idle, waiters)
         };
         for waiter in waiters {
             let _ = waiter.reply.send(Err(PoolError::Closed));
@@ -571,8 +602,13 @@ impl Pool {
             open: state.open,
             idle: state.idle.len(),
             connecting: state.connecting,
-            waiting: state.queue.len(),
-            oldest_wait: state.queue.oldest().map(|since| since.elapsed()).unwrap_or_default(),
+            waiting: state.queue.len() + state.hold.waiting().count(),
+            oldest_wait: [state.queue.oldest(), state.hold.oldest()]
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|since| since.elapsed())
+                .unwrap_or_default(),
         }
     }
 }
@@ -592,19 +628,8 @@ impl Drop for Watch {
 }
 
 fn enqueue(state: &mut State, want: &Want<'_>) -> oneshot::Receiver<Result<Box<Server>, PoolError>> {
-    let (reply, answer) = oneshot::channel();
-    state.queue.push(Waiter {
-        reply,
-        route: want.route.clone(),
-        context: want.context,
-        share: want.share,
-        wishes: want.wishes,
-        session: want.session,
-        worker: want.worker,
-        since: want.now,
-        promised: false,
-        charged: Duration::ZERO,
-    });
+    let (waiter, answer) = Waiter::new(want);
+    state.queue.push(waiter);
     answer
 }
 

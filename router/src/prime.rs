@@ -157,6 +157,7 @@ async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Serve
         session: 0,
         worker,
         now: std::time::Instant::now(),
+        tenant: None,
     };
     let lent = match seat.pool.lend(&want) {
         Lend::Now(server) => Ok(server),

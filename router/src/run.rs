@@ -15,10 +15,11 @@ use switchyard_config::file::{self, Loaded};
 use switchyard_config::topology::Topology;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cancel;
+use crate::console::{Control, Shutdown};
 use crate::listen::{self, UnixPath};
 use crate::session::handle::{Activity, Order};
 use crate::shared::{Shared, Stage, StartError};
@@ -73,7 +74,8 @@ pub async fn run(loaded: Loaded, life: Life) -> Result<(), StartError> {
     }
     notify::ready();
     let mut successor = successor::Starting::new(life.successor);
-    let handed_over = loop {
+    let mut asked = router.shared.console.listen();
+    let why = loop {
         tokio::select! {
             _ = hangup.recv() => {
                 notify::reloading();
@@ -82,12 +84,17 @@ pub async fn run(loaded: Loaded, life: Life) -> Result<(), StartError> {
             }
             _ = take_over.recv() => successor.begin(),
             () = successor.failed() => {}
-            _ = taken_over.recv() => break true,
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break false,
+            Some(control) = asked.recv() => match control {
+                // Nobody listens if the client has gone meanwhile.
+                Control::Reload(answer) => drop(answer.send(router.try_reload())),
+                Control::Shutdown(how) => break Why::Told(how),
+            },
+            _ = taken_over.recv() => break Why::HandedOver,
+            _ = terminate.recv() => break Why::Told(Shutdown::WaitForServers),
+            _ = interrupt.recv() => break Why::Told(Shutdown::WaitForServers),
         }
     };
-    if handed_over {
+    if why == Why::HandedOver {
         tokio::select! {
             () = router.hand_over() => return end(router).await,
             _ = terminate.recv() => {}
@@ -97,6 +104,19 @@ pub async fn run(loaded: Loaded, life: Life) -> Result<(), StartError> {
         // Of a process that has handed over, systemd is told by the next one.
         notify::tell("STOPPING=1");
     }
+    if why == Why::Told(Shutdown::WaitForClients) {
+        tokio::select! {
+            () = router.wait_for_clients() => {}
+            () = until_shutdown(&mut asked) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    // From here on whoever asks is told that the process is ending.
+    drop(asked);
+    if why == Why::Told(Shutdown::Now) {
+        return end(router).await;
+    }
     tokio::select! {
         () = router.drain() => {}
         // Asked twice: now.
@@ -104,6 +124,15 @@ pub async fn run(loaded: Loaded, life: Life) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     end(router).await
+}
+
+/// Why a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Another has taken over.
+    HandedOver,
+    /// It was told to, by signal or in the console.
+    Told(Shutdown),
 }
 
 async fn end(router: Router) -> Result<(), StartError> {
@@ -194,15 +223,22 @@ impl Router {
 
     /// Reads the configuration file again. If anything is wrong with it, everything stays as it is.
     pub fn reload(&mut self) {
-        let Some(path) = &self.config else { return };
+        let _ = self.try_reload();
+    }
+
+    /// The same, and says what was wrong.
+    fn try_reload(&mut self) -> Result<(), String> {
+        let Some(path) = &self.config else { return Err("there is no configuration file".to_owned()) };
         match self.reload_from(path) {
             Ok(()) => {
                 self.shared.stats.reloads_succeeded.add(1);
                 tracing::info!("configuration reloaded");
+                Ok(())
             }
             Err(error) => {
                 self.shared.stats.reloads_failed.add(1);
                 tracing::error!(%error, "configuration not reloaded");
+                Err(error.to_string())
             }
         }
     }
@@ -240,6 +276,15 @@ impl Router {
         let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
         drop(self.unix);
         tracing::info!("stopped");
+    }
+}
+
+/// Waits until a process that is ending is asked to end otherwise.
+async fn until_shutdown(asked: &mut mpsc::UnboundedReceiver<Control>) {
+    while let Some(control) = asked.recv().await {
+        if matches!(control, Control::Shutdown(_)) {
+            return;
+        }
     }
 }
 
@@ -287,6 +332,7 @@ async fn upkeep(shared: Arc<Shared>) {
         for pool in shared.pools() {
             pool.upkeep(shared.stage() == Stage::HandedOver);
         }
+        shared.console.tick(&shared);
         let limits = shared.settings().limits.clone();
         let (idle, in_transaction) = (limits.client_idle_timeout, limits.idle_in_transaction_timeout);
         if idle.is_zero() && in_transaction.is_zero() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -10,6 +11,7 @@ use switchyard_config::topology::{Endpoint, Shard};
 
 use crate::context::Wishes;
 use crate::seal::ServerSeal;
+use crate::server::connect::Target;
 use crate::statements::ServerStatements;
 use crate::stream::ServerStream;
 use crate::tls::ShardTlsContext;
@@ -40,6 +42,8 @@ pub(crate) struct Carried {
 
 /// What is needed to reach a connection from elsewhere, to cancel its query.
 pub(crate) struct ServerIdentity {
+    /// Never used twice in the life of a process.
+    pub(crate) id: u64,
     pub(crate) shard: Arc<Shard>,
     /// The host that it is a connection to, by the topology of the time when it was made.
     pub(crate) endpoint: Endpoint,
@@ -49,12 +53,87 @@ pub(crate) struct ServerIdentity {
     pub(crate) key: Box<[u8]>,
     /// The voice of the tenant that it serves, or served last; 0 is none. For hubs.
     pub(crate) voice: AtomicU64,
+    /// The role it is logged in as.
+    pub(crate) role: String,
+    pub(crate) socket: SocketFacts,
+    /// When it was made.
+    pub(crate) made: Instant,
+    /// The session that has it; 0 if none has.
+    holder: AtomicU64,
+    /// Seconds of [`crate::clock`] when it was last lent.
+    lent_at: AtomicU32,
+    /// Statements prepared on it when it last came back.
+    statements: AtomicU32,
     /// Cancel requests under way. Until they have arrived, the connection must not serve anybody
     /// else: a late one would hit a stranger's query.
     cancels: AtomicU32,
 }
 
+/// What the ends of a socket are, for those who look at it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SocketFacts {
+    /// None on a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    /// Version and cipher suite.
+    pub(crate) tls: Option<Box<str>>,
+}
+
 impl ServerIdentity {
+    pub(crate) fn new(target: &Target, role: String, pid: u32, key: Box<[u8]>, socket: SocketFacts) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+            shard: target.shard.clone(),
+            endpoint: target.endpoint.clone(),
+            tls: target.tls.clone(),
+            pid,
+            key,
+            role,
+            socket,
+            made: Instant::now(),
+            holder: AtomicU64::new(0),
+            lent_at: AtomicU32::new(crate::clock::seconds()),
+            statements: AtomicU32::new(0),
+            voice: AtomicU64::new(0),
+            cancels: AtomicU32::new(0),
+        }
+    }
+
+    /// The pool lends it to this session. Called under the pool's lock.
+    #[inline]
+    pub(crate) fn lent(&self, to: u64) {
+        self.holder.store(to, Ordering::Relaxed);
+        self.lent_at.store(crate::clock::seconds(), Ordering::Relaxed);
+    }
+
+    /// It is back, with so many statements prepared on it. Called under the pool's lock.
+    #[inline]
+    pub(crate) fn came_back(&self, statements: usize) {
+        self.holder.store(0, Ordering::Relaxed);
+        self.statements.store(statements as u32, Ordering::Relaxed);
+    }
+
+    /// The session that has it; 0 if none has.
+    pub(crate) fn holder(&self) -> u64 {
+        self.holder.load(Ordering::Relaxed)
+    }
+
+    /// Seconds since it was lent last, or made.
+    pub(crate) fn seconds_since_lent(&self) -> u32 {
+        crate::clock::seconds().saturating_sub(self.lent_at.load(Ordering::Relaxed))
+    }
+
+    /// Statements prepared on it when it last came back.
+    pub(crate) fn statements(&self) -> u32 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Cancel requests under way to it.
+    pub(crate) fn cancels(&self) -> u32 {
+        self.cancels.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn cancel_begins(&self) {
         self.cancels.fetch_add(1, Ordering::AcqRel);
     }

@@ -105,6 +105,13 @@ impl Core {
         self.statements.get_or_insert_default()
     }
 
+    /// It has waited for a server connection.
+    pub(crate) fn note_wait(&self, took: std::time::Duration) {
+        let us = took.as_micros() as u64;
+        self.account.wait_us.add(us);
+        self.seat.shard_account.wait_us.add(us);
+    }
+
     /// Whether the server connection goes back after each transaction.
     pub(crate) fn is_pooled(&self) -> bool {
         self.pin.is_none() && self.seat.mode == PoolMode::Transaction
@@ -222,6 +229,7 @@ impl Session {
                 Poll::Ready(Ok(n)) => {
                     buffer.filled(n);
                     self.core.account.bytes_in.add(n as u64);
+                    self.core.seat.shard_account.bytes_in.add(n as u64);
                     self.relay = Some(Relay::begin(buffer));
                     self.core.handle.now_active();
                 }
@@ -324,6 +332,9 @@ impl Session {
         }
     }
 }
+
+/// What an idle session takes by itself, in bytes.
+pub(crate) const SESSION_BYTES: usize = std::mem::size_of::<Session>();
 
 impl Future for Session {
     type Output = ();

@@ -16,11 +16,13 @@ use crate::auth::jwt::JwtVerifier;
 use crate::cancel::Guesses;
 use crate::cancel::key::{CancelKey, Keys};
 use crate::cancel::process::{self, claim};
+use crate::console::ConsoleState;
 use crate::context::Interner;
 use crate::holds::Holds;
 use crate::logins::Logins;
 use crate::notifications::Notifications;
 use crate::notifications::voice::Voices;
+use crate::pauses::Pauses;
 use crate::pool::Pool;
 use crate::seal::Sealer;
 use crate::session::handle::{Order, SessionHandle};
@@ -56,6 +58,9 @@ pub(crate) struct Shared {
     pub(crate) processes: Mutex<Option<std::os::unix::net::UnixListener>>,
     /// Cancel requests with unknown keys.
     pub(crate) guesses: Guesses,
+    /// What operators have paused or disabled.
+    pub(crate) pauses: Pauses,
+    pub(crate) console: ConsoleState,
     clients: AtomicUsize,
     unauthenticated: AtomicUsize,
     unauthenticated_by_address: DashMap<IpAddr, usize>,
@@ -98,6 +103,8 @@ impl Shared {
             sealer,
             jwt: JwtVerifier::new(),
             stats: Stats::new(workers),
+            pauses: Pauses::default(),
+            console: ConsoleState::default(),
             sessions: DashMap::new(),
             keys: Keys::new(own),
             place,
@@ -197,6 +204,7 @@ impl Shared {
         }
         let mut closing = Vec::new();
         for pool in made {
+            self.pauses.apply_to(&pool);
             closing.extend(self.pools.insert(pool.shard.name.clone(), pool));
         }
         self.topology.store(topology.clone());
@@ -212,6 +220,8 @@ impl Shared {
         for pool in closing {
             pool.close();
         }
+        // Once more, for what was paused between the first time and the pool's being found.
+        self.pools().iter().for_each(|pool| self.pauses.apply_to(pool));
         self.notifications.topology_changed();
         // Sessions of tenants that are not served any more end even if they are idle.
         for session in &self.sessions {

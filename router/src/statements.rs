@@ -233,6 +233,10 @@ impl ServerStatements {
         self.used.remove(&id).is_some()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.used.clear();
     }

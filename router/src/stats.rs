@@ -123,10 +123,27 @@ impl TenantStats {
 }
 
 /// What one worker has done on one shard.
+// Each is written by one thread, and must not share a cache line with another's.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct ShardAccount {
     /// From the moment a server connection was lent to the end of the transaction.
     pub(crate) transactions: Histogram,
+    /// Sessions that began here.
+    pub(crate) logins: Local,
+    /// Server connections lent.
+    pub(crate) assignments: Local,
+    pub(crate) statements: Local,
+    pub(crate) bytes_in: Local,
+    pub(crate) bytes_out: Local,
+    /// Time spent waiting for server connections, in microseconds.
+    pub(crate) wait_us: Local,
+    /// Parse messages of clients.
+    pub(crate) parses: Local,
+    /// Parse messages to servers.
+    pub(crate) server_parses: Local,
+    /// Bind messages of clients.
+    pub(crate) binds: Local,
 }
 
 /// How a login was attempted.

@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::server::SocketFacts;
+
 /// A client's socket.
 pub(crate) enum ClientStream {
     Tcp(TcpStream),
@@ -85,6 +87,18 @@ macro_rules! poll_io {
 poll_io!(ClientStream);
 poll_io!(ServerStream);
 
+fn facts(tcp: &TcpStream, tls: Option<&rustls::CommonState>) -> SocketFacts {
+    SocketFacts {
+        peer: tcp.peer_addr().ok(),
+        local: tcp.local_addr().ok(),
+        tls: tls.map(|tls| {
+            let version = tls.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
+            let suite = tls.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+            format!("{}/{suite}", version.replace('_', ".")).into()
+        }),
+    }
+}
+
 impl ClientStream {
     /// Ends the sending direction.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,6 +109,15 @@ impl ClientStream {
         }
     }
 
+    /// What is known of the socket.
+    pub(crate) fn facts(&self) -> SocketFacts {
+        match self {
+            Self::Tcp(s) => facts(s, None),
+            Self::Unix(_) => SocketFacts::default(),
+            Self::Tls(s) => facts(s.get_ref().0, Some(s.get_ref().1)),
+        }
+    }
+
     /// Whether what passes is encrypted.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
@@ -102,6 +125,15 @@ impl ClientStream {
 }
 
 impl ServerStream {
+    /// What is known of the socket.
+    pub(crate) fn facts(&self) -> SocketFacts {
+        match self {
+            Self::Tcp(s) => facts(s, None),
+            Self::Unix(_) => SocketFacts::default(),
+            Self::Tls(s) => facts(s.get_ref().0, Some(s.get_ref().1)),
+        }
+    }
+
     /// Moves the socket to the runtime of the thread that calls, so that its events wake that
     /// thread and no other. Sockets under TLS stay with the thread that made them: that works from
     /// any thread, at the price of a wake-up across threads.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::listen;
-use crate::login;
+use crate::login::{self, Admitted};
 use crate::shared::{Shared, StartError};
 use crate::stream::ClientStream;
 
@@ -206,11 +206,20 @@ impl Worker {
         let (shared, index) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             // The login's future is large and the session's is small: a task for each.
-            if let Some(session) = login::login(shared, stream, peer, index).await {
-                tokio::spawn(async move {
-                    session.await;
-                    drop(counted);
-                });
+            match login::login(shared, stream, peer, index).await {
+                Some(Admitted::Session(session)) => {
+                    tokio::spawn(async move {
+                        session.await;
+                        drop(counted);
+                    });
+                }
+                Some(Admitted::Console(session)) => {
+                    tokio::spawn(async move {
+                        session.run().await;
+                        drop(counted);
+                    });
+                }
+                None => {}
             }
         });
     }

@@ -9,8 +9,8 @@ use super::reader::Table;
 use super::value::Value;
 use crate::seal::parse_seal_keys;
 use crate::settings::{
-    CatalogSettings, ClientTls, ClientTlsMode, IdentitySettings, Limits, ListenAddress, LoginSettings,
-    MAX_ROUTER_ID, RouterSettings, SealSettings,
+    CatalogSettings, ClientTls, ClientTlsMode, ConsoleSettings, IdentitySettings, Limits, ListenAddress,
+    LoginSettings, MAX_ROUTER_ID, RouterSettings, SealSettings,
 };
 use crate::template;
 use crate::topology::{PoolMode, UnknownTenants};
@@ -48,6 +48,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     root.set("login", &mut s.login, |v| Some(login(v.table()?)));
     root.set("identity", &mut s.identity, |v| Some(identity(v.table()?)));
     root.set("limits", &mut s.limits, |v| Some(limits(v.table()?)));
+    root.set("console", &mut s.console, |v| Some(console(v.table()?)));
     s.catalog = root.opt("catalog", |v| Some(catalog(v.table()?)));
     s.peers = peers::read(root, s.id);
     s.seal = root.opt("seal", |v| seal(v.table()?));
@@ -219,6 +220,22 @@ fn seal(t: Table<'_>) -> Option<SealSettings> {
     t.set("token_lifetime", &mut token_lifetime, |v| v.duration(1000 * MS..=DAY));
     t.finish();
     Some(SealSettings { keys: keys?, token_lifetime })
+}
+
+fn console(t: Table<'_>) -> ConsoleSettings {
+    let mut c = ConsoleSettings::default();
+    // As PostgreSQL's own names of databases. // NAMEDATALEN - 1, src/include/pg_config_manual.h
+    t.set("databases", &mut c.databases, |v| v.array(|v| v.name(63).map(str::to_owned)));
+    t.set("sessions", &mut c.sessions, |v| v.integer(1..=10_000));
+    t.set("admin_sessions", &mut c.admin_sessions, |v| v.integer(0..=10_000));
+    t.set("drain_timeout", &mut c.drain_timeout, |v| v.duration(MS..=DAY));
+    t.set("hold_timeout", &mut c.hold_timeout, |v| v.duration(MS..=DAY));
+    t.set("stats_period", &mut c.stats_period, |v| v.duration(1000 * MS..=DAY));
+    if c.admin_sessions > c.sessions {
+        t.ctx.error(&t.at_key("admin_sessions"), "is more than `sessions`");
+    }
+    t.finish();
+    c
 }
 
 fn catalog(t: Table<'_>) -> CatalogSettings {

@@ -10,11 +10,15 @@ use super::tenants;
 use super::value::Value;
 use crate::ids::TenantId;
 use crate::settings::LoginSettings;
-use crate::topology::{LoginMethods, Tenant, TenantGrant, UnknownTenants, User, Verifier};
+use crate::topology::{ConsoleRole, LoginMethods, Tenant, TenantGrant, UnknownTenants, User, Verifier};
 use crate::verifier::check_verifier;
 
 /// Longest user name, in bytes. Above PostgreSQL's 63, as it need be no role there.
 const MAX_USER_BYTES: usize = 128;
+
+/// The words of `console`.
+const CONSOLE_ROLES: [(&str, ConsoleRole); 3] =
+    [("viewer", ConsoleRole::Viewer), ("operator", ConsoleRole::Operator), ("admin", ConsoleRole::Admin)];
 
 /// What users are checked against.
 pub(super) struct Known<'k> {
@@ -58,7 +62,7 @@ fn user(t: Table<'_>, name: Option<&str>, known: &Known<'_>) -> Option<User> {
         let message = "has no way to log in: give `verifier` (made by `switchyard auth hash`), `jwt`, `cert` or `trust`";
         t.ctx.error(&t.at, message);
     }
-    let tenants = grant(&t, known);
+    let tenants = grant(&t, known, methods.console.is_some());
     let pool_mode = t.opt("pool_mode", |v| v.one_of(&POOL_MODES));
     let server_login = server_login(&t).map(Arc::new);
     t.finish();
@@ -88,6 +92,7 @@ fn methods(t: &Table<'_>, known: &Known<'_>) -> LoginMethods {
     t.set("jwt", &mut methods.jwt, Value::boolean);
     t.set("cert", &mut methods.cert, Value::boolean);
     t.set("trust", &mut methods.trust, Value::boolean);
+    methods.console = t.opt("console", |v| v.one_of(&CONSOLE_ROLES));
     if methods.trust && !known.login.trust {
         t.ctx.error(&t.at_key("trust"), "is off: set `trust = true` in [login]");
     }
@@ -100,8 +105,8 @@ fn methods(t: &Table<'_>, known: &Known<'_>) -> LoginMethods {
     methods
 }
 
-/// For whom the user may act: exactly one of `tenant` and `tenants`.
-fn grant(t: &Table<'_>, known: &Known<'_>) -> Option<TenantGrant> {
+/// For whom the user may act: exactly one of `tenant` and `tenants`; who has the console may act for nobody.
+fn grant(t: &Table<'_>, known: &Known<'_>, console: bool) -> Option<TenantGrant> {
     let one = t.opt("tenant", |v| {
         let id = tenants::id(v)?;
         warn_unknown(v, &id, known);
@@ -131,6 +136,7 @@ fn grant(t: &Table<'_>, known: &Known<'_>) -> Option<TenantGrant> {
             t.ctx.error(&t.at_key("tenants"), "give `tenant` or `tenants`, not both");
             None
         }
+        (false, false) if console => Some(TenantGrant::List(Vec::new())),
         (false, false) => {
             let message =
                 "is missing: say for whom the user may act, by `tenant` or `tenants` (\"*\" is for all)";

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::{ContextMode, SecretKey, Verifier};
+use crate::topology::{ConsoleRole, ContextMode, SecretKey, Verifier};
 
 const SCRAM: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
@@ -86,7 +86,12 @@ fn full() -> Topology {
         let user = User {
             name: name.to_owned(),
             verifier,
-            methods: LoginMethods { jwt: true, cert: name == "a", trust: name == "b" },
+            methods: LoginMethods {
+                jwt: true,
+                cert: name == "a",
+                trust: name == "b",
+                console: (name == "a").then_some(ConsoleRole::Operator),
+            },
             tenants,
             pool_mode: Some(PoolMode::Session),
             server_login: (name == "a").then(|| Arc::new(login)),

@@ -117,7 +117,14 @@ pub enum IdentityError {
         /// The tenant asked for.
         tenant: TenantId,
     },
-    /// All is in order, but the tenant is suspended. The only error that the client may be told.
+    /// All is in order, but the user may do nothing in the console. The client has proven to be the user, and may
+    /// be told.
+    #[error("user {user:?} has no role in the console")]
+    NoConsole {
+        /// The user who logs in.
+        user: String,
+    },
+    /// All is in order, but the tenant is suspended. The client may be told.
     #[error("tenant {:?} is suspended", tenant.id)]
     Suspended {
         /// The tenant.
@@ -139,6 +146,7 @@ impl IdentityError {
             Self::NotNamed { .. } => "tenant_not_named",
             Self::NotGranted { .. } => "tenant_not_granted",
             Self::UnknownTenant { .. } => "unknown_tenant",
+            Self::NoConsole { .. } => "no_console",
             Self::Suspended { .. } => "suspended",
         }
     }

@@ -9,6 +9,7 @@ use switchyard_wire::startup::{self, First, Startup};
 
 use super::proof::{self, Failed};
 use super::{Address, Ended, Wrong};
+use crate::server::SocketFacts;
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
 use crate::stream::ClientStream;
@@ -321,6 +322,11 @@ impl Opening {
                 .await
                 .map_err(|_| if begun { no_message("half a message") } else { Failed::Gone })?;
         }
+    }
+
+    /// What is known of the socket.
+    pub(crate) fn facts(&self) -> SocketFacts {
+        self.stream.as_ref().map(ClientStream::facts).unwrap_or_default()
     }
 
     /// The socket of a client that was let in, and what it has sent behind its login.

@@ -11,6 +11,8 @@ use crate::server::Route;
 pub(crate) struct ServerPlace {
     pub(super) pool: Weak<Pool>,
     pub(super) route: Route,
+    /// Of the server's identity.
+    pub(super) id: u64,
     /// Given up by [`Pool::forget`], under the pool's lock.
     pub(super) taken: bool,
     /// Who has it.
@@ -20,7 +22,7 @@ pub(crate) struct ServerPlace {
 impl ServerPlace {
     /// None, for a connection that belongs to no pool yet.
     pub(crate) fn none(route: Route) -> Self {
-        Self { pool: Weak::new(), route, taken: false, lent_to: None }
+        Self { pool: Weak::new(), route, id: 0, taken: false, lent_to: None }
     }
 
     /// Gives up the claim. None if that was done before.

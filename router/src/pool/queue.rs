@@ -16,10 +16,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
+use switchyard_config::TenantId;
 use switchyard_config::limits::DEFAULT_WEIGHT;
 use tokio::sync::oneshot;
 
-use super::PoolError;
+use super::{PoolError, Want};
 use crate::server::{Route, Server};
 use crate::statements::IdHasher;
 
@@ -55,6 +56,7 @@ pub(super) struct Waiter {
     pub(super) wishes: u64,
     pub(super) session: u64,
     pub(super) worker: usize,
+    pub(super) tenant: Option<TenantId>,
     pub(super) since: Instant,
     /// A connection for its route is being made in the place of one that was closed for it.
     pub(super) promised: bool,
@@ -87,6 +89,27 @@ struct Account {
     used: u64,
     /// Its lanes in which somebody waits, by since when the first does.
     lanes: BTreeSet<(Instant, u64)>,
+}
+
+impl Waiter {
+    /// One who waits from now on, and where its answer will be.
+    pub(super) fn new(want: &Want<'_>) -> (Self, oneshot::Receiver<Result<Box<Server>, PoolError>>) {
+        let (reply, answer) = oneshot::channel();
+        let waiter = Self {
+            reply,
+            route: want.route.clone(),
+            context: want.context,
+            share: want.share,
+            wishes: want.wishes,
+            session: want.session,
+            worker: want.worker,
+            tenant: want.tenant.cloned(),
+            since: want.now,
+            promised: false,
+            charged: Duration::ZERO,
+        };
+        (waiter, answer)
+    }
 }
 
 /// The sessions and connections of one context.
@@ -224,10 +247,15 @@ impl Queue {
         accounts.flat_map(|account| account.lanes.iter().copied())
     }
 
-    /// Sessions that wait, those that gave up not counted.
-    pub(super) fn len(&self) -> usize {
+    /// Sessions that wait, without those that gave up.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter> {
         let lanes = self.waiting_lanes().filter_map(|(_, context)| self.lanes.get(&context));
-        lanes.flat_map(|lane| &lane.waiters).filter(|w| !w.reply.is_closed()).count()
+        lanes.flat_map(|lane| &lane.waiters).filter(|w| !w.reply.is_closed())
+    }
+
+    /// How many there are of these.
+    pub(super) fn len(&self) -> usize {
+        self.iter().count()
     }
 
     /// How many wait, or have given up since the last [`Queue::tidy`], but no more than `limit`.

@@ -48,7 +48,7 @@ impl Pool {
             }
             state.idle = kept;
             let route = Route { database: self.shard.database.as_str().into(), login: 0 };
-            let may_try = state.failing.get(&route).is_none_or(|f| now >= f.until);
+            let may_try = !state.hold.is_paused() && state.failing.get(&route).is_none_or(|f| now >= f.until);
             while may_try && state.open < min.min(self.size()) {
                 self.start_connecting(&mut state, route.clone());
             }
@@ -58,6 +58,7 @@ impl Pool {
             }
             // Those that gave up would only be skipped one by one later.
             state.queue.tidy(now);
+            state.hold.retain_those_who_wait();
         }
         for one in closing {
             say_goodbye(*one.server);

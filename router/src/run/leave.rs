@@ -71,6 +71,16 @@ impl Router {
         tracing::info!("handed over");
     }
 
+    /// Takes no new clients, and waits for those that are here to leave by themselves.
+    pub(super) async fn wait_for_clients(&mut self) {
+        tracing::info!(sessions = self.shared.sessions.len(), "waiting for clients to leave");
+        self.shared.enter(Stage::Draining);
+        self.stop_accepting().await;
+        while !is_left(&self.shared) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     async fn stop_accepting(&mut self) {
         if self.accepting.send_replace(false) {
             tokio::time::sleep(listen::LAST_CLIENTS).await;

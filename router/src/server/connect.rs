@@ -154,17 +154,10 @@ impl Target {
         let (parameters, pid, key) = conversation.until_ready().await?;
         let seal = if self.sealed { conversation.hello().await? } else { None };
         let lifetime = jittered(self.shard.pool.lifetime);
+        let socket = conversation.stream.facts();
         let server = Server {
             stream: conversation.stream,
-            identity: Arc::new(ServerIdentity {
-                shard: self.shard.clone(),
-                endpoint: self.endpoint.clone(),
-                tls: self.tls.clone(),
-                pid,
-                key,
-                voice: std::sync::atomic::AtomicU64::new(0),
-                cancels: std::sync::atomic::AtomicU32::new(0),
-            }),
+            identity: Arc::new(ServerIdentity::new(self, login.user.clone(), pid, key, socket)),
             route: self.route.clone(),
             place: crate::pool::ServerPlace::none(self.route.clone()),
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },

@@ -97,6 +97,7 @@ impl Relay {
             session: core.id,
             worker: core.worker,
             now: Instant::now(),
+            tenant: Some(&core.who.tenant),
         };
         self.lender = Some(core.seat.pool.clone());
         match core.seat.pool.lend(&want) {
@@ -128,7 +129,7 @@ impl Relay {
             Answer::Server(answer) => StdPin::new(answer).poll(cx),
             Answer::Turn(turn) => {
                 let Poll::Ready(turn) = turn.as_mut().poll(cx) else { return Poll::Pending };
-                core.account.wait_us.add(wait.since.elapsed().as_micros() as u64);
+                core.note_wait(wait.since.elapsed());
                 self.wait = None;
                 self.c.buffer.widen();
                 return Poll::Ready(match turn {
@@ -144,7 +145,7 @@ impl Relay {
             }
         };
         if let Poll::Ready(answer) = server {
-            core.account.wait_us.add(wait.since.elapsed().as_micros() as u64);
+            core.note_wait(wait.since.elapsed());
             self.wait = None;
             self.c.buffer.widen();
             return Poll::Ready(match answer {
@@ -168,18 +169,31 @@ impl Relay {
                 Err(_) => self.unavailable(core, &PoolError::Closed),
             });
         }
-        if wait.timeout.as_mut().is_some_and(|timeout| timeout.as_mut().poll(cx).is_ready()) {
+        while let Some(timeout) = &mut wait.timeout {
+            if timeout.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            let longest = core.shared.settings().console.hold_timeout;
+            if let Some(until) = core.seat.pool.may_wait_until(wait.since, &core.who.tenant, longest) {
+                timeout.as_mut().reset(until.into());
+                continue;
+            }
             let waited = wait.since.elapsed();
             self.wait = None;
             self.c.buffer.widen();
-            core.account.wait_us.add(waited.as_micros() as u64);
+            core.note_wait(waited);
             core.account.shed.add(1);
             core.seat.pool.counters.queue_timeouts.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(session = core.id, tenant = %core.who.tenant, shard = %core.seat.pool.shard.name,
                 waited_ms = waited.as_millis() as u64, "no server connection became free in time");
             let text = "no server connection became free in time";
-            let error = ErrorResponse::error(sqlstate::TOO_MANY_CONNECTIONS, text)
-                .hint("All connections of the tenant's shard are busy; try again, or make its pool larger.");
+            let hint = match core.seat.pool.is_holding(&core.who.tenant) {
+                true => "The operators of this service have paused the tenant or its shard; try again later.",
+                false => {
+                    "All connections of the tenant's shard are busy; try again, or make its pool larger."
+                }
+            };
+            let error = ErrorResponse::error(sqlstate::TOO_MANY_CONNECTIONS, text).hint(hint);
             self.refuse(core, &error);
             return Poll::Ready(Ok(()));
         }
@@ -234,6 +248,7 @@ impl Relay {
                 return self.borrow_server(core);
             }
         }
+        core.seat.shard_account.assignments.add(1);
         self.server = Some(server);
         self.began = Some(Instant::now());
         self.make_ready(core)?;
@@ -438,6 +453,7 @@ impl Relay {
     fn release(&mut self, core: &mut Core) {
         if let Some(mut server) = self.server.take() {
             core.handle.detached();
+            core.handle.note_statements(core.statements.as_ref().map_or(0, |statements| statements.len()));
             if !self.s.buffer.fresh().is_empty() {
                 // It said something that belongs to no statement.
                 server.broken = true;

@@ -72,6 +72,7 @@ impl Relay {
                     self.c.buffer.filled(n);
                     self.note_for_replay(n);
                     core.account.bytes_in.add(n as u64);
+                    core.seat.shard_account.bytes_in.add(n as u64);
                     moved = true;
                 }
             }
@@ -162,6 +163,7 @@ impl Relay {
             }
             frontend::EXECUTE => {
                 core.account.statements.add(1);
+                core.seat.shard_account.statements.add(1);
                 self.exchange.sent_extended(Owed::Execute);
                 self.c.forward(len);
             }
@@ -207,6 +209,7 @@ impl Relay {
             return Ok(false);
         }
         core.account.statements.add(1);
+        core.seat.shard_account.statements.add(1);
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
         let mut instead = None;

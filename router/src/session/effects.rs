@@ -190,6 +190,7 @@ impl Relay {
             // What a rollback takes away.
             self.fresh_pin = matches!(pin, Pin::Temporary | Pin::HoldCursor | Pin::Setting);
             core.pin = Some(pin);
+            core.handle.pinned(pin);
             core.shared.stats.pins.add(pin);
             tracing::debug!(session = core.id, tenant = %core.who.tenant, reason = pin.label(), "session pinned");
         }
@@ -307,6 +308,7 @@ impl Relay {
                 core.pin = None;
                 self.touched = None;
                 core.unlisten_all();
+                core.handle.unpinned();
                 core.statements().clear_named();
                 core.statements().clear_by_sql();
                 core.statements().forget_unnamed();

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::Who;
 use crate::cancel::key::CancelKey;
-use crate::server::ServerIdentity;
+use crate::classify::Pin;
+use crate::server::{ServerIdentity, SocketFacts};
 
 /// What a session can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,20 @@ struct Cancelable {
     canceled: bool,
 }
 
+impl ClientFacts {
+    pub(crate) fn new(session: u64, socket: SocketFacts, application_name: &str) -> Self {
+        let mut end = application_name.len().min(APPLICATION_NAME_BYTES);
+        while !application_name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let application_name = application_name[..end].into();
+        Self { session, socket, began: SystemTime::now(), application_name }
+    }
+}
+
+/// Longest `application_name` kept, in bytes. // NAMEDATALEN - 1, src/include/pg_config_manual.h
+const APPLICATION_NAME_BYTES: usize = 63;
+
 /// A session as the registry has it.
 pub(crate) struct SessionHandle {
     /// What the client has as the backend's process id and secret.
@@ -75,6 +91,25 @@ pub(crate) struct SessionHandle {
     since: AtomicU32,
     waker: OnceLock<Waker>,
     target: Mutex<Cancelable>,
+    /// What does not change, for who looks at it.
+    pub(crate) facts: OnceLock<Box<ClientFacts>>,
+    /// Number of the reason for which it keeps its server connection, and one; 0 for none.
+    pin: AtomicU8,
+    /// Seconds since the router began, of when it was pinned.
+    pinned_since: AtomicU32,
+    /// Prepared statements after its last transaction.
+    statements: AtomicU32,
+}
+
+/// What a session is, for who looks at it.
+#[derive(Debug)]
+pub(crate) struct ClientFacts {
+    /// Its number in the log.
+    pub(crate) session: u64,
+    pub(crate) socket: SocketFacts,
+    pub(crate) began: SystemTime,
+    /// As given at startup.
+    pub(crate) application_name: Box<str>,
 }
 
 impl SessionHandle {
@@ -87,7 +122,16 @@ impl SessionHandle {
             since: AtomicU32::new(crate::clock::seconds()),
             waker: OnceLock::new(),
             target: Mutex::default(),
+            facts: OnceLock::new(),
+            pin: AtomicU8::new(0),
+            pinned_since: AtomicU32::new(0),
+            statements: AtomicU32::new(0),
         }
+    }
+
+    /// Its number: no two sessions of a process have the same. 0 before it is said.
+    pub(crate) fn number(&self) -> u64 {
+        self.facts.get().map_or(0, |facts| facts.session)
     }
 
     /// Remembers how to wake the session. A task's waker never changes, so once is enough.
@@ -168,6 +212,37 @@ impl SessionHandle {
     #[inline]
     pub(crate) fn detached(&self) {
         self.target.lock().server = None;
+        self.unpinned();
+    }
+
+    /// It keeps its server connection from now on.
+    pub(crate) fn pinned(&self, pin: Pin) {
+        self.pinned_since.store(crate::clock::seconds(), Ordering::Relaxed);
+        self.pin.store(pin as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// It does not any more.
+    pub(crate) fn unpinned(&self) {
+        self.pin.store(0, Ordering::Relaxed);
+    }
+
+    /// Why it keeps its server connection, and for how many seconds.
+    pub(crate) fn pin(&self) -> Option<(Pin, u32)> {
+        let number = self.pin.load(Ordering::Relaxed).checked_sub(1)?;
+        let pin = *Pin::ALL.get(usize::from(number))?;
+        let since = self.pinned_since.load(Ordering::Relaxed);
+        Some((pin, crate::clock::seconds().saturating_sub(since)))
+    }
+
+    /// It has so many prepared statements.
+    #[inline]
+    pub(crate) fn note_statements(&self, count: usize) {
+        self.statements.store(count as u32, Ordering::Relaxed);
+    }
+
+    /// Prepared statements after its last transaction.
+    pub(crate) fn statements(&self) -> u32 {
+        self.statements.load(Ordering::Relaxed)
     }
 
     /// The server connection that it has borrowed, if any.

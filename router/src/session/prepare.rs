@@ -32,6 +32,7 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
+        core.seat.shard_account.parses.add(1);
         if parse.name.is_empty() {
             // What it does is noted now: it is seldom prepared and not run.
             let mut instead = None;
@@ -58,6 +59,7 @@ impl Relay {
                 self.c.forward(len);
             }
             self.exchange.sent_extended(Owed::ParseUnnamed);
+            core.seat.shard_account.server_parses.add(1);
             return Ok(true);
         }
         // If the server skips it after an error, the name means what it meant: what follows this
@@ -91,6 +93,7 @@ impl Relay {
             built(build::parse(self.c.own(), &statement.name, parse.sql, parse.types))?;
             self.exchange.sent_extended(Owed::Parse(parse.name.into(), statement.clone()));
             core.shared.stats.statement_parses.add(1);
+            core.seat.shard_account.server_parses.add(1);
         }
         core.statements().insert(parse.name, statement);
         Ok(true)
@@ -117,6 +120,7 @@ impl Relay {
         built(build::parse(self.c.own(), &statement.name, statement.sql(), statement.types()))?;
         self.exchange.sent_extended(Owed::Inject(Some(statement.clone())));
         core.shared.stats.statement_parses.add(1);
+        core.seat.shard_account.server_parses.add(1);
         Ok(())
     }
 
@@ -154,6 +158,7 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
+        core.seat.shard_account.binds.add(1);
         if names.statement.is_empty() {
             let after = frame::HEADER + names.rest;
             if !self.parsed_unnamed

@@ -50,6 +50,7 @@ impl Relay {
                 Poll::Ready(Ok(n)) => {
                     self.s.buffer.filled(n);
                     core.account.bytes_out.add(n as u64);
+                    core.seat.shard_account.bytes_out.add(n as u64);
                     self.server_has_said(core)?;
                 }
             }

@@ -12,7 +12,9 @@ mod values;
 
 pub use auth::{Auth, Mechanisms, SaslInitial, auth, password, sasl_initial};
 pub use error_fields::ErrorFields;
-pub use extended::{BindNames, Execute, Parse, Target, bind_names, close, describe, execute, parse};
+pub use extended::{
+    Bind, BindNames, Execute, Parse, Target, bind, bind_names, close, describe, execute, parse,
+};
 pub use values::{Parameters, Values, bind_parameters, data_row};
 
 use cursor::Cursor;

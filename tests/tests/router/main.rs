@@ -4,6 +4,7 @@ mod attacks;
 mod cancel;
 mod cancel_elsewhere;
 mod checklist;
+mod console;
 mod context;
 mod drivers;
 mod failover;

@@ -103,6 +103,7 @@ impl Sim {
             wishes: 0,
             session: 0,
             worker: 0,
+            tenant: None,
             since: self.now,
             promised: false,
             charged: Duration::ZERO,

@@ -23,6 +23,11 @@ fuzz_target!(|data: &[u8]| {
         build::execute(&mut again, execute.portal, execute.max_rows).expect("as read");
         assert_eq!(message::execute(&again[HEADER..]), Ok(execute));
     }
+    if let Ok(bind) = message::bind(data) {
+        let names = message::bind_names(data).expect("as read").expect("whole");
+        assert_eq!((bind.portal, bind.statement), (names.portal, names.statement));
+        assert!(bind.params.len() * 4 <= data.len());
+    }
     if let Ok(Some(whole)) = message::bind_names(data) {
         for end in 0..data.len().min(whole.rest + 2) {
             let wanted = (end >= whole.rest).then_some(whole);

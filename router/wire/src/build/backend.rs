@@ -131,6 +131,22 @@ pub fn no_data(buf: &mut Vec<u8>) {
     empty(buf, backend::NO_DATA);
 }
 
+/// A PortalSuspended.
+pub fn portal_suspended(buf: &mut Vec<u8>) {
+    empty(buf, backend::PORTAL_SUSPENDED);
+}
+
+/// A ParameterDescription: the type oid of each parameter.
+///
+/// # Errors
+/// More than 65535 of them.
+pub fn parameter_description(buf: &mut Vec<u8>, types: &[u32]) -> Result<(), BuildError> {
+    frame(buf, Some(backend::PARAMETER_DESCRIPTION), |body| {
+        body.count(types.len())?;
+        types.iter().try_for_each(|oid| body.u32(*oid))
+    })
+}
+
 /// An EmptyQueryResponse.
 pub fn empty_query(buf: &mut Vec<u8>) {
     empty(buf, backend::EMPTY_QUERY);
@@ -150,16 +166,28 @@ pub fn command_complete(buf: &mut Vec<u8>, tag: impl AsRef<[u8]>) -> Result<(), 
 /// # Errors
 /// A NUL in a name, more than 65535 columns, or too long.
 pub fn row_description(buf: &mut Vec<u8>, cols: &[(&str, u32, i16)]) -> Result<(), BuildError> {
+    row_description_in(buf, cols, |_| false)
+}
+
+/// The same, where `binary` says of each column, by its index, whether it is in binary format.
+///
+/// # Errors
+/// As [`row_description`].
+pub fn row_description_in(
+    buf: &mut Vec<u8>,
+    cols: &[(&str, u32, i16)],
+    binary: impl Fn(usize) -> bool,
+) -> Result<(), BuildError> {
     frame(buf, Some(backend::ROW_DESCRIPTION), |body| {
         body.count(cols.len())?;
-        for (name, oid, size) in cols {
+        for (at, (name, oid, size)) in cols.iter().enumerate() {
             body.string(name.as_bytes())?;
             // No table and no attribute number.
             body.bytes(&[0; 6])?;
             body.u32(*oid)?;
             body.u16(size.cast_unsigned())?;
-            // No type modifier (-1), text format (0).
-            body.bytes(&[0xff, 0xff, 0xff, 0xff, 0, 0])?;
+            // No type modifier (-1); the format is 0 for text, 1 for binary.
+            body.bytes(&[0xff, 0xff, 0xff, 0xff, 0, u8::from(binary(at))])?;
         }
         Ok(())
     })

@@ -61,6 +61,51 @@ pub fn bind_names(body_prefix: &[u8]) -> Result<Option<BindNames<'_>>, Malformed
     Ok(Some(BindNames { portal, statement: &rest[..second], rest: first + second + 2 }))
 }
 
+/// A whole Bind message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// The portal to make; empty for the unnamed one.
+    pub portal: &'a [u8],
+    /// The statement it is made of.
+    pub statement: &'a [u8],
+    /// Formats of the parameters: none where all are text, one for all, or one for each.
+    pub formats: Vec<u16>,
+    /// The parameters; `None` is NULL.
+    pub params: Vec<Option<&'a [u8]>>,
+    /// Formats of the result's columns, as those of the parameters.
+    pub results: Vec<u16>,
+}
+
+/// Reads a whole Bind. What it holds is bounded by the size of `body`, whatever counts are in it.
+///
+/// # Errors
+/// A missing terminator, or another number of values than a count says.
+pub fn bind(body: &[u8]) -> Result<Bind<'_>, Malformed> {
+    let mut cursor = Cursor(body);
+    let (portal, statement) = (cursor.string()?, cursor.string()?);
+    let formats = formats(&mut cursor)?;
+    let count = cursor.array().map(u16::from_be_bytes)?;
+    let mut params = Vec::new();
+    for _ in 0..count {
+        // -1 is NULL, and the only negative length (`exec_bind_message` in `src/backend/tcop/postgres.c`).
+        let len = cursor.array().map(i32::from_be_bytes)?;
+        params.push(match usize::try_from(len) {
+            Ok(len) => Some(cursor.bytes(len)?),
+            Err(_) if len == -1 => None,
+            Err(_) => return Err(Malformed::Value("parameter length")),
+        });
+    }
+    let results = self::formats(&mut cursor)?;
+    cursor.end()?;
+    Ok(Bind { portal, statement, formats, params, results })
+}
+
+fn formats(cursor: &mut Cursor<'_>) -> Result<Vec<u16>, Malformed> {
+    let count = cursor.array().map(u16::from_be_bytes)?;
+    let bytes = cursor.bytes(usize::from(count) * 2)?;
+    Ok(bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
+}
+
 /// What a Describe or Close names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'a> {

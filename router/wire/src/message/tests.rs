@@ -71,6 +71,27 @@ fn parse_counts_its_types() {
 }
 
 #[test]
+fn whole_binds() {
+    let whole = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\x02\0\x01\0\0";
+    let wanted = Bind {
+        portal: b"p",
+        statement: b"s",
+        formats: vec![1],
+        params: vec![Some(&b"ab"[..]), None],
+        results: vec![1, 0],
+    };
+    assert_eq!(bind(whole), Ok(wanted));
+    for len in 0..whole.len() {
+        assert!(bind(&whole[..len]).is_err(), "{len}");
+    }
+    let negative = b"\0\0\0\0\0\x01\xff\xff\xff\xfe\0\0";
+    assert_eq!(bind(negative), Err(Malformed::Value("parameter length")));
+    let huge = b"\0\0\0\0\xff\xff\x7f\xff\xff\xff";
+    assert_eq!(bind(huge), Err(Malformed::Short));
+    assert_eq!(bind(&[&whole[..], b"x"].concat()), Err(Malformed::Trailing));
+}
+
+#[test]
 fn bind_names_wait_for_both_terminators() {
     let whole = b"portal\0statement\0\0\0\0\0\0\0";
     let expected = BindNames { portal: b"portal", statement: b"statement", rest: 17 };
