@@ -40,16 +40,18 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --log-level error check bans licenses sources
 
-# Everything that decodes what strangers send: property tests with more cases than in a test run,
-# then the fuzzers. Minutes, or an hour.
+# Everything that decodes what strangers send: property tests with more cases than in a test run, and
+# the fuzz targets on inputs made from the kept corpus; a minute. Then the fuzzers proper, which need
+# a nightly compiler; an hour.
 FUZZED = -p switchyard-wire -p switchyard-config -p switchyard-router --lib
 
 fuzz-brief:
-	PROPTEST_CASES=5000 $(CARGO) test --locked --release $(FUZZED)
-	@scripts/fuzz.sh 20
+	PROPTEST_CASES=2000 $(CARGO) test --locked --quiet $(FUZZED)
+	SWITCHYARD_FUZZ_RUNS=200000 $(CARGO) test --locked --quiet -p switchyard-wire --test fuzz
 
 fuzz:
 	PROPTEST_CASES=200000 $(CARGO) test --locked --release $(FUZZED)
+	SWITCHYARD_FUZZ_RUNS=50000000 $(CARGO) test --locked --release -p switchyard-wire --test fuzz
 	@scripts/fuzz.sh 600
 
 # Compares direct PostgreSQL, PgBouncer and Switchyard on this machine: see tests/bench/README.md.

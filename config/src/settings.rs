@@ -1,6 +1,6 @@
 //! What a router process is told besides its topology: addresses, TLS, login, limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ pub struct RouterSettings {
     pub reuse_port: bool,
     /// Address of `/metrics`, `/livez` and `/readyz`. Default `127.0.0.1:6433`.
     pub http_listen: Option<SocketAddr>,
+    /// Networks of proxies that say by the PROXY protocol whose connections they pass on; they must. Nobody
+    /// else is believed. None by default.
+    pub proxy_protocol: Vec<Network>,
     /// Worker threads; 0 is one per core. Default 0.
     pub workers: usize,
     /// Pool mode of users and tenants that have none. Default transaction.
@@ -71,6 +74,50 @@ pub struct SealSettings {
     /// How long a token is good for. It is used once, at once: this is what the clocks of router and shard
     /// may differ by. Default 5 min.
     pub token_lifetime: Duration,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Whether `address` is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                own.to_bits() & mask == other.to_bits() & mask
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
+                own.to_bits() & mask == other.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = ();
+
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or a single address.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) if bits.bytes().all(|b| b.is_ascii_digit()) => bits.parse().map_err(|_| ())?,
+            Some(_) => return Err(()),
+            None => most,
+        };
+        if bits > most { Err(()) } else { Ok(Self { address, bits }) }
+    }
 }
 
 /// Where clients are accepted.
@@ -160,6 +207,9 @@ pub struct Limits {
     pub unauthenticated: usize,
     /// The same, of one address. Default 100; loopback is not counted.
     pub unauthenticated_per_address: usize,
+    /// Failed logins of a user from one address that cost nothing; the answers to further ones are held back,
+    /// longer each time. 0 is any number. Default 5.
+    pub failed_logins: u32,
     /// Time from accept to ready. Default 15 s.
     pub login_timeout: Duration,
     /// Largest startup packet, in bytes. Default 10 000, as PostgreSQL's
@@ -200,6 +250,7 @@ impl Default for Limits {
             clients: 10_000,
             unauthenticated: 1000,
             unauthenticated_per_address: 100,
+            failed_logins: 5,
             login_timeout: Duration::from_secs(15),
             startup_bytes: 10_000,
             token_bytes: 65_536,
@@ -268,6 +319,7 @@ impl Default for RouterSettings {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 6432)))],
             reuse_port: true,
             http_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6433))),
+            proxy_protocol: Vec::new(),
             workers: 0,
             pool_mode: PoolMode::Transaction,
             tls: ClientTls::default(),
@@ -278,6 +330,28 @@ impl Default for RouterSettings {
             catalog: None,
             seal: None,
             metrics_tenants: 2000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks() {
+        let network = |text: &str| text.parse::<Network>();
+        let holds = |text: &str, address: &str| network(text).unwrap().contains(address.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.200.3.4") && !holds("10.0.0.0/8", "11.0.0.0"));
+        assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
+        assert!(holds("0.0.0.0/0", "203.0.113.9") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.1.2.3"));
+        assert!(holds("2001:db8::/32", "2001:db8:1::1") && !holds("2001:db8::/32", "2001:db9::1"));
+        assert!(holds("::/0", "2001:db8::1"));
+        for bad in
+            ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "10.0.0.0/+8", "host", "10.0.0.0/8/8"]
+        {
+            assert!(network(bad).is_err(), "{bad}");
         }
     }
 }

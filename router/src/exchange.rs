@@ -251,6 +251,11 @@ impl Exchange {
         self.own > 0 && self.owed.front().is_some_and(Owed::is_own)
     }
 
+    /// Whether the server is at work on what it was sent, and waits for nothing more to end it.
+    pub(crate) fn answers_come(&self) -> bool {
+        !self.copy_in && !self.copy_both && self.owed.iter().any(Owed::brings_ready)
+    }
+
     /// Whether the transaction that is open, or would be, spans more than one message.
     pub(crate) fn in_transaction(&self) -> bool {
         self.status != b'I'

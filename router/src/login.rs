@@ -4,7 +4,10 @@
 //! `login_timeout`, and whoever fails learns nothing: an unknown user, an unknown tenant and a
 //! wrong password look the same. The log has the cause.
 
+pub(crate) mod guessing;
+pub(crate) mod places;
 mod proof;
+mod proxy;
 mod startup;
 
 use std::collections::BTreeMap;
@@ -58,21 +61,53 @@ pub(crate) async fn login(
     address: Address,
     worker: usize,
 ) -> Option<Admitted> {
-    let place = match shared.take_login_place(address) {
-        Ok(place) => place,
-        Err(why) => {
-            shared.stats.reject(why);
-            tracing::debug!(
-                address = address.map(tracing::field::display),
-                "too many unauthenticated connections"
-            );
+    let settings = shared.settings().clone();
+    let limits = &settings.limits;
+    let deadline = tokio::time::Instant::now() + limits.login_timeout;
+    let take = |address: Address| {
+        let address = address.filter(|a| !a.is_loopback());
+        shared.places.take(address, limits.unauthenticated, limits.unauthenticated_per_address)
+    };
+    let crowded = |address: Address| {
+        shared.stats.reject(Rejected::Unauthenticated);
+        tracing::debug!(
+            address = address.map(tracing::field::display),
+            "too many unauthenticated connections"
+        );
+    };
+    let proxied = address.is_some_and(|a| settings.proxy_protocol.iter().any(|network| network.contains(a)));
+    let Some(mut place) = take(address.filter(|_| !proxied)) else {
+        crowded(address);
+        return None;
+    };
+    let mut opening = Opening::new(shared.clone(), stream, address);
+    if proxied {
+        // Whose connection it is, and so whose place it takes, is said in front of everything.
+        if !matches!(tokio::time::timeout_at(deadline, opening.proxied()).await, Ok(Ok(()))) {
             return None;
         }
+        drop(place);
+        place = take(opening.address())?;
+    }
+    let address = opening.address();
+    let gone = place.gone();
+    let attempt = async {
+        tokio::select! {
+            biased;
+            done = run(&shared, &mut opening, &mut place, worker) => Some(done),
+            () = gone.notified() => None,
+        }
     };
-    let limit = shared.settings().limits.login_timeout;
-    let mut opening = Opening::new(shared.clone(), stream, address);
-    let done = tokio::time::timeout(limit, run(&shared, &mut opening, worker)).await;
+    let done = tokio::time::timeout_at(deadline, attempt).await;
     drop(place);
+    let done = match done {
+        Ok(Some(done)) => Ok(done),
+        Ok(None) => {
+            crowded(address);
+            return None;
+        }
+        Err(late) => Err(late),
+    };
     match done {
         Ok(Ok(admitted)) => return Some(admitted),
         Ok(Err(Ended::Quietly)) => {}
@@ -91,10 +126,16 @@ pub(crate) async fn login(
     None
 }
 
-async fn run(shared: &Arc<Shared>, opening: &mut Opening, worker: usize) -> Result<Admitted, Ended> {
+async fn run(
+    shared: &Arc<Shared>,
+    opening: &mut Opening,
+    place: &mut places::Place,
+    worker: usize,
+) -> Result<Admitted, Ended> {
     let opened = opening.open().await?;
     let topology = shared.topology();
     let (user, purpose) = prove(shared, &topology, opening, &opened).await?;
+    place.keep();
     match purpose {
         Purpose::Tenant(tenant) => begin(shared, opening, opened, &user, &tenant, worker).await,
         Purpose::Console(role) => begin_console(shared, opening, &opened, &user, role).await,
@@ -127,12 +168,18 @@ async fn prove(
         true => identity::resolve_console(topology, sources.user),
         false => identity::resolve(topology, &settings.identity, &sources),
     };
+    let free = settings.limits.failed_logins;
     drop(settings);
     let proven = match &resolved {
-        Ok(resolved) => proof::prove(opening, topology, opened, Some(resolved)).await,
+        Ok(resolved) => {
+            let done = proof::prove(opening, topology, opened, Some(resolved)).await;
+            hold_back(shared, opened, &done, free).await;
+            done
+        }
         Err(error) => {
             // Go through the motions with somebody who does not exist.
             let done = proof::prove(opening, topology, opened, None).await;
+            hold_back(shared, opened, &done, free).await;
             match done {
                 Err(proof::Failed::Wrong(_)) | Ok(_) => {
                     return Err(refuse(shared, opened, &error.to_string(), Method::None));
@@ -178,6 +225,21 @@ async fn prove(
             Err(Ended::Refused(suspended(&tenant.id)))
         }
         Err(error) => Err(refuse(shared, opened, &error.to_string(), proven.method)),
+    }
+}
+
+/// Counts a proof that was given, and keeps the answer waiting where many before it were wrong.
+async fn hold_back(shared: &Shared, opened: &Opened, done: &Result<proof::Proven, proof::Failed>, free: u32) {
+    let (login, address) = (opened.startup.user(), opened.address);
+    let delay = shared.guessing.delay(login, address, free);
+    match done {
+        Ok(proven) if proven.method == Method::Trust => return,
+        Ok(_) => shared.guessing.succeeded(login, address),
+        Err(proof::Failed::Wrong(_)) => shared.guessing.failed(login, address),
+        Err(_) => return,
+    }
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
 }
 

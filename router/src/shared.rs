@@ -1,6 +1,5 @@
 //! What all workers of a process share.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -10,6 +9,7 @@ use parking_lot::Mutex;
 use switchyard_config::settings::RouterSettings;
 use switchyard_config::topology::{Shard, Topology};
 use switchyard_config::{ShardName, TenantId};
+use switchyard_wire::scram;
 use tokio::sync::watch;
 
 use crate::auth::jwt::JwtVerifier;
@@ -19,6 +19,8 @@ use crate::cancel::process::{self, claim};
 use crate::console::ConsoleState;
 use crate::context::Interner;
 use crate::holds::Holds;
+use crate::login::guessing::Guessing;
+use crate::login::places::Places;
 use crate::logins::Logins;
 use crate::notifications::Notifications;
 use crate::notifications::voice::Voices;
@@ -62,12 +64,16 @@ pub(crate) struct Shared {
     pub(crate) pauses: Pauses,
     pub(crate) console: ConsoleState,
     clients: AtomicUsize,
-    unauthenticated: AtomicUsize,
-    unauthenticated_by_address: DashMap<IpAddr, usize>,
+    /// Of connections that have not logged in.
+    pub(crate) places: Arc<Places>,
+    /// Failed logins.
+    pub(crate) guessing: Guessing,
+    /// Iterations and length of the salt of most verifiers: what a user that does not exist has, too.
+    usual_verifier: ArcSwap<(u32, usize)>,
     last_session: AtomicU64,
     stage: watch::Sender<Stage>,
     /// Makes up salts for users that do not exist, so that they look like others.
-    pub(crate) mock_secret: [u8; 32],
+    mock_secret: [u8; 32],
     /// Who is told of a tenant's first login, where there is a catalog.
     pub(crate) register_tenant: std::sync::OnceLock<Box<dyn Fn(TenantId) + Send + Sync>>,
     /// How the catalog's watcher fares, where there is a catalog.
@@ -111,8 +117,9 @@ impl Shared {
             processes: Mutex::new(processes),
             guesses: Guesses::default(),
             clients: AtomicUsize::new(0),
-            unauthenticated: AtomicUsize::new(0),
-            unauthenticated_by_address: DashMap::new(),
+            places: Arc::default(),
+            guessing: Guessing::default(),
+            usual_verifier: ArcSwap::from_pointee(usual_verifier(&Topology::empty())),
             last_session: AtomicU64::new(0),
             stage: watch::Sender::new(Stage::Serving),
             mock_secret,
@@ -141,6 +148,12 @@ impl Shared {
 
     pub(crate) fn client_tls(&self) -> Option<Arc<ClientTlsContext>> {
         self.client_tls.load_full()
+    }
+
+    /// The verifier of a user that does not exist, or has none.
+    pub(crate) fn mock_verifier(&self, login: &str) -> scram::Verifier {
+        let (iterations, salt) = **self.usual_verifier.load();
+        scram::Verifier::mock_with(login, &self.mock_secret, iterations, salt)
     }
 
     /// The pool of a shard, if the topology has that shard.
@@ -207,6 +220,7 @@ impl Shared {
             self.pauses.apply_to(&pool);
             closing.extend(self.pools.insert(pool.shard.name.clone(), pool));
         }
+        self.usual_verifier.store(Arc::new(usual_verifier(&topology)));
         self.topology.store(topology.clone());
         self.holds.catch_up(&topology);
         self.pools.retain(|name, pool| {
@@ -236,30 +250,6 @@ impl Shared {
 
     // --- places ---
 
-    /// A place for a connection that has not logged in yet.
-    pub(crate) fn take_login_place(
-        self: &Arc<Self>,
-        address: Option<IpAddr>,
-    ) -> Result<LoginPlace, Rejected> {
-        let limits = &self.settings().limits;
-        let (all, each) = (limits.unauthenticated, limits.unauthenticated_per_address);
-        if self.unauthenticated.fetch_add(1, Ordering::AcqRel) >= all {
-            self.unauthenticated.fetch_sub(1, Ordering::AcqRel);
-            return Err(Rejected::Unauthenticated);
-        }
-        // From here on dropping the place gives it back.
-        let mut place = LoginPlace { shared: self.clone(), address: None };
-        if let Some(address) = address.filter(|a| !a.is_loopback()) {
-            let mut count = self.unauthenticated_by_address.entry(address).or_default();
-            if *count >= each {
-                return Err(Rejected::Address);
-            }
-            *count += 1;
-            place.address = Some(address);
-        }
-        Ok(place)
-    }
-
     /// A place for a client that has logged in, and its row in the registry.
     pub(crate) fn take_client_place(
         self: &Arc<Self>,
@@ -278,7 +268,7 @@ impl Shared {
 
     /// Clients, and connections that have not logged in.
     pub(crate) fn connections(&self) -> (usize, usize) {
-        (self.clients.load(Ordering::Relaxed), self.unauthenticated.load(Ordering::Relaxed))
+        (self.clients.load(Ordering::Relaxed), self.places.taken())
     }
 
     pub(crate) fn next_session(&self) -> u64 {
@@ -414,22 +404,20 @@ pub enum StartError {
     Configuration(String),
 }
 
-/// A place among the connections that have not logged in; given back when dropped.
-pub(crate) struct LoginPlace {
-    shared: Arc<Shared>,
-    address: Option<IpAddr>,
-}
-
-impl Drop for LoginPlace {
-    fn drop(&mut self) {
-        self.shared.unauthenticated.fetch_sub(1, Ordering::AcqRel);
-        if let Some(address) = self.address {
-            if let Some(mut count) = self.shared.unauthenticated_by_address.get_mut(&address) {
-                *count = count.saturating_sub(1);
-            }
-            self.shared.unauthenticated_by_address.remove_if(&address, |_, count| *count == 0);
+/// What most verifiers have of iterations, and of bytes in their salt; what PostgreSQL makes if
+/// there are none.
+fn usual_verifier(topology: &Topology) -> (u32, usize) {
+    use secrecy::ExposeSecret;
+    use switchyard_config::topology::Verifier;
+    let mut counts = std::collections::HashMap::new();
+    for user in topology.users.values() {
+        let Some(Verifier::Scram(text)) = &user.verifier else { continue };
+        if let Ok(verifier) = scram::Verifier::parse(text.expose_secret()) {
+            *counts.entry((verifier.iterations, verifier.salt.len())).or_insert(0_usize) += 1;
         }
     }
+    let most = counts.into_iter().max_by_key(|(kind, count)| (*count, *kind));
+    most.map_or((scram::DEFAULT_ITERATIONS, 16), |(kind, _)| kind)
 }
 
 /// A place among the clients; given back when dropped.

@@ -28,6 +28,8 @@ struct Start {
     takeover: Option<u32>,
     /// It ends with its standard input, which ends with us; so do those that it starts.
     ends_with_stdin: bool,
+    /// How much it logs, where that is not the usual.
+    level: Option<&'static str>,
 }
 
 /// A process that another has taken the place of. Killed on drop.
@@ -91,14 +93,14 @@ impl Router {
     /// # Panics
     /// If it cannot be built or started.
     pub fn launch(toml: &str) -> Self {
-        Self::launch_with_files(toml, None)
+        Self::launch_with(toml, None, None)
     }
 
-    fn launch_with_files(toml: &str, files: Option<u32>) -> Self {
+    fn launch_with(toml: &str, files: Option<u32>, level: Option<&'static str>) -> Self {
         let dir = TempDir::new();
         let (port, http) = (process::free_port(), process::free_port());
         let config = dir.write("router.toml", &with_addresses(toml, dir.path(), port, http));
-        let child = run(&config, &dir, files, &Start::default());
+        let child = run(&config, &dir, files, &Start { level, ..Start::default() });
         Self { dir, config, port, http, child }
     }
 
@@ -160,7 +162,17 @@ impl Router {
     /// # Panics
     /// If it does not become ready.
     pub fn start_with_files(toml: &str, files: u32) -> Self {
-        let router = Self::launch_with_files(toml, Some(files));
+        let router = Self::launch_with(toml, Some(files), None);
+        router.wait_ready();
+        router
+    }
+
+    /// Starts a router that logs at this level.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_with_level(toml: &str, level: &'static str) -> Self {
+        let router = Self::launch_with(toml, None, Some(level));
         router.wait_ready();
         router
     }
@@ -309,8 +321,17 @@ impl Router {
 
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory(1)
+    }
+
+    /// Address space, in bytes.
+    pub fn virtual_bytes(&self) -> u64 {
+        self.memory(0)
+    }
+
+    fn memory(&self, field: usize) -> u64 {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
-        let pages: u64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
+        let pages: u64 = statm.split(' ').nth(field).and_then(|p| p.parse().ok()).unwrap_or(0);
         pages * 4096
     }
 }
@@ -362,7 +383,9 @@ fn run(config: &Path, dir: &TempDir, files: Option<u32>, start: &Start) -> Child
     if let Some(old) = start.takeover {
         command.arg("--takeover").arg(old.to_string());
     }
-    if std::env::var_os("RUST_LOG").is_none() {
+    if let Some(level) = start.level {
+        command.env("RUST_LOG", level);
+    } else if std::env::var_os("RUST_LOG").is_none() {
         command.env("RUST_LOG", "debug");
     }
     command.env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "0");

@@ -34,6 +34,12 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
             "" => Some(None),
             _ => address(v).map(Some),
         });
+        t.set("proxy_protocol", &mut s.proxy_protocol, |v| {
+            v.array(|v| match v.text()?.parse() {
+                Ok(network) => Some(network),
+                Err(()) => v.error("must be a network or an address, such as 10.0.0.0/8 or 2001:db8::/32"),
+            })
+        });
         t.set("workers", &mut s.workers, |v| v.integer(0..=1024));
         t.set("pool_mode", &mut s.pool_mode, |v| v.one_of(&POOL_MODES));
         t.set("metrics_tenants", &mut s.metrics_tenants, |v| v.integer(0..=100_000));
@@ -185,6 +191,7 @@ fn limits(t: Table<'_>) -> Limits {
     t.set("clients", &mut l.clients, |v| v.integer(1..=10_000_000));
     t.set("unauthenticated", &mut l.unauthenticated, |v| v.integer(1..=1_000_000));
     t.set("unauthenticated_per_address", &mut l.unauthenticated_per_address, |v| v.integer(1..=1_000_000));
+    t.set("failed_logins", &mut l.failed_logins, |v| v.integer(0..=1000));
     t.set("login_timeout", &mut l.login_timeout, |v| v.duration(100 * MS..=3600 * 1000 * MS));
     t.set("startup_bytes", &mut l.startup_bytes, |v| v.size(512..=65_536));
     t.set("token_bytes", &mut l.token_bytes, |v| v.size(1024..=1 << 20));

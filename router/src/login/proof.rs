@@ -119,10 +119,8 @@ async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) ->
     let parsed = verifier.map(scram::Verifier::parse).transpose();
     let (verifier, cause) = match parsed {
         Ok(Some(verifier)) => (verifier, "wrong password"),
-        Ok(None) => (scram::Verifier::mock(login, &opening.shared.mock_secret), "no password is stored"),
-        Err(_) => {
-            (scram::Verifier::mock(login, &opening.shared.mock_secret), "the stored verifier is malformed")
-        }
+        Ok(None) => (mock(opening, login), "no password is stored"),
+        Err(_) => (mock(opening, login), "the stored verifier is malformed"),
     };
     let hash = opening.shared.client_tls().and_then(|tls| tls.end_point_hash().map(<[u8]>::to_vec));
     let binding = match hash.filter(|_| opening.is_tls()) {
@@ -161,6 +159,14 @@ async fn by_scram(opening: &mut Opening, verifier: Option<&str>, login: &str) ->
     // Sent together with the welcome, and only if there is one.
     build::auth_sasl_final(&mut opening.parting, &last).map_err(|e| malformed(&e))?;
     Ok(proven(Method::Scram))
+}
+
+/// The verifier of nobody. Of a user that exists all tenants' sessions see the same salt; of one that
+/// does not, too.
+fn mock(opening: &Opening, login: &str) -> scram::Verifier {
+    let settings = opening.shared.settings();
+    let name = login.split(|c| settings.identity.user_separators.contains(&c)).next().unwrap_or(login);
+    opening.shared.mock_verifier(name)
 }
 
 fn scram_failed(error: scram::ScramError, cause: &str) -> Failed {

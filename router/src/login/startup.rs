@@ -43,7 +43,7 @@ impl Expected {
 pub(crate) struct Opening {
     pub(crate) shared: Arc<Shared>,
     /// `None` only while TLS is being negotiated, and after [`Self::finish`].
-    stream: Option<ClientStream>,
+    pub(super) stream: Option<ClientStream>,
     /// Read and not looked at.
     held: Vec<u8>,
     /// To be sent together with what welcomes the client.
@@ -51,7 +51,7 @@ pub(crate) struct Opening {
     /// The client has proven itself and is to become a session.
     pub(crate) let_in: bool,
     pub(crate) local: bool,
-    address: Address,
+    pub(super) address: Address,
 }
 
 /// A connection whose startup packet has been read.

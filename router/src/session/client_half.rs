@@ -20,6 +20,8 @@ enum Stop {
     NeedServer,
     /// The next message must wait for a reply of the server.
     Stalled,
+    /// The client has said goodbye, and is still to get what it has asked for.
+    Leaving,
 }
 
 impl Relay {
@@ -31,7 +33,7 @@ impl Relay {
                 Poll::Ready(done) => done?,
                 Poll::Pending => return self.watch_client(core, cx).map(|()| moved),
             }
-            let mut stalled = false;
+            let (mut stalled, mut leaving) = (false, false);
             if !self.c.buffer.fresh().is_empty() {
                 match self.client_frames(core)? {
                     Stop::NeedServer => {
@@ -42,6 +44,7 @@ impl Relay {
                         continue;
                     }
                     Stop::Stalled => stalled = true,
+                    Stop::Leaving => leaving = true,
                     Stop::Empty => {}
                 }
             }
@@ -60,6 +63,13 @@ impl Relay {
                     // What the server has said before it went is still to be read.
                     Poll::Ready(Err(_)) | Poll::Pending => return Ok(moved),
                 }
+            }
+            if leaving {
+                // Nothing more comes from it but the end, and then nobody waits for the answer.
+                return match core.client.poll_read(cx, &mut [0; 64]) {
+                    Poll::Ready(Ok(0) | Err(_)) => Err(End::ClientGone),
+                    _ => Ok(moved),
+                };
             }
             if stalled || (self.server.is_none() && self.c.is_done()) {
                 // Without a server connection and anything to say: idle, the session reads.
@@ -109,6 +119,12 @@ impl Relay {
                 Ok(None) => return Ok(Stop::Empty),
                 Err(_) => return Err(violation("invalid message length".to_owned())),
             };
+            if frame::is_oversized(header) {
+                return Err(violation("invalid message length".to_owned()));
+            }
+            if matches!(header.tag, frontend::SYNC | frontend::FLUSH) && header.len != frame::HEADER {
+                return Err(violation("invalid message format".to_owned()));
+            }
             if self.skip_to_sync && !matches!(header.tag, frontend::SYNC | frontend::TERMINATE) {
                 self.c.discard(header.len);
                 continue;
@@ -126,6 +142,7 @@ impl Relay {
                         self.c.discard(header.len);
                         continue;
                     }
+                    frontend::TERMINATE if self.s.has_output() => return Ok(Stop::Leaving),
                     frontend::TERMINATE => return Err(End::Terminated),
                     tag if is_known(tag) => return Ok(Stop::NeedServer),
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
@@ -133,6 +150,10 @@ impl Relay {
             }
             if self.must_stall(header.tag) || self.exchange.must_wait() || self.probe.is_some() {
                 return Ok(Stop::Stalled);
+            }
+            if header.tag == frontend::TERMINATE && (self.exchange.answers_come() || self.s.has_output()) {
+                // What was asked before the goodbye is answered before it.
+                return Ok(Stop::Leaving);
             }
             if self.exchange.is_over() && header.tag != frontend::TERMINATE && !self.begin_again(core)? {
                 return Ok(Stop::Stalled);

@@ -19,6 +19,9 @@ impl Relay {
         if len > max && self.c.buffer.fresh().get(frame::HEADER) == Some(&0) {
             // Too large to be kept, and without a name: it passes, and is good for this exchange.
             core.statements().forget_unnamed();
+            if let Some(server) = &mut self.server {
+                server.unnamed_of = core.id;
+            }
             self.exchange.sent_extended(Owed::ParseUnnamed);
             self.c.forward(len);
             return Ok(true);

@@ -137,6 +137,10 @@ impl Relay {
                     if !matches!(status, b'I' | b'T' | b'E') || self.exchange.got_ready(status).is_err() {
                         return Ok(Err(Desync));
                     }
+                    if self.last_words.is_some() {
+                        // It goes on after its last words.
+                        return Ok(Err(Desync));
+                    }
                     if self.replan.is_some()
                         && let Some(Replan::Due(statement)) = self.replan.take()
                     {
@@ -145,6 +149,11 @@ impl Relay {
                         return Ok(Ok(()));
                     }
                     self.s.forward(header.len);
+                    let next = self.s.buffer.fresh().first();
+                    let unasked = matches!(next, Some(&(backend::DATA_ROW | backend::COPY_DATA)));
+                    if unasked && self.exchange.is_quiet() {
+                        return Ok(Err(Desync));
+                    }
                     if self.pending.is_some() {
                         self.settle(core);
                     }

@@ -8,6 +8,30 @@ pub const HEADER: usize = 5;
 /// The largest length a frame may declare, in bytes: `MaxAllocSize` in `src/include/utils/memutils.h`.
 pub const MAX_DECLARED: usize = 0x3fff_ffff;
 
+/// The largest length that a message may declare which holds a name or nothing, in bytes:
+/// `PQ_SMALL_MESSAGE_LIMIT` in `src/include/libpq/libpq.h`.
+pub const MAX_SMALL: usize = 10_000;
+
+/// Whether a client's message is larger than PostgreSQL reads of its kind (`SocketBackend` in
+/// `src/backend/tcop/postgres.c`).
+#[inline]
+#[must_use]
+pub fn is_oversized(header: Header) -> bool {
+    use frontend as f;
+    header.len > MAX_SMALL + 1
+        && matches!(
+            header.tag,
+            f::CLOSE
+                | f::DESCRIBE
+                | f::EXECUTE
+                | f::FLUSH
+                | f::SYNC
+                | f::TERMINATE
+                | f::COPY_DONE
+                | f::COPY_FAIL
+        )
+}
+
 /// A decoded frame header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -151,6 +175,14 @@ mod tests {
         }
         assert_eq!(at(4), Ok(Some(Header { tag: b'Q', len: 5 })));
         assert_eq!(at(0x3fff_ffff), Ok(Some(Header { tag: b'Q', len: 0x4000_0000 })));
+    }
+
+    #[test]
+    fn small_messages_are_small() {
+        let is = |tag: u8, len| is_oversized(Header { tag, len });
+        assert!(is(b'S', 10_002) && !is(b'S', 10_001) && !is(b'S', 5));
+        assert!(is(b'f', 1 << 20) && is(b'D', 1 << 30));
+        assert!([b'Q', b'P', b'B', b'F', b'd', b'!'].iter().all(|tag| !is(*tag, 1 << 30)));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod frame;
 pub mod md5;
 pub mod message;
+pub mod proxy;
 pub mod scram;
 pub mod startup;
 pub mod tls_endpoint;

@@ -9,7 +9,9 @@ use switchyard_tests::{Refused, Running, Setup, wait};
 const USER: &str = "[[users]]\nname = \"tok\"\njwt = true\ntenants = \"*\"";
 
 fn setup() -> Setup {
-    Setup::new().shards(1).tenants(["acme", "globex"]).section(USER)
+    // Attacks are many, and must not slow each other down.
+    let limits = "[limits]\nfailed_logins = 0";
+    Setup::new().shards(1).tenants(["acme", "globex"]).section(USER).section(limits)
 }
 
 fn keys(keys: &[&Key]) -> String {

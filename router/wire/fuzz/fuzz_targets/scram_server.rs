@@ -6,7 +6,7 @@ use switchyard_wire::scram::{ChannelBinding, ServerScram, Verifier};
 
 fuzz_target!(|messages: (bool, bool, &[u8], &[u8])| {
     let (bound, plus, first, last) = messages;
-    let verifier = Verifier::mock_with("u", &[0; 32], 1);
+    let verifier = Verifier::mock_with("u", &[0; 32], 1, 16);
     let binding = if bound { ChannelBinding::TlsServerEndPoint(vec![1; 32]) } else { ChannelBinding::None };
     let mut server = ServerScram::new(&verifier, binding);
     let mechanism = if plus { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" };

@@ -408,9 +408,9 @@ proptest! {
 
     #[test]
     fn any_bytes_to_the_server(first in prop::collection::vec(any::<u8>(), 0..40), last in ".{0,80}") {
-        let mut server = ServerScram::new(&Verifier::mock_with("u", &[0; 32], 1), ChannelBinding::None);
+        let mut server = ServerScram::new(&Verifier::mock_with("u", &[0; 32], 1, 16), ChannelBinding::None);
         let _ = server.first(SCRAM_SHA_256, &first);
-        let mut server = ServerScram::new(&Verifier::mock_with("u", &[0; 32], 1), ChannelBinding::None);
+        let mut server = ServerScram::new(&Verifier::mock_with("u", &[0; 32], 1, 16), ChannelBinding::None);
         server.first(SCRAM_SHA_256, b"n,,n=,r=abc").unwrap();
         prop_assert!(server.last(last.as_bytes()).is_err());
     }

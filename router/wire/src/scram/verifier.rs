@@ -95,16 +95,17 @@ impl Verifier {
     /// hash, not the hash of a key.
     #[must_use]
     pub fn mock(user: &str, nonce_secret: &[u8; 32]) -> Self {
-        Self::mock_with(user, nonce_secret, DEFAULT_ITERATIONS)
+        Self::mock_with(user, nonce_secret, DEFAULT_ITERATIONS, SALT)
     }
 
-    /// As [`Self::mock`], where the real verifiers have another number of iterations.
+    /// As [`Self::mock`], where the real verifiers have another number of iterations, or another length of their
+    /// salt in bytes, of which at most 32 are given.
     #[must_use]
-    pub fn mock_with(user: &str, nonce_secret: &[u8; 32], iterations: u32) -> Self {
+    pub fn mock_with(user: &str, nonce_secret: &[u8; 32], iterations: u32, salt: usize) -> Self {
         let part = |label: &[u8]| hmac(nonce_secret, &[label, b"\0", user.as_bytes()]);
         Self {
             iterations: iterations.max(1),
-            salt: part(b"salt")[..SALT].to_vec(),
+            salt: part(b"salt")[..salt.clamp(1, KEY)].to_vec(),
             stored_key: part(b"stored key"),
             server_key: part(b"server key"),
         }

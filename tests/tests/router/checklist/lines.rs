@@ -35,7 +35,10 @@ pub(super) const LINES: &[Line] = &[
     line(
         "S3",
         "bytes behind a request for encryption",
-        &[Test("tls::bytes_before_the_handshake_are_never_part_of_the_session")],
+        &[
+            Test("tls::bytes_before_the_handshake_are_never_part_of_the_session"),
+            Test("hostile/shard::bytes_behind_the_answer_to_ssl_request"),
+        ],
     ),
     line(
         "S4",
@@ -49,7 +52,14 @@ pub(super) const LINES: &[Line] = &[
         ],
     ),
     line("S5", "protocol versions", &[]),
-    line("S6", "long cancel keys", &[Test("startup::a_client_of_protocol_3_2_gets_a_long_key")]),
+    line(
+        "S6",
+        "long cancel keys",
+        &[
+            Test("startup::a_client_of_protocol_3_2_gets_a_long_key"),
+            Test("hostile/shard::backend_keys_of_every_size"),
+        ],
+    ),
     line(
         "S7",
         "sizes and layout of the startup packet",
@@ -66,7 +76,14 @@ pub(super) const LINES: &[Line] = &[
         ],
     ),
     line("S11", "application_name", &[]),
-    line("S12", "PROXY protocol", &[Not("PROXY protocol", "not there yet")]),
+    line(
+        "S12",
+        "PROXY protocol",
+        &[
+            Test("proxy::the_address_is_believed_of_trusted_proxies_only"),
+            Test("proxy::both_versions_and_nonsense"),
+        ],
+    ),
     line("S13", "other protocols, and probes", &[Test("startup::a_probe_leaves_no_line_in_the_log")]),
     line(
         "A1",
@@ -81,7 +98,15 @@ pub(super) const LINES: &[Line] = &[
             Test("login::a_downgrade_of_channel_binding_is_noticed"),
         ],
     ),
-    line("A3", "SCRAM toward the shard", &[Test("login::a_password_that_changes_on_the_shard")]),
+    line(
+        "A3",
+        "SCRAM toward the shard",
+        &[
+            Test("hostile/shard::iterations_without_end"),
+            Test("hostile/shard::mechanisms_that_nobody_has"),
+            Test("login::a_password_that_changes_on_the_shard"),
+        ],
+    ),
     line(
         "A4",
         "md5, certificates, trust",
@@ -110,8 +135,22 @@ pub(super) const LINES: &[Line] = &[
             ),
         ],
     ),
-    line("A8", "refusals", &[Test("login::refusals_look_the_same")]),
-    line("A9", "the deadline of a login", &[Test("limits::a_login_has_a_deadline_in_every_phase")]),
+    line(
+        "A8",
+        "refusals",
+        &[
+            Test("login::refusals_look_the_same"),
+            Test("hostile/guessing::the_challenge_does_not_tell_who_exists"),
+        ],
+    ),
+    line(
+        "A9",
+        "the deadline of a login",
+        &[
+            Test("limits::a_login_has_a_deadline_in_every_phase"),
+            Test("hostile/slots::one_byte_a_second_is_no_progress"),
+        ],
+    ),
     line(
         "P1",
         "reported parameters follow the session",
@@ -215,7 +254,10 @@ pub(super) const LINES: &[Line] = &[
     line(
         "X8",
         "through another router",
-        &[Test("cancel_elsewhere::a_request_reaches_the_router_that_has_the_session")],
+        &[
+            Test("cancel_elsewhere::a_request_reaches_the_router_that_has_the_session"),
+            Test("cancel_elsewhere::peers_in_a_circle_pass_a_request_on_no_more_than_twice"),
+        ],
     ),
     line("X9", "keys that cannot be guessed", &[Test("cancel::a_wrong_key_does_nothing")]),
     line(

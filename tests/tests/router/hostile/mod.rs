@@ -1,0 +1,9 @@
+//! Peers that mean harm: clients and shards. A module for each of the groups of attacks.
+
+mod desync;
+mod guessing;
+mod lengths;
+mod secrets;
+mod shard;
+mod slots;
+mod stranger;
