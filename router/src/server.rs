@@ -252,19 +252,43 @@ pub(crate) async fn roll_back(server: &mut Server) {
     // Whatever the transaction has set beside its rows is unknown.
     server.carried.dirty = true;
     match switchyard_wire::build::query(&mut out, b"ROLLBACK") {
-        Ok(()) => finish(server, &out, 1).await,
+        Ok(()) => {
+            let _ = finish(server, &out, 1).await;
+        }
         Err(_) => server.broken = true,
     }
 }
 
+/// Takes away all that the last session has left: locks, temporary tables, settings, the context. A
+/// limit of the session's on the time of statements could end it, so that limit goes first.
+pub(crate) async fn clean(server: &mut Server) {
+    let mut out = Vec::new();
+    let made = [&b"SET statement_timeout = 0"[..], b"DISCARD ALL"]
+        .into_iter()
+        .try_for_each(|sql| switchyard_wire::build::query(&mut out, sql));
+    if server.broken || made.is_err() {
+        server.broken = true;
+        return;
+    }
+    if finish(server, &out, 2).await {
+        server.was_cleaned();
+        server.carried.context = 0;
+        server.carried.wishes = Arc::default();
+        server.carried.lost = false;
+    } else {
+        server.broken = true;
+    }
+}
+
 /// Sends `unsent` and reads up to the last of `readies` ReadyForQuery, which must say that no
-/// transaction is open; else the connection is marked broken.
-pub(crate) async fn finish(server: &mut Server, unsent: &[u8], mut readies: usize) {
+/// transaction is open; else the connection is marked broken. Whether there was no error.
+pub(crate) async fn finish(server: &mut Server, unsent: &[u8], mut readies: usize) -> bool {
     use switchyard_wire::frame::{self, backend};
     let done = tokio::time::timeout(FINISH, async {
         server.stream.write_all(unsent).await.ok()?;
         let mut held = Vec::new();
         let mut status = b'?';
+        let mut well = true;
         while readies > 0 {
             let mut chunk = [0; 1024];
             let n = server.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
@@ -274,6 +298,7 @@ pub(crate) async fn finish(server: &mut Server, unsent: &[u8], mut readies: usiz
                 if held.len() - at < header.len {
                     break;
                 }
+                well &= header.tag != backend::ERROR;
                 if header.tag == backend::READY_FOR_QUERY {
                     readies = readies.checked_sub(1)?;
                     status = *held.get(at + frame::HEADER)?;
@@ -285,8 +310,9 @@ pub(crate) async fn finish(server: &mut Server, unsent: &[u8], mut readies: usiz
                 return None;
             }
         }
-        (held.is_empty() && status == b'I').then_some(())
+        (held.is_empty() && status == b'I').then_some(well)
     })
     .await;
-    server.broken |= !matches!(done, Ok(Some(())));
+    server.broken |= !matches!(done, Ok(Some(_)));
+    matches!(done, Ok(Some(true)))
 }

@@ -101,14 +101,23 @@ impl Relay {
             server.carried.dirty = true;
         }
         let idle = self.exchange.is_quiet() && !self.c.has_output() && self.s.pass == 0 && self.c.pass == 0;
+        let Some(pool) = self.lender.clone() else { return };
         if idle && self.exchange.status == b'I' && self.s.buffer.fresh().is_empty() {
-            self.return_server(server);
+            if server.carried.dirty && tokio::runtime::Handle::try_current().is_ok() {
+                // Its locks would keep others waiting for as long as nobody uses the connection.
+                tokio::spawn(async move {
+                    crate::server::clean(&mut server).await;
+                    pool.give_back(server);
+                });
+            } else {
+                pool.give_back(server);
+            }
             return;
         }
-        let Some(pool) = self.lender.clone() else { return };
         if idle && self.s.buffer.fresh().is_empty() && tokio::runtime::Handle::try_current().is_ok() {
             tokio::spawn(async move {
                 crate::server::roll_back(&mut server).await;
+                crate::server::clean(&mut server).await;
                 pool.give_back(server);
             });
             return;
@@ -119,7 +128,8 @@ impl Relay {
             let (unsent, readies) = (self.c.take_output(), self.exchange.own_readies_owed());
             server.carried.dirty = true;
             tokio::spawn(async move {
-                crate::server::finish(&mut server, &unsent, readies).await;
+                let _ = crate::server::finish(&mut server, &unsent, readies).await;
+                crate::server::clean(&mut server).await;
                 pool.give_back(server);
             });
             return;
