@@ -48,7 +48,7 @@ impl From<std::io::Error> for Ended {
 /// A client that was let in.
 pub(crate) enum Admitted {
     /// A session of a tenant.
-    Session(Session),
+    Session(Box<Session>),
     /// A session of the console.
     Console(Box<ConsoleSession>),
 }
@@ -354,7 +354,7 @@ async fn begin(
         account: stats.accounts[worker].clone(),
         listening: None,
     };
-    Ok(Admitted::Session(Session::new(core, &early, place)))
+    Ok(Admitted::Session(Box::new(Session::new(core, &early, place))))
 }
 
 /// Makes a session of the console, and tells the client so.
