@@ -8,7 +8,7 @@ use switchyard_tests::drivers::{node, python};
 use switchyard_tests::raw::Raw;
 use switchyard_tests::raw::messages::{self as m, Message};
 use switchyard_tests::wait::until_true;
-use switchyard_tests::{Running, Setup};
+use switchyard_tests::{Dice, Running, Setup};
 
 const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 
@@ -452,4 +452,89 @@ fn a_listener_follows_its_tenant_to_another_shard() {
     assert!(!all.is_empty() && all.iter().all(|payload| payload == "after"), "{all:?}");
     let mut sender = s.login("globex");
     assert_eq!(payloads(heard(&mut globex, &mut sender, "news")), [""; 0]);
+}
+
+/// One step of a random program: whose session, and what it says.
+type Step = (usize, String);
+
+const SESSIONS: usize = 6;
+
+/// Sessions 0 and 1 are of the first tenant, 2 and 3 of the second, and so on.
+fn tenant_of(session: usize) -> usize {
+    session / 2
+}
+
+fn program(dice: &mut Dice, steps: usize) -> Vec<Step> {
+    (0..steps)
+        .map(|n| {
+            let (a, b) = (*dice.pick(&["red", "blue"]), *dice.pick(&["red", "blue"]));
+            let sql = match dice.roll(20) {
+                14..18 => format!("LISTEN {a}"),
+                0 | 1 => format!("NOTIFY {a}, '{n}'; NOTIFY {b}, '{n} too'"),
+                2 | 3 => format!("UNLISTEN {a}"),
+                4 => format!("LISTEN {a}; UNLISTEN {b}"),
+                5 => "UNLISTEN *".to_owned(),
+                6 => format!("BEGIN; LISTEN {a}; NOTIFY {a}, '{n}'; ROLLBACK"),
+                7 => format!(
+                    "BEGIN; LISTEN {a}; SAVEPOINT s; LISTEN {b}; ROLLBACK TO s; NOTIFY {b}, '{n}'; COMMIT"
+                ),
+                8 => format!("BEGIN; NOTIFY {a}, '{n} a'; NOTIFY {b}, '{n} b'; COMMIT"),
+                9 => "DISCARD ALL".to_owned(),
+                10 => format!("SELECT pg_notify('{a}', '{n}')"),
+                _ => format!("NOTIFY {a}, '{n}'"),
+            };
+            (dice.roll(SESSIONS), sql)
+        })
+        .collect()
+}
+
+/// Plays those steps that `plays` picks, one after the other: what each session hears, in order.
+fn heard_by_all(
+    program: &[Step],
+    sessions: &mut [Option<Raw>],
+    plays: impl Fn(usize) -> bool,
+) -> Vec<Vec<(String, String)>> {
+    let mut heard = vec![Vec::new(); SESSIONS];
+    let mut say = |session: usize, raw: &mut Raw, sql: &str| {
+        let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| note(&m));
+        heard[session].extend(notes.filter(|(channel, _)| !channel.starts_with("flush")));
+    };
+    let last = (0..SESSIONS).map(|session| (session, String::new()));
+    let steps = (0..SESSIONS).map(|n| (n, String::new())).chain(program.iter().cloned()).chain(last);
+    for (session, sql) in steps.filter(|(session, _)| plays(*session)) {
+        let raw = sessions[session].as_mut().expect("a session");
+        // What was sent before is heard before its own notification, which is there when it is ready.
+        say(session, raw, &format!("LISTEN flush_{session}"));
+        say(session, raw, &format!("NOTIFY flush_{session}"));
+        if !sql.is_empty() {
+            say(session, raw, &sql);
+        }
+    }
+    heard
+}
+
+#[test]
+fn random_programs_of_several_tenants_hear_what_each_tenant_hears_alone() {
+    let s = setup().start();
+    let mut dice = Dice::new(20_261_121);
+    for round in 0..4 {
+        let program = program(&mut dice, 120);
+        let mut routed: Vec<_> = (0..SESSIONS).map(|n| Some(s.login(TENANTS[tenant_of(n)]))).collect();
+        let found = heard_by_all(&program, &mut routed, |_| true);
+        drop(routed);
+        assert!(found.iter().flatten().count() > 10, "the program is worth something");
+        for tenant in 0..SESSIONS / 2 {
+            let own = |session: usize| tenant_of(session) == tenant;
+            let mut direct: Vec<_> =
+                (0..SESSIONS).map(|n| own(n).then(|| s.direct(TENANTS[tenant]))).collect();
+            let expected = heard_by_all(&program, &mut direct, own);
+            for session in (0..SESSIONS).filter(|n| own(*n)) {
+                assert_eq!(
+                    found[session], expected[session],
+                    "round {round}, session {session}: {program:#?}"
+                );
+            }
+        }
+    }
+    nobody_is_pinned(&s);
 }
