@@ -48,7 +48,9 @@ impl Relay {
     /// Whether the message that has come stands in front of a refusal, so that the client must not see
     /// it. None if more is needed to tell. Only of a group that may be sent again.
     pub(super) fn refused_ahead(&self, header: &frame::Header) -> Option<bool> {
-        if !matches!(self.replan, Some(Replan::Armed(_))) || !comes_first(header.tag) {
+        let armed = matches!(self.replan, Some(Replan::Armed(_)));
+        // Without its Sync a group may be waited for as far as it goes.
+        if !armed || !comes_first(header.tag) || !self.exchange.is_one_group() {
             return Some(false);
         }
         let fresh = self.s.buffer.fresh();

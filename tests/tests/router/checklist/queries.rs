@@ -100,9 +100,12 @@ pub(super) fn cases() -> Vec<Case> {
             session(rounds(&[
                 parse("é", "SELECT 1"),
                 run("é"),
-                m::frame(b'P', b"\xff\xfe\0SELECT 2\0\0\0"),
-                m::frame(b'B', b"\0\xff\xfe\0\0\0\0\0\0\0"),
-                m::sync(),
+                [
+                    m::frame(b'P', b"\xff\xfe\0SELECT 2\0\0\0"),
+                    m::frame(b'B', b"\0\xff\xfe\0\0\0\0\0\0\0"),
+                    m::sync(),
+                ]
+                .concat(),
             ])),
         )
         .deviates("names of statements", &["D \\x00\\x01\\x00\\x00\\x00\\x011", "1 ", "2 "]),
