@@ -102,8 +102,12 @@ impl Holds {
         if placed.is_some_and(|p| p.epoch >= moved.epoch) {
             return placed;
         }
-        let shard = topology.shards.iter().position(|s| s.name == moved.shard)?;
-        Some(Placed { shard: shard as ShardIndex, epoch: moved.epoch })
+        match topology.shards.iter().position(|s| s.name == moved.shard) {
+            Some(shard) => Some(Placed { shard: shard as ShardIndex, epoch: moved.epoch }),
+            // On a shard that we do not know yet: until the topology has it, the old one goes on saying so, and
+            // clients try again.
+            None => placed,
+        }
     }
 
     /// Forgets what the topology knows by now.

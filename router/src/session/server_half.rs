@@ -10,9 +10,7 @@ use super::relay::Relay;
 use super::replan::{Replan, is_stale_plan};
 use super::{Core, End};
 use crate::exchange::{Desync, ErrorIs, Undo};
-
-/// What a shard says whose fence keeps the tenant out. // control-plane/shard-schema/sql/functions.sql
-const FENCED: SqlState = SqlState(*b"TN002");
+use crate::holds;
 
 /// Largest message of the server that is held whole, in bytes: errors, and what the router has
 /// asked for itself. Larger ones pass by count.
@@ -287,7 +285,7 @@ impl Relay {
             self.s.discard(header.len);
             return Ok(Ok(true));
         }
-        let fenced = code == Some(*crate::holds::FENCED);
+        let fenced = code == Some(*holds::FENCED);
         if fenced && let Some(detail) = fields.as_ref().and_then(|f| f.detail()) {
             core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
         }
@@ -334,7 +332,7 @@ impl Relay {
             // This router was late: what applications do about a failed serialisation is right here too.
             _ if fenced && header.len <= WHOLE_BYTES => {
                 self.s.discard(header.len);
-                crate::holds::late().encode(self.s.own());
+                holds::late().encode(self.s.own());
             }
             _ => self.s.forward(header.len),
         }
@@ -408,7 +406,10 @@ impl Relay {
                 let code = fields.as_ref().and_then(|f| f.code());
                 // Wrong by configuration: another connection would say the same.
                 let hopeless = code.is_some_and(|c| c.starts_with(b"22") || c.starts_with(b"42"));
-                let fenced = code == Some(FENCED.0.as_slice());
+                let fenced = code == Some(&holds::FENCED[..]);
+                if fenced && let Some(detail) = fields.as_ref().and_then(|f| f.detail()) {
+                    core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
+                }
                 let cause = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
                 self.handover_failed(core, fenced, hopeless, cause)?;
                 return Ok(Ok(false));
@@ -447,8 +448,7 @@ impl Relay {
         self.s.buffer.swallow(unread);
         self.exchange.prefix = crate::context::Prefix::default();
         let error = if fenced {
-            ErrorResponse::error(FENCED, "the tenant is not served on this shard at this epoch")
-                .hint("It has moved, or is being moved; try again in a moment.")
+            holds::late()
         } else {
             let text = "the context of this tenant could not be set on its shard";
             ErrorResponse::error(sqlstate::SYSTEM_ERROR, text).hint("The router's log has the cause.")
