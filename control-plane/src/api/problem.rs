@@ -109,6 +109,9 @@ impl From<StoreError> for Problem {
                 Self::new(StatusCode::CONFLICT, "busy", "Something else is under way", failure)
                     .with_operation(operation)
             }
+            StoreError::Forbidden { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", failure)
+            }
             StoreError::Changed { .. } => {
                 let title = "It is not what you take it for";
                 Self::new(StatusCode::PRECONDITION_FAILED, "changed", title, failure)

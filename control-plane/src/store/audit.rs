@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Caller, Store, StoreError, hex};
+use super::{Caller, Role, Store, StoreError, hex};
 
 /// What was done to what.
 pub(super) struct Deed<'a> {
@@ -55,6 +55,24 @@ pub(super) async fn record_of(
         "catalog changed"
     );
     Ok(())
+}
+
+/// Records that `caller` asked for what it may not do, and says so: nothing else of `t` is kept.
+pub(super) async fn refuse(
+    t: Transaction<'_>,
+    caller: &Caller,
+    deed: Deed<'_>,
+    tenant: Option<&str>,
+    what: &'static str,
+) -> StoreError {
+    let recorded = insert(&t, caller, &deed, tenant, "refused", None, None).await;
+    match recorded {
+        Ok(()) => match t.commit().await {
+            Ok(()) => StoreError::Forbidden { what, needed: Role::Admin.as_str() },
+            Err(error) => error.into(),
+        },
+        Err(error) => error,
+    }
 }
 
 async fn insert(

@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use serde::Serialize;
+use switchyard_config::topology::LoginMethods;
 
 use super::{Role, StoreError};
 
@@ -51,6 +52,13 @@ impl Caller {
     /// Whether the caller may have to do with `tenant`.
     pub fn reaches(&self, tenant: &str) -> bool {
         self.tenant.as_deref().is_none_or(|own| own == tenant)
+    }
+
+    /// Whether the caller may make, change or take away a user with these ways to log in. Who can set the
+    /// password of a user with a role in the console has that role, on every router: so this is for
+    /// administrators, whatever the role in the console.
+    pub(super) fn may_touch(&self, methods: &LoginMethods) -> bool {
+        methods.console.is_none() || (self.role == Role::Admin && self.tenant.is_none())
     }
 
     /// Checks that `current` is what the caller takes it for.

@@ -27,6 +27,14 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The caller may do such things, but not to this.
+    #[error("{what} needs the role {needed}, for all tenants")]
+    Forbidden {
+        /// What was asked for.
+        what: &'static str,
+        /// The role that may.
+        needed: &'static str,
+    },
     /// It was changed since the caller looked.
     #[error("it was changed since you looked; its ETag is {tag} now")]
     Changed {

@@ -10,7 +10,7 @@ use switchyard_config::topology::{ContextTemplate, PoolMode, TenantState};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::audit::{Deed, NONE, record};
+use super::audit::{Deed, NONE, record, refuse};
 use super::buckets::bucket_shards;
 use super::operations::{cancel_open, insert_operation};
 use super::users::insert_user;
@@ -251,7 +251,8 @@ impl Store {
     /// the catalog once `grace_seconds` are over.
     ///
     /// # Errors
-    /// If there is no such tenant, it is being deleted already, or the catalog fails.
+    /// If there is no such tenant, it is being deleted already, the caller may not touch one of its users, or
+    /// the catalog fails.
     pub async fn schedule_deletion(
         &self,
         caller: &Caller,
@@ -264,6 +265,14 @@ impl Store {
         lock_version(&t).await?;
         let before = read(&t, id).await?;
         caller.expects(&before)?;
+        // Its own users go with it.
+        let sql = "SELECT name, methods FROM users WHERE tenants = ARRAY[$1::text]";
+        for row in t.query(sql, &[&id]).await? {
+            if !caller.may_touch(&from_json("methods", row.get(1))?) {
+                let what = "deleting the tenant of a user with a role in the console";
+                return Err(refuse(t, caller, deed("schedule-deletion", id), Some(id), what).await);
+            }
+        }
         let operation = NewOperation {
             kind: "tenant.delete",
             target_kind: "tenant",

@@ -8,7 +8,7 @@ use switchyard_config::verifier::{check_verifier, parse_scram_keys};
 use switchyard_wire::scram::Verifier;
 use tokio_postgres::Row;
 
-use super::audit::{Deed, NONE, record_of};
+use super::audit::{Deed, NONE, record_of, refuse};
 use super::tenants::{from_json, pool_mode_name, to_json};
 use super::{Caller, NewUser, Secrets, Store, StoreError, User, lock_version, timestamp};
 use crate::credentials::new_password;
@@ -16,6 +16,9 @@ use crate::credentials::new_password;
 /// Iterations of verifiers that we make: PostgreSQL's `SCRAM_SHA_256_DEFAULT_ITERATIONS`
 /// (src/include/common/scram-common.h).
 const ITERATIONS: u32 = 4096;
+
+/// What only administrators may have to do with.
+const CONSOLE_USER: &str = "a user with a role in the console";
 
 /// Longest name of a user, in bytes.
 const MAX_NAME_BYTES: usize = 256;
@@ -49,11 +52,14 @@ impl Store {
     /// Makes a user.
     ///
     /// # Errors
-    /// If there is one by that name, a part of it makes no sense, or the catalog fails.
+    /// If there is one by that name, the caller may not make such a user, a part of it makes no sense, or the catalog fails.
     pub async fn create_user(&self, caller: &Caller, new: NewUser) -> Result<(User, Secrets), StoreError> {
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
+        if !caller.may_touch(&new.methods) {
+            return Err(refuse(t, caller, Deed::new("create", "user", &new.name), None, CONSOLE_USER).await);
+        }
         let made = insert_user(&t, caller, new).await?;
         t.commit().await?;
         Ok(made)
@@ -62,18 +68,21 @@ impl Store {
     /// Gives a user a new password, which is returned this once.
     ///
     /// # Errors
-    /// If there is no such user, or the catalog fails.
+    /// If there is no such user, the caller may not touch it, or the catalog fails.
     pub async fn reset_password(&self, caller: &Caller, name: &str) -> Result<(User, Secrets), StoreError> {
         let password = new_password()?;
         let verifier = verifier_of(&password);
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
+        let deed = Deed::new("reset-password", "user", name);
         let before = read(&t, name).await?;
+        if !caller.may_touch(&before.methods) {
+            return Err(refuse(t, caller, deed, only(&before), CONSOLE_USER).await);
+        }
         caller.expects(&before)?;
         t.execute("UPDATE users SET verifier = $2 WHERE name = $1", &[&name, &verifier]).await?;
         let after = read(&t, name).await?;
-        let deed = Deed::new("reset-password", "user", name);
         record_of(&t, caller, deed, only(&after), Some(&before), Some(&after)).await?;
         t.commit().await?;
         Ok((after, Secrets { password: Some(password) }))
@@ -82,15 +91,18 @@ impl Store {
     /// Takes a user away. Its open sessions are not ended.
     ///
     /// # Errors
-    /// If there is none, or the catalog fails.
+    /// If there is none, the caller may not touch it, or the catalog fails.
     pub async fn delete_user(&self, caller: &Caller, name: &str) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
+        let deed = Deed::new("delete", "user", name);
         let before = read(&t, name).await?;
+        if !caller.may_touch(&before.methods) {
+            return Err(refuse(t, caller, deed, only(&before), CONSOLE_USER).await);
+        }
         caller.expects(&before)?;
         t.execute("DELETE FROM users WHERE name = $1", &[&name]).await?;
-        let deed = Deed::new("delete", "user", name);
         record_of(&t, caller, deed, only(&before), Some(&before), NONE).await?;
         Ok(t.commit().await?)
     }

@@ -220,3 +220,63 @@ fn lists_are_cut_down_to_the_tenant_of_the_token() {
         assert_eq!(deed["tenant"], "acme", "{deed}");
     }
 }
+
+/// Who can set a console user's password is a console user: such users are the administrators' alone, by
+/// whatever way they are reached.
+#[test]
+fn users_with_a_role_in_the_console_are_for_administrators() {
+    let plane = ControlPlane::start();
+    let admin = plane.token();
+    for id in ["acme", "globex"] {
+        plane.cli(&["tenant", "create", id, "--no-user"]);
+    }
+    let token = |args: &[&str]| {
+        let made = plane.cli(&[&["token", "create"], args].concat());
+        made["secret"].as_str().expect("it is told once").to_owned()
+    };
+    let operator = token(&["all", "--role", "operator"]);
+    let of_acme = token(&["acme", "--role", "operator", "--tenant", "acme"]);
+    let user = |name: &str, console: Option<&str>| {
+        json!({ "name": name, "tenants": ["acme"], "methods": { "console": console } }).to_string()
+    };
+    for role in ["viewer", "operator", "admin"] {
+        // Given.
+        for (token, allowed) in [(&operator, false), (&of_acme, false), (&admin, true)] {
+            let (status, _, answer) = plane.request("POST", "/v1/users", token, &user(role, Some(role)));
+            assert_eq!(status, if allowed { 201 } else { 403 }, "{role}: {answer}");
+        }
+        // Kept, with another password; taken away.
+        let (global, own) = (format!("/v1/users/{role}"), format!("/v1/tenants/acme/users/{role}"));
+        let before = plane.request("GET", &global, &admin, "").2;
+        for path in [&global, &own] {
+            for token in [&operator, &of_acme] {
+                for (method, path) in [("POST", format!("{path}/password")), ("DELETE", path.clone())] {
+                    let (status, _, answer) = plane.request(method, &path, token, "");
+                    assert_eq!(status, 403, "{method} {path}: {answer}");
+                }
+            }
+        }
+        assert_eq!(plane.request("GET", &global, &admin, "").2, before);
+    }
+    // Nor by way of the tenant that they belong to.
+    assert_eq!(plane.request("DELETE", "/v1/tenants/acme", &operator, "").0, 403);
+    let inner = r#"{"name": "x", "methods": {"console": "admin"}}"#;
+    assert_eq!(plane.request("POST", "/v1/tenants/acme/users", &of_acme, inner).0, 422);
+
+    // Administrators may, and others are the operators' as before.
+    assert_eq!(plane.request("POST", "/v1/users/viewer/password", &admin, "").0, 200);
+    assert_eq!(plane.request("DELETE", "/v1/tenants/acme/users/viewer", &admin, "").0, 204);
+    assert_eq!(plane.request("POST", "/v1/users", &operator, &user("plain", None)).0, 201);
+    assert_eq!(plane.request("POST", "/v1/users/plain/password", &operator, "").0, 200);
+    assert_eq!(plane.request("POST", "/v1/tenants/acme/users/plain/password", &of_acme, "").0, 200);
+    assert_eq!(plane.request("DELETE", "/v1/users/plain", &operator, "").0, 204);
+    assert_eq!(plane.request("DELETE", "/v1/tenants/globex", &operator, "").0, 202);
+
+    // What was refused is in the audit, by what it was about.
+    let (_, _, audit) = plane.request("GET", "/v1/audit?target=admin&limit=1000", &admin, "");
+    let refused = |action: &str| {
+        let deeds = audit["items"].as_array().expect("a list").iter();
+        deeds.filter(|d| d["outcome"] == "refused" && d["action"] == action).count()
+    };
+    assert_eq!((refused("create"), refused("reset-password"), refused("delete")), (1, 3, 3), "{audit}");
+}
