@@ -15,13 +15,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use switchyard_config::TenantId;
-use switchyard_config::topology::{ConsoleRole, Tenant, Topology, User};
+use switchyard_config::topology::{ConsoleRole, PoolMode, Tenant, Topology, User};
 use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 
 use crate::console::{self, ConsoleSession};
 use crate::context::{Wish, Wishes};
 use crate::identity::{self, IdentityError};
+use crate::prime::{Keeper, Kept};
 use crate::session::handle::{ClientFacts, SessionHandle};
 use crate::session::{Core, Session, Who, suspended};
 use crate::shared::Shared;
@@ -80,7 +81,7 @@ pub(crate) async fn login(
         crowded(address);
         return None;
     };
-    let mut opening = Opening::new(shared.clone(), stream, address);
+    let mut opening = Opening::new(shared.clone(), stream, address, deadline);
     if proxied {
         // Whose connection it is, and so whose place it takes, is said in front of everything.
         if !matches!(tokio::time::timeout_at(deadline, opening.proxied()).await, Ok(Ok(()))) {
@@ -310,18 +311,28 @@ async fn begin(
         return Err(Ended::Refused(refusal));
     }
     let wishes = wishes(shared, &opened, &seat.context)?;
-    let reported = crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?;
     let stats = shared.stats.tenant(&tenant.id);
     crate::limits::admit(&tenant.limits, &stats, opened.address).map_err(|error| {
         tracing::info!(tenant = %tenant.id, address = opened.address.map(tracing::field::display),
             error = error.message, "login over a limit");
         Ended::Refused(error)
     })?;
+    let id = shared.next_session();
+    let (reported, kept) = match seat.mode {
+        PoolMode::Transaction => {
+            (crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?, None)
+        }
+        PoolMode::Session => {
+            let keeper = Keeper { session: id, tenant: &tenant.id, deadline: opening.deadline };
+            let (reported, kept) =
+                crate::prime::keep(&seat, &wishes, worker, keeper).await.map_err(Ended::Refused)?;
+            (reported, Some(kept))
+        }
+    };
     let key = shared
-        .next_key(opened.startup.granted_minor() >= 2, None)
+        .next_key(opened.startup.granted_minor() >= 2, kept.as_ref().and_then(Kept::pid))
         .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
     let handle = Arc::new(SessionHandle::new(key, who.clone()));
-    let id = shared.next_session();
     let application_name = opened.startup.get("application_name").unwrap_or_default();
     let _ = handle.facts.set(Box::new(ClientFacts::new(id, opening.facts(), application_name)));
     seat.shard_account.logins.add(1);
@@ -354,7 +365,8 @@ async fn begin(
         account: stats.accounts[worker].clone(),
         listening: None,
     };
-    Ok(Admitted::Session(Box::new(Session::new(core, &early, place))))
+    let server = kept.and_then(Kept::take);
+    Ok(Admitted::Session(Box::new(Session::new(core, &early, place, server))))
 }
 
 /// Makes a session of the console, and tells the client so.

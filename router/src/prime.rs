@@ -2,19 +2,23 @@
 //!
 //! What the shard says without any is remembered from the pool's last login. A session that asks
 //! for more has its wishes tried once on a connection; who asks for the same later is told the same.
+//!
+//! In session pooling the client gets its server connection here, ready for it: it is told that
+//! server's process id.
 
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use switchyard_config::TenantId;
 use switchyard_wire::build::{self, BuildError};
 use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
 use crate::context::{self, HandoverError, Wish, Wishes};
-use crate::pool::{Lend, PoolError, Want};
-use crate::seal::Sealed;
+use crate::pool::{Lend, Pool, PoolError, Want};
+use crate::seal::{SealError, Sealed};
 use crate::server::Server;
 use crate::session::Seat;
 
@@ -26,6 +30,12 @@ const NAME_BYTES: usize = 63;
 
 /// Connections that are tried before a login fails.
 const ATTEMPTS: usize = 3;
+
+/// How long a connection may take to set what a session asks for.
+const TRY_OUT: Duration = Duration::from_secs(10);
+
+/// So long before its deadline a login that waits for a connection is told that there is none.
+const TO_SAY_SO: Duration = Duration::from_millis(500);
 
 /// Why wishes could not be tried out.
 enum Failed {
@@ -64,7 +74,7 @@ pub(crate) async fn parameters(
     let base = match seat.pool.parameters(&seat.context.route) {
         Some(base) => base,
         None => {
-            let server = borrow(seat, wishes, worker).await?;
+            let server = borrow(seat, wishes, worker, None).await?;
             seat.pool.give_back(server);
             seat.pool.parameters(&seat.context.route).unwrap_or_default()
         }
@@ -82,11 +92,10 @@ pub(crate) async fn parameters(
         if wishes.reported.get().is_some() {
             break;
         }
-        let mut server = borrow(seat, wishes, worker).await?;
+        let mut server = borrow(seat, wishes, worker, None).await?;
         // Somebody else may have been faster.
         if wishes.reported.get().is_none() {
-            let limit = Duration::from_secs(10);
-            match tokio::time::timeout(limit, try_out(&mut server, seat, wishes)).await {
+            match tokio::time::timeout(TRY_OUT, try_out(&mut server, seat, wishes)).await {
                 Ok(Ok(reported)) => drop(wishes.reported.set(reported)),
                 Ok(Err(Failed::Refused(error))) => {
                     server.broken = true;
@@ -103,6 +112,81 @@ pub(crate) async fn parameters(
         return Err(unavailable());
     }
     Ok(Reported { base, instead: wishes.reported.get().cloned().unwrap_or_default() })
+}
+
+/// A connection for a session that keeps it, with the context and the wishes set, and what it reports.
+///
+/// # Errors
+/// The shard's own error for a wish that it does not grant, or that there is no connection.
+pub(crate) async fn keep(
+    seat: &Seat,
+    wishes: &Arc<Wishes>,
+    worker: usize,
+    keeper: Keeper<'_>,
+) -> Result<(Reported, Kept), ErrorResponse> {
+    for _ in 0..ATTEMPTS {
+        let mut server = borrow(seat, wishes, worker, Some(keeper)).await?;
+        if seat.context.sealed.is_some() && server.seal.is_none() {
+            // Made before there were keys or a schema, or the shard still lacks them.
+            server.broken = true;
+            seat.pool.give_back(server);
+            continue;
+        }
+        let tried = tokio::time::timeout(TRY_OUT, try_out(&mut server, seat, wishes)).await;
+        server.broken = !matches!(tried, Ok(Ok(_)));
+        server.carried.session = keeper.session;
+        let kept = Kept { pool: seat.pool.clone(), server: Some(server) };
+        match tried {
+            Ok(Ok(instead)) => {
+                let base = seat.pool.parameters(&seat.context.route).unwrap_or_default();
+                return Ok((Reported { base, instead }, kept));
+            }
+            Ok(Err(Failed::Refused(error))) => return Err(error),
+            // It was about to end. Nothing of the client has run on it.
+            Ok(Err(Failed::Lost)) | Err(_) => {}
+        }
+    }
+    match seat.context.sealed {
+        Some(_) => Err(SealError::NoPlace.for_client()),
+        None => Err(unavailable()),
+    }
+}
+
+/// The session that a connection is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Keeper<'k> {
+    /// Its number.
+    pub(crate) session: u64,
+    /// Its tenant.
+    pub(crate) tenant: &'k TenantId,
+    /// When it must be ready.
+    pub(crate) deadline: tokio::time::Instant,
+}
+
+/// A connection for a session that has not begun. It goes back if the session does not begin.
+pub(crate) struct Kept {
+    pool: Arc<Pool>,
+    server: Option<Box<Server>>,
+}
+
+impl Kept {
+    /// The process id of the server.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(|server| server.identity.pid)
+    }
+
+    /// The connection. From here on whoever has it gives it back.
+    pub(crate) fn take(mut self) -> Option<Box<Server>> {
+        self.server.take()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.pool.give_back(server);
+        }
+    }
 }
 
 fn is_plain(base: &Parameters, name: &str, wish: &Wish) -> bool {
@@ -147,28 +231,38 @@ fn unavailable() -> ErrorResponse {
         .hint("Try again in a moment; the router's log has the cause.")
 }
 
-async fn borrow(seat: &Seat, wishes: &Wishes, worker: usize) -> Result<Box<Server>, ErrorResponse> {
+async fn borrow(
+    seat: &Seat,
+    wishes: &Wishes,
+    worker: usize,
+    keeper: Option<Keeper<'_>>,
+) -> Result<Box<Server>, ErrorResponse> {
     let shard = seat.pool.shard.name.as_str();
     let want = Want {
         route: &seat.context.route,
         context: seat.context.id,
         share: seat.share,
         wishes: wishes.id,
-        session: 0,
+        session: keeper.map_or(0, |keeper| keeper.session),
         worker,
         now: std::time::Instant::now(),
-        tenant: None,
+        tenant: keeper.map(|keeper| keeper.tenant),
     };
+    let until = tokio::time::Instant::now() + seat.pool.shard.pool.queue_timeout;
+    let until = keeper.map_or(until, |keeper| until.min(keeper.deadline - TO_SAY_SO));
     let lent = match seat.pool.lend(&want) {
         Lend::Now(server) => Ok(server),
         Lend::Never(error) => Err(error),
-        Lend::Later(answer) => match tokio::time::timeout(seat.pool.shard.pool.queue_timeout, answer).await {
+        Lend::Later(answer) => match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(PoolError::Closed),
             Err(_) => {
                 return Err(ErrorResponse::fatal(
                     sqlstate::TOO_MANY_CONNECTIONS,
                     "no server connection became free in time",
+                )
+                .hint(
+                    "All connections of the tenant's shard are busy; try again, or make its pool larger.",
                 ));
             }
         },

@@ -32,6 +32,7 @@ use crate::classify::Pin;
 use crate::context::{TenantContext, Wishes};
 use crate::limits::Limited;
 use crate::pool::{Pool, Share};
+use crate::server::{Server, ServerIdentity};
 use crate::shared::Shared;
 use crate::statements::ClientStatements;
 use crate::stats::{ShardAccount, TenantAccount};
@@ -117,6 +118,12 @@ impl Core {
         self.pin.is_none() && self.seat.mode == PoolMode::Transaction
     }
 
+    /// Whether the client was told at login that this is its server process: then no other can take its
+    /// place, nor what the session has left there be had again.
+    pub(crate) fn is_bound_to(&self, server: &ServerIdentity) -> bool {
+        self.handle.key.pid() == server.pid
+    }
+
     /// Looks where the tenant lives now, if the topology has changed. Costs one comparison if not.
     #[inline]
     pub(crate) fn refresh_seat(&mut self) -> Result<(), End> {
@@ -182,9 +189,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session that begins idle. `early` is what the client sent behind its login.
-    pub(crate) fn new(core: Core, early: &[u8], place: crate::shared::ClientPlace) -> Self {
-        let relay = (!early.is_empty()).then(|| Relay::begin(Buffer::holding(early)));
+    /// A session that begins idle. `early` is what the client sent behind its login; `server` the
+    /// connection that it keeps, where it does.
+    pub(crate) fn new(
+        core: Core,
+        early: &[u8],
+        place: crate::shared::ClientPlace,
+        server: Option<Box<Server>>,
+    ) -> Self {
+        let mut relay = (!early.is_empty() || server.is_some()).then(|| Relay::begin(Buffer::holding(early)));
+        if let (Some(relay), Some(server)) = (&mut relay, server) {
+            relay.keep(&core, server);
+        }
         Self { core, relay, _seat_taken: place }
     }
 

@@ -6,6 +6,7 @@ use switchyard_config::settings::ClientTlsMode;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame;
 use switchyard_wire::startup::{self, First, Startup};
+use tokio::time::Instant;
 
 use super::proof::{self, Failed};
 use super::{Address, Ended, Wrong};
@@ -52,6 +53,8 @@ pub(crate) struct Opening {
     pub(crate) let_in: bool,
     pub(crate) local: bool,
     pub(super) address: Address,
+    /// When the login must be over.
+    pub(super) deadline: Instant,
 }
 
 /// A connection whose startup packet has been read.
@@ -70,10 +73,15 @@ pub(crate) struct Opened {
 }
 
 impl Opening {
-    pub(crate) fn new(shared: Arc<Shared>, stream: ClientStream, address: Address) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        stream: ClientStream,
+        address: Address,
+        deadline: Instant,
+    ) -> Self {
         let local = address.is_none_or(|a| a.is_loopback());
         let (held, parting) = (Vec::new(), Vec::new());
-        Self { shared, stream: Some(stream), held, parting, let_in: false, local, address }
+        Self { shared, stream: Some(stream), held, parting, let_in: false, local, address, deadline }
     }
 
     fn stream(&mut self) -> Result<&mut ClientStream, Ended> {

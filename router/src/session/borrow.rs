@@ -219,6 +219,14 @@ impl Relay {
         Ok(())
     }
 
+    /// The session begins with this connection, and keeps it.
+    pub(super) fn keep(&mut self, core: &Core, server: Box<Server>) {
+        self.lender = Some(core.seat.pool.clone());
+        core.handle.attached(&server.identity);
+        core.seat.shard_account.assignments.add(1);
+        self.server = Some(server);
+    }
+
     /// Puts what makes the connection ready in front of the client's bytes.
     fn attach(&mut self, core: &mut Core, mut server: Box<Server>) -> Result<(), End> {
         if server.home != core.worker {

@@ -35,12 +35,14 @@ impl Relay {
             pid = server.identity.pid, cause = cause.map(tracing::field::display), "lost a server connection");
         server.broken = true;
         core.handle.detached();
+        let bound = core.is_bound_to(&server.identity);
         self.return_server(server);
         let said = self.last_words.take().unwrap_or_else(|| {
             ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
                 .hint("Whether the statement was carried out is not known.")
         });
         let can_go_on = self.exchange.status == b'I'
+            && !bound
             && core.pin.is_none()
             && self.s.pass == 0
             && self.s.drop == 0

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
+use switchyard_wire::error::{ErrorResponse, Severity, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
@@ -443,6 +443,7 @@ impl Relay {
         }
         core.handle.detached();
         server.broken = true;
+        let bound = core.is_bound_to(&server.identity);
         self.return_server(server);
         let unread = self.s.buffer.fresh().len();
         self.s.buffer.swallow(unread);
@@ -453,6 +454,10 @@ impl Relay {
             let text = "the context of this tenant could not be set on its shard";
             ErrorResponse::error(sqlstate::SYSTEM_ERROR, text).hint("The router's log has the cause.")
         };
+        if bound {
+            let error = if canceled { canceled_by_user() } else { error };
+            return Err(End::Fatal(ErrorResponse { severity: Severity::Fatal, ..error }));
+        }
         if canceled {
             self.fail_statements(core, &canceled_by_user());
         } else if hopeless || !self.begin_anew(core)? {

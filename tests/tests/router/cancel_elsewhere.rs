@@ -63,6 +63,20 @@ fn a_request_reaches_the_router_that_has_the_session() {
 }
 
 #[test]
+fn by_session_as_well_where_the_process_id_is_the_servers() {
+    let (s, one, two) = two(Setup::new().shards(1).tenants(["acme"]).router("pool_mode = \"session\""));
+    for (has, gets) in [(&one, &two), (&two, &one)] {
+        let mut acme = login(&s, has);
+        let pid = u32::from_be_bytes(acme.key()[..4].try_into().unwrap());
+        assert_eq!(acme.value("SELECT pg_backend_pid()"), pid.to_string());
+        sleep(&s, &mut acme);
+        cancel(&s, gets, acme.key());
+        assert!(is_canceled(&mut acme));
+        assert_eq!(acme.value("SELECT pg_backend_pid()"), pid.to_string());
+    }
+}
+
+#[test]
 fn a_request_reaches_it_over_tls_and_goes_on_over_tls() {
     let (s, one, two) = two(Setup::new().shards(1).tenants(["acme"]).tls("require"));
     let tls = |id: u16, peer: (u16, &Router)| {

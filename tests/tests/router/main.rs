@@ -16,6 +16,7 @@ mod limits;
 mod login;
 mod notifications;
 mod operation;
+mod pids;
 mod placement;
 mod pool;
 mod prepared;
