@@ -121,6 +121,8 @@ fn totals(tenant: &TenantId, stats: &TenantStats) -> TenantUsage {
         sum.transactions += account.transactions.get();
         sum.statements += account.statements.get();
         sum.errors += account.errors.get();
+        sum.rows += account.rows.get();
+        sum.limited += account.limited.get();
         sum.bytes_in += account.bytes_in.get();
         sum.bytes_out += account.bytes_out.get();
         sum.server_us += account.busy_us.get();

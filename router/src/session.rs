@@ -16,6 +16,7 @@ mod prepare;
 mod probe;
 mod relay;
 mod replan;
+mod rows;
 mod server_half;
 
 use std::future::Future;

@@ -83,6 +83,10 @@ pub(crate) struct TenantAccount {
     pub(crate) transactions: Local,
     pub(crate) statements: Local,
     pub(crate) errors: Local,
+    /// Rows that statements returned or changed, by their command tags.
+    pub(crate) rows: Local,
+    /// Transactions that a limit of the tenant's held back or refused.
+    pub(crate) limited: Local,
     pub(crate) bytes_in: Local,
     pub(crate) bytes_out: Local,
     /// Time that server connections were lent, in microseconds.

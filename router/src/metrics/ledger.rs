@@ -14,7 +14,7 @@ use switchyard_config::TenantId;
 use crate::stats::TenantStats;
 
 /// Counters per tenant.
-const COUNTERS: usize = 9;
+const COUNTERS: usize = 11;
 
 /// Time in which an earlier transaction comes to count half when tenants are compared.
 const HALF_LIFE: Duration = Duration::from_secs(600);
@@ -46,6 +46,8 @@ impl Totals {
                 account.wait_us.get(),
                 account.waits.get(),
                 account.shed.get(),
+                account.rows.get(),
+                account.limited.get(),
             ]));
         }
         totals
@@ -95,6 +97,14 @@ impl Totals {
 
     pub(super) fn shed(&self) -> u64 {
         self.0[8]
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        self.0[9]
+    }
+
+    pub(super) fn limited(&self) -> u64 {
+        self.0[10]
     }
 }
 

@@ -112,6 +112,9 @@ pub(super) mod tenant {
             "Transactions that waited for a server connection, or until a limit allowed them.";
         SHED: Counter "switchyard_tenant_shed_total"
             "Transactions refused because a limit or the queue's timeout was reached.";
+        ROWS: Counter "switchyard_tenant_rows_total" "Rows returned or changed, by command tags.";
+        LIMITED: Counter "switchyard_tenant_limited_total"
+            "Transactions that a limit of the tenant's held back or refused.";
         CLIENTS: Gauge "switchyard_tenant_client_connections" "Clients.";
         INFO: Gauge "switchyard_tenant_info" "Where the tenant lives and whether it is served; always 1.";
         ACTIVE: Gauge "switchyard_tenants_active" "Tenants that have a client.";

@@ -116,6 +116,8 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
     let mut wait = names::WAIT.samples();
     let mut waits = names::WAITS.samples();
     let mut shed = names::SHED.samples();
+    let mut rows = names::ROWS.samples();
+    let mut limited = names::LIMITED.samples();
     let mut clients = names::CLIENTS.samples();
     let mut info = names::INFO.samples();
     let own = page.own.iter().map(|(tenant, totals, clients)| (label(tenant.as_str()), totals, *clients));
@@ -131,6 +133,8 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
         wait.add(&tenant, seconds(totals.wait_us()));
         waits.add(&tenant, totals.waits() as f64);
         shed.add(&tenant, totals.shed() as f64);
+        rows.add(&tenant, totals.rows() as f64);
+        limited.add(&tenant, totals.limited() as f64);
         clients.add(&tenant, connected.max(0) as f64);
     }
     for (id, _, _) in &page.own {
@@ -140,7 +144,7 @@ fn render(page: &Page, topology: &Topology) -> Vec<MetricFamily> {
         info.add(&[("shard", shard), ("state", tenant.state.as_str()), ("tenant", &label(id.as_str()))], 1.0);
     }
     let mut families: Vec<_> =
-        [transactions, statements, errors, bytes, busy, wait, waits, shed, clients, info]
+        [transactions, statements, errors, bytes, busy, wait, waits, shed, rows, limited, clients, info]
             .into_iter()
             .map(super::family::Samples::finish)
             .collect();

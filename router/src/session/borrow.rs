@@ -56,6 +56,7 @@ impl Relay {
                 Entry::Now(turn) => self.turn = Some(turn),
                 Entry::Later(at) => {
                     core.account.waits.add(1);
+                    core.account.limited.add(1);
                     self.c.buffer.shrink();
                     self.wait = Some(Box::new(Wait {
                         answer: Answer::Turn(Box::pin(limited.clone().wait(at, now))),
@@ -65,6 +66,7 @@ impl Relay {
                     return Ok(());
                 }
                 Entry::Refused(refused) => {
+                    core.account.limited.add(1);
                     self.over_limit(core, refused);
                     return Ok(());
                 }

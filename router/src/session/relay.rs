@@ -71,6 +71,8 @@ pub(super) struct Relay {
     pub(super) undo: Vec<Undo>,
     /// The session was pinned in this transaction; if it is rolled back, so is the reason.
     pub(super) fresh_pin: bool,
+    /// Rows that the server has sent for the current statement.
+    pub(super) rows: u64,
     /// The last statement that completed was a ROLLBACK.
     pub(super) rolled_back: bool,
     /// What the client has sent since the connection was borrowed, while it can be taken back: until
@@ -112,6 +114,7 @@ impl Relay {
                 last_words: None,
                 undo: Vec::new(),
                 fresh_pin: false,
+                rows: 0,
                 rolled_back: false,
                 skip_to_sync: false,
                 journal: Default::default(),
@@ -146,6 +149,7 @@ impl Relay {
         self.last_words = None;
         self.undo.clear();
         self.fresh_pin = false;
+        self.rows = 0;
         self.rolled_back = false;
         self.skip_to_sync = false;
         self.journal.clear();

@@ -8,6 +8,7 @@ use switchyard_wire::message;
 
 use super::relay::Relay;
 use super::replan::{Replan, is_stale_plan};
+use super::rows::rows_of;
 use super::{Core, End};
 use crate::exchange::{Desync, ErrorIs, Undo};
 use crate::holds;
@@ -15,6 +16,9 @@ use crate::holds;
 /// Largest message of the server that is held whole, in bytes: errors, and what the router has
 /// asked for itself. Larger ones pass by count.
 const WHOLE_BYTES: usize = crate::buffer::BUFFER_BYTES;
+
+/// Longest command tag, with its end. // src/include/tcop/cmdtag.h COMPLETION_TAG_BUFSIZE
+const TAG_BYTES: usize = 64;
 
 impl Relay {
     /// Moves what the server has sent. Whether anything moved.
@@ -120,7 +124,11 @@ impl Relay {
             }
             match header.tag {
                 // By far the most common, and nothing depends on it.
-                backend::DATA_ROW | backend::COPY_DATA => self.s.forward(header.len),
+                backend::DATA_ROW => {
+                    self.rows = self.rows.wrapping_add(1);
+                    self.s.forward(header.len);
+                }
+                backend::COPY_DATA => self.s.forward(header.len),
                 backend::READY_FOR_QUERY => {
                     if header.len != frame::HEADER + 1 {
                         return Ok(Err(Desync));
@@ -173,6 +181,14 @@ impl Relay {
         }
         match header.tag {
             backend::COMMAND_COMPLETE | backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
+                if header.tag == backend::COMMAND_COMPLETE && header.len <= frame::HEADER + TAG_BYTES {
+                    let fresh = self.s.buffer.fresh();
+                    if fresh.len() < header.len {
+                        return Ok(Ok(false));
+                    }
+                    self.rows = rows_of(&fresh[frame::HEADER..header.len]).unwrap_or(self.rows);
+                }
+                core.account.rows.add(std::mem::take(&mut self.rows));
                 if !self.journal.is_empty() && header.tag == backend::COMMAND_COMPLETE {
                     let fresh = self.s.buffer.fresh();
                     if fresh.len() < header.len && header.len <= WHOLE_BYTES {
@@ -263,6 +279,7 @@ impl Relay {
             return Ok(Ok(false));
         }
         self.failed = true;
+        core.account.rows.add(std::mem::take(&mut self.rows));
         let quiet = self.exchange.is_quiet();
         let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();
         let code = fields.as_ref().and_then(|f| f.code()).and_then(|c| <[u8; 5]>::try_from(c).ok());

@@ -84,6 +84,8 @@ fn the_life_of_a_tenant_by_the_command_line() {
         let usage = plane.cli(&["usage", "acme", "--by", "minute"]);
         usage[0]["transactions"].as_u64().is_some_and(|n| n >= 2)
     });
+    let day = plane.cli(&["usage", "acme", "--by", "day"]);
+    assert_eq!((&day[0]["rows"], &day[0]["limited"]), (&json!(2), &json!(0)), "one written, one read");
     let csv = plane.cli_as(&plane.token(), &["usage", "acme", "--csv"]);
     let csv = String::from_utf8_lossy(&csv.stdout).into_owned();
     assert!(csv.starts_with("tenant,at,transactions,") && csv.contains("\nacme,"), "{csv}");
@@ -98,6 +100,27 @@ fn the_life_of_a_tenant_by_the_command_line() {
             .as_array()
             .is_some_and(|i| i.iter().any(|s| s["outcome"] == "ok" && s["user"] == "acme"))
     });
+
+    // It is over its rate, which its client and its bill are told.
+    plane.cli(&[
+        "limit",
+        "set",
+        "acme",
+        "transactions_per_second=1",
+        "transaction_burst=1",
+        "wait_budget=1ms",
+    ]);
+    let mut refused = None;
+    wait::until_true("the refusal", || {
+        refused = session.try_rows("SELECT 1").err();
+        refused.is_some()
+    });
+    assert_eq!(refused.expect("it was refused").sqlstate, "53400");
+    wait::until_true("it in the bill", || {
+        plane.cli(&["usage", "acme", "--by", "day"])[0]["limited"].as_u64().is_some_and(|n| n >= 1)
+    });
+    plane.cli(&["limit", "set", "acme", "transactions_per_second=inherit", "wait_budget=inherit"]);
+    wait::until_true("the end of that", || (0..3).all(|_| session.try_rows("SELECT 1").is_ok()));
 
     // It uses up a quota, and gets a better plan.
     plane.cli(&["limit", "set", "acme", "daily_transactions=1"]);

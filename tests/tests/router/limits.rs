@@ -180,6 +180,7 @@ fn over_its_rate_a_tenant_is_refused_with_when_to_try_again() {
     assert_eq!(error.sqlstate, "53400", "{error:?}");
     assert_eq!(s.login("acme").value("SELECT 1"), "1");
     assert!(s.router.metrics().sum("switchyard_tenant_shed_total", &[("tenant", "limited")]) >= 1.0);
+    assert!(s.router.metrics().sum("switchyard_tenant_limited_total", &[("tenant", "limited")]) >= 1.0);
     // The session goes on.
     wait::until_true("another second", || session.try_rows("SELECT 1").is_ok());
 }
@@ -208,4 +209,38 @@ fn open_transactions_of_a_tenant_are_limited() {
     first.rows("BEGIN");
     drop(first);
     wait::until_true("the place", || second.try_rows("SELECT 3").is_ok());
+}
+
+#[test]
+fn rows_are_counted_as_their_statements_say() {
+    let s = setup().start();
+    let rows = || s.router.metrics().sum("switchyard_tenant_rows_total", &[("tenant", "acme")]);
+    let mut acme = s.login("acme");
+    let mut counted = rows();
+    let mut counts = |what: &str, expected: f64| {
+        let now = rows();
+        assert_eq!(now - counted, expected, "{what}");
+        counted = now;
+    };
+    acme.rows("SELECT generate_series(1, 1000)");
+    counts("rows returned", 1000.0);
+    acme.rows("CREATE TEMP TABLE t (n int); INSERT INTO t SELECT generate_series(1, 50) RETURNING n");
+    counts("rows written, once though they are returned too", 50.0);
+    acme.rows("UPDATE t SET n = n WHERE n <= 20; DELETE FROM t WHERE n <= 10; SELECT 1 WHERE false");
+    counts("rows changed", 30.0);
+    // By portals that stop half way, as drivers fetch.
+    let fetch = [m::parse("", "SELECT generate_series(1, 25)"), m::bind("", "", &[]), m::execute("", 10)];
+    let fetch = [&fetch.concat()[..], &m::execute("", 10), &m::execute("", 10), &m::sync()].concat();
+    acme.round(&fetch);
+    counts("rows fetched in parts", 25.0);
+    acme.send(&m::query("COPY t FROM STDIN"));
+    acme.until_tag(b'G');
+    acme.send(&[m::copy_data(b"1\n2\n3\n"), m::copy_done()].concat());
+    acme.until_ready();
+    acme.round(&m::query("COPY t TO STDOUT"));
+    counts("rows copied in and out", 46.0);
+    acme.rows("SHOW work_mem");
+    counts("a row without a number in the tag", 1.0);
+    acme.error("SELECT 1 / (5 - n) FROM generate_series(1, 5) n");
+    counts("rows in front of an error", 4.0);
 }
