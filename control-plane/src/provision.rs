@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use switchyard_catalog::Tls;
-use switchyard_config::template::render;
+use switchyard_config::template::{MAX_NAME_BYTES, render};
 use switchyard_config::topology::{ContextTemplate, SslMode};
 use tokio_postgres::config::SslMode as Asked;
 use tokio_postgres::error::SqlState;
@@ -130,14 +130,25 @@ pub(crate) async fn make_ready(store: &Store, tenant: &Tenant) -> Result<(), Sto
     let Some(shard) = &tenant.shard else {
         return Err(StoreError::Conflict("there is no shard yet".to_owned()));
     };
+    if let Place::Database(name) | Place::Schema(name) = &place
+        && name.len() > MAX_NAME_BYTES
+    {
+        // PostgreSQL would cut it, and another tenant's name could become the same.
+        let reason = format!(
+            "is too long: its place on the shard would be named `{name}`, of more than {MAX_NAME_BYTES} bytes"
+        );
+        return Err(StoreError::invalid("id", reason));
+    }
     let admin = store.shard_access(shard, true).await?;
     let login = store.shard_access(shard, false).await?;
     match &place {
         Place::Database(name) => {
             make_database(&admin, &login, name, &provision).await?;
-            let own = OnShard::connect(&admin, Some(name)).await?;
             if let Some(sql) = &provision.schema_sql {
-                own.run(sql).await?;
+                let own = OnShard::connect(&admin, Some(name)).await?;
+                let role = context.role.as_ref().map(|role| render(role, &tenant.id, &login.user));
+                let grants = grants("public", role.as_ref().unwrap_or(&login.user));
+                own.run(&format!("BEGIN; {sql}; {grants} COMMIT")).await?;
             }
         }
         Place::Schema(name) => make_schema(&admin, &login, &context, tenant, name, &provision).await?,
@@ -214,18 +225,23 @@ async fn make_schema(
                 &format!("CREATE ROLE {0} NOLOGIN; GRANT {0} TO {1};", quoted(&owner), quoted(&login.user));
         }
     }
-    let (schema, role) = (quoted(name), quoted(&owner));
+    let schema = quoted(name);
     sql += &format!("CREATE SCHEMA {schema}; SET LOCAL search_path = {schema};");
     sql += provision.schema_sql.as_deref().unwrap_or_default();
     // Tables stay the administrator's: whoever owns a table could take its guards away.
-    sql += &format!(
-        "; GRANT USAGE ON SCHEMA {schema} TO {role};
+    sql += &format!("; {} COMMIT", grants(name, &owner));
+    on.run(&sql).await
+}
+
+/// What a tenant's role needs of the tables in a schema.
+fn grants(schema: &str, role: &str) -> String {
+    let (schema, role) = (quoted(schema), quoted(role));
+    format!(
+        "GRANT USAGE ON SCHEMA {schema} TO {role};
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
          GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role};
-         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA {schema} TO {role};
-         COMMIT"
-    );
-    on.run(&sql).await
+         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA {schema} TO {role};"
+    )
 }
 
 /// Undoes what [`make_ready`] did for a tenant that could not be made. What cannot be undone is

@@ -37,28 +37,28 @@ async fn shard_storage(
     column: &str,
 ) -> Result<Vec<(String, i64)>, StoreError> {
     let on = OnShard::connect(&store.shard_access(shard, true).await?, None).await?;
-    match Place::of(context, "x") {
-        Place::Rows => rows(&on, column).await,
-        place => {
-            let sql = match place {
-                Place::Database(_) => {
-                    "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datallowconn"
-                }
-                _ => {
-                    "SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint
-                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                     WHERE c.relkind IN ('r', 'm') GROUP BY 1"
-                }
-            };
-            let found = on.client.query(sql, &[]).await.map_err(|e| on.failed(&e))?;
-            let sizes: HashMap<String, i64> = found.iter().map(|r| (r.get(0), r.get(1))).collect();
-            of_places(store, shard, context, &sizes).await
+    let sizes = match Place::of(context, "x") {
+        Place::Rows => rows(&on, column).await?,
+        Place::Database(_) => {
+            sizes(&on, "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datallowconn").await?
         }
-    }
+        Place::Schema(_) => {
+            let sql = "SELECT n.nspname, sum(pg_total_relation_size(c.oid))::bigint
+                       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                       WHERE c.relkind IN ('r', 'm') GROUP BY 1";
+            sizes(&on, sql).await?
+        }
+    };
+    of_tenants(store, shard, context, &sizes).await
 }
 
-/// The tenants of the shard whose schema or database is among those measured.
-async fn of_places(
+async fn sizes(on: &OnShard, sql: &str) -> Result<HashMap<String, i64>, StoreError> {
+    let found = on.client.query(sql, &[]).await.map_err(|e| on.failed(&e))?;
+    Ok(found.iter().map(|r| (r.get(0), r.get(1))).collect())
+}
+
+/// What the tenants that live on the shard hold there. What is left there of others is nobody's.
+async fn of_tenants(
     store: &Store,
     shard: &str,
     context: &ContextTemplate,
@@ -69,12 +69,12 @@ async fn of_places(
     loop {
         let (tenants, next) = store.tenants(&filter, &after, 1000).await?;
         for tenant in tenants {
-            let place = Place::of(tenant.context.as_ref().unwrap_or(context), &tenant.id);
-            if let Place::Schema(name) | Place::Database(name) = place
-                && let Some(bytes) = sizes.get(&name)
-            {
-                found.push((tenant.id, *bytes));
-            }
+            let name = match Place::of(tenant.context.as_ref().unwrap_or(context), &tenant.id) {
+                Place::Schema(name) | Place::Database(name) => name,
+                Place::Rows => tenant.id.clone(),
+            };
+            let bytes = sizes.get(&name).copied().unwrap_or_default();
+            found.push((tenant.id, bytes));
         }
         match next {
             Some(next) => after = next,
@@ -85,7 +85,7 @@ async fn of_places(
 
 /// Each tenant's part of the shared tables: of a table's size with its indexes, in proportion to
 /// the bytes of the tenant's rows, in all of it or in a sample.
-async fn rows(on: &OnShard, column: &str) -> Result<Vec<(String, i64)>, StoreError> {
+async fn rows(on: &OnShard, column: &str) -> Result<HashMap<String, i64>, StoreError> {
     // Where row-level security would hide rows, an error is better than a sum that is too small.
     on.client.batch_execute("SET row_security = off").await.map_err(|e| on.failed(&e))?;
     let mut sums: HashMap<String, f64> = HashMap::new();

@@ -239,6 +239,9 @@ impl Store {
                    FROM unnest($1::text[], $2::bigint[]) AS m (tenant, bytes) JOIN tenants t ON t.id = m.tenant,
                         (VALUES ('h'::\"char\", date_trunc('hour', now(), 'UTC')),
                                 ('d', date_trunc('day', now(), 'UTC'))) AS s (span, at)
+                   -- Who holds nothing, as before, needs no row that says so.
+                   WHERE m.bytes > 0 OR EXISTS (
+                       SELECT FROM usage u WHERE u.tenant = m.tenant AND u.span = 'd' AND u.storage > 0)
                    ORDER BY m.tenant, s.span
                    ON CONFLICT (tenant, span, at) DO UPDATE SET storage = excluded.storage";
         self.client().await?.execute(sql, &[&tenants, &bytes]).await?;

@@ -37,6 +37,7 @@ impl ControlPlane {
         let mut command = process::command(binary(), "TERM", None);
         let log = std::fs::File::create(dir.path().join("log")).expect("the directory is ours");
         command.arg("control-plane").arg("--config").arg(config);
+        command.env("SWITCHYARD_LOG", "debug");
         command.stdout(log.try_clone().expect("a file")).stderr(log);
         let child = process::spawn(command);
         let plane = Self { cluster, dir, port, child };
@@ -140,6 +141,7 @@ fn operators_commands() {
     assert_eq!(shards[0]["buckets"], 4096);
     assert_eq!(shards[0]["tls"]["sslmode"], "require");
     assert!(!shards.to_string().contains("hush"), "the password is not told");
+    assert!(plane.log().contains("catalog changed") && !plane.log().contains("hush"), "nor logged");
     plane.cli(&["shard", "add", "s2", "--url", "postgres://app@10.0.0.2/crm"]);
 
     let made = plane.cli(&["tenant", "create", "acme", "--name", "Acme Ltd"]);

@@ -13,15 +13,20 @@ use switchyard_tests::{Cluster, wait};
 use crate::api::ControlPlane;
 
 /// A control plane with two shards, and a router that has its topology from it.
-struct Site {
-    plane: ControlPlane,
-    shards: Vec<Cluster>,
-    router: Router,
+pub(crate) struct Site {
+    pub(crate) plane: ControlPlane,
+    pub(crate) shards: Vec<Cluster>,
+    pub(crate) router: Router,
 }
 
 impl Site {
-    fn start() -> Self {
-        let plane = ControlPlane::start();
+    pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// `more` are lines of the control plane's configuration.
+    pub(crate) fn with(more: &str) -> Self {
+        let plane = ControlPlane::over(Arc::new(Cluster::start()), more);
         let shards: Vec<Cluster> = (0..2).map(|_| Cluster::start()).collect();
         for (i, shard) in shards.iter().enumerate() {
             let url = format!("{}?sslmode=disable", shard.url(APP, APP_PASSWORD));
@@ -36,29 +41,30 @@ impl Site {
     }
 
     /// Where the router takes the user of a URL that the control plane answered with.
-    fn target(&self, url: &Value) -> Target {
+    pub(crate) fn target(&self, url: &Value) -> Target {
         let rest = url.as_str().and_then(|u| u.strip_prefix("postgres://")).expect("a URL");
         let (login, _) = rest.split_once('@').expect("a login");
         let (user, password) = login.split_once(':').expect("a password");
         self.router.target().user(user).password(password).database(DATABASE)
     }
 
-    fn sum(&self, sql: &str) -> u64 {
+    pub(crate) fn sum(&self, sql: &str) -> u64 {
         self.shards.iter().map(|s| s.value(sql).parse::<u64>().expect("a number")).sum()
     }
 
     /// Waits until the router lets this user in.
-    fn let_in(&self, target: &Target) {
+    pub(crate) fn let_in(&self, target: &Target) {
         wait::until_true("the login", || target.try_connect().is_ok());
     }
 
     /// Waits until the router refuses this user.
-    fn kept_out(&self, target: &Target) {
+    pub(crate) fn kept_out(&self, target: &Target) {
         wait::until_true("the refusal", || target.try_connect().is_err());
     }
 }
 
-const WRITE: &str = "INSERT INTO clients (tenant_id, name) VALUES (current_setting('app.tenant_id'), 'Ada')";
+pub(crate) const WRITE: &str =
+    "INSERT INTO clients (tenant_id, name) VALUES (current_setting('app.tenant_id'), 'Ada')";
 
 #[test]
 fn the_life_of_a_tenant_by_the_command_line() {
@@ -329,37 +335,6 @@ fn the_life_of_a_tenant_by_rest() {
         events += &String::from_utf8_lossy(&buffer[..read]);
     }
     assert!(events.contains("text/event-stream") && events.contains("event: change"), "{events}");
-}
-
-#[test]
-fn a_schema_of_its_own_is_made_and_cleared() {
-    let site = Site::start();
-    let plane = &site.plane;
-    let settings = json!({
-        "context": { "search_path": ["tenant_{tenant}"] },
-        "provision": { "schema_sql": "CREATE TABLE notes (id int PRIMARY KEY, body text)",
-                       "seed_sql": "INSERT INTO notes VALUES (1, 'welcome')" },
-    });
-    let (status, _, answer) = plane.request("PATCH", "/v1/settings", &plane.token(), &settings.to_string());
-    assert_eq!(status, 200, "{answer}");
-    let odd = "o'dd \"one\"";
-    let made = plane.cli(&["tenant", "create", odd, "--user", "odd"]);
-    let target = site.target(&made["url"]);
-    site.let_in(&target);
-    let mut session = target.connect();
-    session.rows("INSERT INTO notes VALUES (2, 'mine')");
-    assert_eq!(session.value("SELECT count(*) FROM notes"), "2");
-    drop(session);
-    assert_eq!(site.sum("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenant\\_%'"), 1);
-
-    // What cannot be made leaves nothing.
-    let broken = json!({ "provision": { "schema_sql": "CREATE TABLE notes (" } });
-    plane.request("PATCH", "/v1/settings", &plane.token(), &broken.to_string());
-    let (status, _, problem) = plane.request("POST", "/v1/tenants", &plane.token(), "{\"id\": \"x\"}");
-    assert_eq!((status, &problem["code"]), (502, &json!("shard_failed")), "{problem}");
-    assert_eq!(plane.code(&["tenant", "show", "x"]), 3);
-    plane.cli(&["tenant", "delete", odd, "--yes", "--grace", "0", "--wait"]);
-    assert_eq!(site.sum("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenant\\_%'"), 0);
 }
 
 #[test]

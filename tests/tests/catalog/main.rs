@@ -3,6 +3,7 @@
 mod api;
 mod life;
 mod matrix;
+mod places;
 mod reading;
 mod scale;
 mod schema;
