@@ -18,7 +18,7 @@ fn id(name: &str) -> TenantId {
 }
 
 fn totals(transactions: u64) -> Totals {
-    Totals([transactions, 2 * transactions, 0, 0, 0, 0, transactions, 0, 0])
+    Totals([transactions, 2 * transactions, 0, 0, 0, 0, transactions, 0, 0, 0, 0])
 }
 
 impl Town {
