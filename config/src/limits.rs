@@ -58,6 +58,9 @@ pub struct LimitSet {
     /// Longest that a statement may run, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statement_timeout_ms: Option<u64>,
+    /// Longest that a transaction may be open, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_timeout_ms: Option<u64>,
     /// Longest that a session may be idle within a transaction, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_in_transaction_timeout_ms: Option<u64>,
@@ -110,6 +113,7 @@ impl LimitSet {
             monthly_transactions: self.monthly_transactions.or(inherited.monthly_transactions),
             monthly_bytes: self.monthly_bytes.or(inherited.monthly_bytes),
             statement_timeout_ms: self.statement_timeout_ms.or(inherited.statement_timeout_ms),
+            transaction_timeout_ms: self.transaction_timeout_ms.or(inherited.transaction_timeout_ms),
             idle_in_transaction_timeout_ms: self
                 .idle_in_transaction_timeout_ms
                 .or(inherited.idle_in_transaction_timeout_ms),
@@ -159,6 +163,8 @@ pub struct TenantLimits {
     pub monthly: Quota,
     /// Longest that a statement may run.
     pub statement_timeout: Option<Duration>,
+    /// Longest that a transaction may be open.
+    pub transaction_timeout: Option<Duration>,
     /// Longest that a session may be idle within a transaction.
     pub idle_in_transaction_timeout: Option<Duration>,
     /// Bytes on the shard.
@@ -203,6 +209,7 @@ impl From<&LimitSet> for TenantLimits {
                 bytes: amount(said.monthly_bytes),
             },
             statement_timeout: time(said.statement_timeout_ms),
+            transaction_timeout: time(said.transaction_timeout_ms),
             idle_in_transaction_timeout: time(said.idle_in_transaction_timeout_ms),
             storage_bytes: amount(said.storage_bytes),
             over_storage: said.over_storage.unwrap_or_default(),

@@ -229,6 +229,10 @@ pub struct Limits {
     pub client_idle_timeout: Duration,
     /// How long a client may stay idle inside a transaction; 0 is for ever. Default 0.
     pub idle_in_transaction_timeout: Duration,
+    /// How long a statement may run, of any tenant; 0 is for ever. Default 0.
+    pub statement_timeout: Duration,
+    /// How long a transaction may be open, of any tenant; 0 is for ever. Default 0.
+    pub transaction_timeout: Duration,
     /// How long clients are still accepted after `/readyz` says that the router drains, for load
     /// balancers to see it. Default 0.
     pub drain_delay: Duration,
@@ -259,6 +263,8 @@ impl Default for Limits {
             mailbox_bytes: 4 << 20,
             client_idle_timeout: Duration::ZERO,
             idle_in_transaction_timeout: Duration::ZERO,
+            statement_timeout: Duration::ZERO,
+            transaction_timeout: Duration::ZERO,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             handover_timeout: Duration::from_secs(300),

@@ -35,6 +35,9 @@ use crate::server::{Carried, Route};
 /// OID of `set_config(text, text, bool)`. // src/include/catalog/pg_proc.dat
 const SET_CONFIG_OID: u32 = 2078;
 
+/// The setting by which transactions begin as read-only.
+const READ_ONLY: &str = "default_transaction_read_only";
+
 /// A tenant's context, rendered for one user.
 #[derive(Debug)]
 pub(crate) struct TenantContext {
@@ -49,6 +52,8 @@ pub(crate) struct TenantContext {
     search_path: Option<String>,
     /// The role to run as.
     role: Option<String>,
+    /// The tenant's transactions are read-only: one of `variables` says so.
+    pub(crate) read_only: bool,
     /// What the shard is told under seal, where the context is sealed.
     pub(crate) sealed: Option<Sealed>,
 }
@@ -129,7 +134,7 @@ impl Interner {
     }
 
     /// The context of `tenant` for `user`. `route` has the database and the login that apply where
-    /// the template has no database; `epoch` is the placement's.
+    /// the template has no database; `epoch` is the placement's; `read_only` makes transactions so by default.
     pub(crate) fn context(
         &self,
         template: &ContextTemplate,
@@ -137,9 +142,13 @@ impl Interner {
         user: &str,
         mut route: Route,
         epoch: u64,
+        read_only: bool,
     ) -> Arc<TenantContext> {
         let render = |t: &str| switchyard_config::template::render(t, tenant.as_str(), user);
-        let variables: Vec<_> = template.variables.iter().map(|(k, v)| (k.clone(), render(v))).collect();
+        let mut variables: Vec<_> = template.variables.iter().map(|(k, v)| (k.clone(), render(v))).collect();
+        if read_only {
+            variables.push((READ_ONLY.to_owned(), "on".to_owned()));
+        }
         let search_path = template.search_path.as_ref().map(|path| {
             let schemas: Vec<_> = path.iter().map(|s| quote_identifier(&render(s))).collect();
             schemas.join(", ")
@@ -156,6 +165,7 @@ impl Interner {
             variables: variables.clone(),
             search_path: search_path.clone(),
             role: role.clone(),
+            read_only,
             sealed: epoch.map(|epoch| Sealed::new(tenant, epoch)),
         })
     }
@@ -445,21 +455,21 @@ mod tests {
             variables: [("app.x".to_owned(), "same".to_owned())].into(),
             ..ContextTemplate::default()
         };
-        let a = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
-        let b = interner.context(&fixed, &TenantId::new("b").unwrap(), "u", route(), 7);
-        let again = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
+        let a = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7, false);
+        let b = interner.context(&fixed, &TenantId::new("b").unwrap(), "u", route(), 7, false);
+        let again = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7, false);
         assert_ne!(a.id, b.id);
         assert_eq!(a.id, again.id);
         let before = a.id;
         drop((a, again));
-        let anew = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7);
+        let anew = interner.context(&fixed, &TenantId::new("a").unwrap(), "u", route(), 7, false);
         assert_ne!(anew.id, before, "an id left on a connection must not come to life again");
     }
 
     #[test]
     fn what_is_written_ahead() {
         let interner = Interner::default();
-        let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route(), 7);
+        let a = interner.context(&template(None), &TenantId::new("a").unwrap(), "u", route(), 7, false);
         let none = interner.wishes(BTreeMap::new());
         let go = |c: &Carried, session, context: &TenantContext, wishes: &Wishes| {
             let mut out = Vec::new();
@@ -476,8 +486,14 @@ mod tests {
         let wish = |v: &str| Wish::Value(v.to_owned());
         let wishes = interner.wishes([("work_mem".to_owned(), wish("1MB"))].into());
         assert_eq!(go(&carried(a.id, false, 1), 2, &a, &wishes), (Handover::Wishes, 0, 1));
-        let strict =
-            interner.context(&template(Some("t_{tenant}")), &TenantId::new("a").unwrap(), "u", route(), 7);
+        let strict = interner.context(
+            &template(Some("t_{tenant}")),
+            &TenantId::new("a").unwrap(),
+            "u",
+            route(),
+            7,
+            false,
+        );
         assert_eq!(go(&carried(a.id, false, 1), 2, &strict, &wishes), (Handover::Clean, 4, 0));
     }
 

@@ -256,6 +256,12 @@ impl Exchange {
         !self.copy_in && !self.copy_both && self.owed.iter().any(Owed::brings_ready)
     }
 
+    /// Whether the server has been sent something of the client's that it has not answered, and waits for nothing
+    /// more to do so.
+    pub(crate) fn is_at_work(&self) -> bool {
+        !self.copy_in && !self.copy_both && self.owed.len() > self.own
+    }
+
     /// Whether the transaction that is open, or would be, spans more than one message.
     pub(crate) fn in_transaction(&self) -> bool {
         self.status != b'I'

@@ -260,7 +260,7 @@ fn warm(shared: &Arc<Shared>, tenant: &TenantId, pool: &Arc<crate::pool::Pool>, 
     let template = tenant.context.as_ref().unwrap_or(&topology.context);
     // One user's connections will do for the others' too, where they log in alike.
     let route = crate::server::Route { database: pool.shard.database.as_str().into(), login: 0 };
-    let context = shared.contexts.context(template, &tenant.id, "", route, 0);
+    let context = shared.contexts.context(template, &tenant.id, "", route, 0, tenant.is_read_only());
     pool.warm(&context.route, count.max(1));
 }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::cancel;
 use crate::console::{Control, Shutdown};
 use crate::listen::{self, UnixPath};
+use crate::session::expiry::shorter;
 use crate::session::handle::{Activity, Order};
 use crate::shared::{Shared, Stage, StartError};
 use crate::worker;
@@ -333,21 +334,29 @@ async fn upkeep(shared: Arc<Shared>) {
             pool.upkeep(shared.stage() == Stage::HandedOver);
         }
         shared.console.tick(&shared);
-        let limits = shared.settings().limits.clone();
-        let (idle, in_transaction) = (limits.client_idle_timeout, limits.idle_in_transaction_timeout);
-        if idle.is_zero() && in_transaction.is_zero() {
-            continue;
-        }
-        for session in &shared.sessions {
-            let (activity, seconds) = session.activity();
-            let over = |limit: Duration| !limit.is_zero() && Duration::from_secs(seconds.into()) >= limit;
-            match activity {
-                Activity::Idle if over(idle) => session.command(Order::IdleTimeout),
-                Activity::IdleInTransaction if over(in_transaction) => {
+        end_idle_sessions(&shared);
+    }
+}
+
+/// Ends sessions that have been idle for too long, in a transaction or outside.
+fn end_idle_sessions(shared: &Shared) {
+    let limits = shared.settings().limits.clone();
+    let (idle, in_transaction) = (limits.client_idle_timeout, limits.idle_in_transaction_timeout);
+    let topology = shared.topology();
+    for session in &shared.sessions {
+        let (activity, seconds) = session.activity();
+        let over = |limit: Duration| Duration::from_secs(seconds.into()) >= limit;
+        match activity {
+            Activity::Idle if !idle.is_zero() && over(idle) => session.command(Order::IdleTimeout),
+            // Not within its first second, so that few are looked up.
+            Activity::IdleInTransaction if seconds > 0 => {
+                let tenant = topology.tenant(&session.who.tenant);
+                let own = tenant.and_then(|tenant| tenant.limits.idle_in_transaction_timeout);
+                if shorter(own, in_transaction).is_some_and(over) {
                     session.command(Order::IdleInTransactionTimeout);
                 }
-                _ => {}
             }
+            _ => {}
         }
     }
 }

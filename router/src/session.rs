@@ -8,6 +8,7 @@
 mod borrow;
 mod client_half;
 mod effects;
+pub(crate) mod expiry;
 mod failure;
 mod half;
 pub(crate) mod handle;
@@ -36,8 +37,9 @@ use crate::pool::{Pool, Share};
 use crate::server::{Server, ServerIdentity};
 use crate::shared::Shared;
 use crate::statements::ClientStatements;
-use crate::stats::{ShardAccount, TenantAccount};
+use crate::stats::{ShardAccount, TenantAccount, TimeLimit};
 use crate::stream::ClientStream;
+use expiry::TimeLimits;
 use handle::{Order, SessionHandle};
 use relay::Relay;
 
@@ -75,6 +77,8 @@ pub(crate) struct Seat {
     pub(crate) voice: Arc<crate::notifications::voice::Voice>,
     /// The limits on its transactions, if there are any.
     pub(crate) limited: Option<Arc<Limited>>,
+    /// How long its statements and transactions may take.
+    pub(crate) times: expiry::TimeLimits,
     pub(crate) mode: PoolMode,
     /// The tenant is being moved: no transaction begins.
     pub(crate) held: bool,
@@ -163,7 +167,8 @@ impl Shared {
         let template = tenant.context.as_ref().unwrap_or(&topology.context);
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
         let epoch = tenant.placement.as_ref().map_or(0, |p| p.epoch);
-        let context = self.contexts.context(template, &who.tenant, &who.user, route, epoch);
+        let read_only = tenant.is_read_only();
+        let context = self.contexts.context(template, &who.tenant, &who.user, route, epoch, read_only);
         let voice = self.voices.get(&who.tenant);
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
@@ -171,7 +176,8 @@ impl Shared {
         let stats = self.stats.tenant(&who.tenant);
         let share = Share { tenant: stats.number, weight: tenant.limits.weight };
         let limited = Limited::new(&tenant, stats);
-        Ok(Seat { generation, pool, context, share, voice, limited, mode, held, shard_account })
+        let times = TimeLimits::new(&tenant.limits, &settings.limits);
+        Ok(Seat { generation, pool, context, share, voice, limited, times, mode, held, shard_account })
     }
 }
 
@@ -288,7 +294,8 @@ impl Session {
             }
             Order::IdleTimeout => {
                 self.core.handle.withdraw(Order::IdleTimeout);
-                self.relay.is_none().then(|| {
+                between.then(|| {
+                    self.core.shared.stats.time_limits.add(TimeLimit::Idle);
                     End::Fatal(ErrorResponse::fatal(
                         sqlstate::IDLE_SESSION_TIMEOUT,
                         "terminating connection due to idle-session timeout",
@@ -298,6 +305,7 @@ impl Session {
             Order::IdleInTransactionTimeout => {
                 self.core.handle.withdraw(Order::IdleInTransactionTimeout);
                 self.relay.as_ref().is_some_and(|relay| relay.is_idle_in_transaction()).then(|| {
+                    self.core.shared.stats.time_limits.add(TimeLimit::IdleInTransaction);
                     End::Fatal(ErrorResponse::fatal(
                         sqlstate::IDLE_IN_TRANSACTION,
                         "terminating connection due to idle-in-transaction timeout",

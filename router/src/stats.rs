@@ -176,6 +176,29 @@ impl Method {
     ];
 }
 
+/// A limit on time that a session has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimeLimit {
+    /// A statement was canceled.
+    Statement,
+    /// A transaction was open for too long.
+    Transaction,
+    /// A session was idle in a transaction.
+    IdleInTransaction,
+    /// A session was idle.
+    Idle,
+}
+
+impl TimeLimit {
+    /// All, in the order of their numbers.
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Statement, "statement"),
+        (Self::Transaction, "transaction"),
+        (Self::IdleInTransaction, "idle_in_transaction"),
+        (Self::Idle, "idle"),
+    ];
+}
+
 /// Why a connection was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejected {
@@ -236,6 +259,20 @@ impl Pins {
     }
 }
 
+/// Limits on time that were reached.
+#[derive(Debug)]
+pub(crate) struct TimeLimits(ByKind<{ TimeLimit::ALL.len() }>);
+
+impl TimeLimits {
+    pub(crate) fn add(&self, which: TimeLimit) {
+        self.0.add_at(which as usize);
+    }
+
+    pub(crate) fn get(&self, which: TimeLimit) -> u64 {
+        self.0.get_at(which as usize)
+    }
+}
+
 /// Everything that is counted in a process.
 pub(crate) struct Stats {
     workers: usize,
@@ -247,6 +284,7 @@ pub(crate) struct Stats {
     pub(crate) logins_succeeded: ByKind<{ Method::ALL.len() }>,
     pub(crate) logins_failed: ByKind<{ Method::ALL.len() }>,
     pub(crate) pins: Pins,
+    pub(crate) time_limits: TimeLimits,
     pub(crate) statement_parses: Count,
     pub(crate) statement_reuses: Count,
     pub(crate) statement_evictions: Count,
@@ -274,6 +312,7 @@ impl Stats {
             logins_succeeded: ByKind(std::array::from_fn(|_| Count::default())),
             logins_failed: ByKind(std::array::from_fn(|_| Count::default())),
             pins: Pins(ByKind(std::array::from_fn(|_| Count::default()))),
+            time_limits: TimeLimits(ByKind(std::array::from_fn(|_| Count::default()))),
             statement_parses: Count::default(),
             statement_reuses: Count::default(),
             statement_evictions: Count::default(),

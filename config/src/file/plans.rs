@@ -68,6 +68,7 @@ fn read_limits(t: &Table<'_>) -> LimitSet {
         monthly_transactions: amount("monthly_transactions"),
         monthly_bytes: bytes("monthly_bytes"),
         statement_timeout_ms: time("statement_timeout"),
+        transaction_timeout_ms: time("transaction_timeout"),
         idle_in_transaction_timeout_ms: time("idle_in_transaction_timeout"),
         storage_bytes: bytes("storage"),
         over_storage: t.opt("over_storage", |v| v.one_of(&over)),

@@ -202,6 +202,8 @@ fn limits(t: Table<'_>) -> Limits {
     t.set("idle_in_transaction_timeout", &mut l.idle_in_transaction_timeout, |v| {
         v.duration(Duration::ZERO..=365 * DAY)
     });
+    t.set("statement_timeout", &mut l.statement_timeout, |v| v.duration(Duration::ZERO..=365 * DAY));
+    t.set("transaction_timeout", &mut l.transaction_timeout, |v| v.duration(Duration::ZERO..=365 * DAY));
     t.set("drain_delay", &mut l.drain_delay, |v| v.duration(Duration::ZERO..=3600 * 1000 * MS));
     t.set("handover_timeout", &mut l.handover_timeout, |v| v.duration(Duration::ZERO..=7 * DAY));
     t.set("drain_timeout", &mut l.drain_timeout, |v| v.duration(Duration::ZERO..=DAY));

@@ -56,6 +56,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 86400000)]
     pub statement_timeout_ms: Option<u64>,
+    /// Longest that a transaction may be open, in milliseconds; up to a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86400000)]
+    pub transaction_timeout_ms: Option<u64>,
     /// Longest that a session may be idle within a transaction, in milliseconds; up to a day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 86400000)]
@@ -103,6 +107,7 @@ impl Limits {
             ("monthly_bytes", self.monthly_bytes, MOST),
             ("storage_bytes", self.storage_bytes, MOST),
             ("statement_timeout_ms", self.statement_timeout_ms, DAY_MS),
+            ("transaction_timeout_ms", self.transaction_timeout_ms, DAY_MS),
             ("idle_in_transaction_timeout_ms", self.idle_in_transaction_timeout_ms, DAY_MS),
             ("wait_budget_ms", self.wait_budget_ms, DAY_MS),
         ];

@@ -67,6 +67,8 @@ pub(super) mod router {
         BYTES: Counter "switchyard_bytes_total" "Bytes exchanged with clients that have logged in.";
         PINS: Counter "switchyard_pins_total"
             "Sessions that kept their server connection because they hold state that cannot be carried.";
+        TIME_LIMITS: Counter "switchyard_time_limits_total"
+            "Limits on time that sessions have reached: statement (canceled), transaction, idle_in_transaction, idle (ended).";
         LISTENERS: Gauge "switchyard_notification_listeners" "Clients that listen.";
         HUBS: Gauge "switchyard_notification_hubs"
             "Server connections that listen for all clients of a database, or are being made.";

@@ -17,7 +17,7 @@ use crate::classify::Pin;
 use crate::pool::{Pool, PoolCounters};
 use crate::session::handle::Activity;
 use crate::shared::Shared;
-use crate::stats::{Method, Rejected};
+use crate::stats::{Method, Rejected, TimeLimit};
 
 /// Shows everything but tenants.
 pub(super) struct RouterCollector {
@@ -191,6 +191,11 @@ impl RouterCollector {
             pins.add(&[("reason", pin.label())], stats.pins.get(pin) as f64);
         }
         families.push(pins.finish());
+        let mut times = names::TIME_LIMITS.samples();
+        for (which, limit) in TimeLimit::ALL {
+            times.add(&[("limit", limit)], stats.time_limits.get(which) as f64);
+        }
+        families.push(times.finish());
         notifications(&self.shared, families);
         families.push(names::PREPARED_PARSES.single(stats.statement_parses.get() as f64));
         families.push(names::PREPARED_REUSES.single(stats.statement_reuses.get() as f64));

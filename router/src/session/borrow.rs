@@ -443,6 +443,16 @@ impl Relay {
                 .hint("Connect again."),
             ));
         }
+        if self.server.as_ref().is_some_and(|server| server.carried.context != core.seat.context.id) {
+            // To clean the connection would take away what the session keeps it for.
+            return Err(End::Fatal(
+                ErrorResponse::fatal(
+                    sqlstate::ADMIN_SHUTDOWN,
+                    "the context of this session's tenant has changed",
+                )
+                .hint("Connect again."),
+            ));
+        }
         let now = Instant::now();
         if let Some(limited) = &core.seat.limited {
             limited.count(now);

@@ -8,7 +8,7 @@ use switchyard_wire::frame::{self, frontend};
 
 use super::relay::Relay;
 use super::{Core, End};
-use crate::classify::{Effect, classify};
+use crate::classify::{Effect, classify, read_only};
 use crate::exchange::Owed;
 use crate::server::UNNAMED_OF_NOBODY;
 
@@ -148,7 +148,11 @@ impl Relay {
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
                 }
             }
-            if self.must_stall(header.tag) || self.exchange.must_wait() || self.probe.is_some() {
+            if self.must_stall(header.tag)
+                || self.exchange.must_wait()
+                || self.probe.is_some()
+                || self.is_expiring()
+            {
                 return Ok(Stop::Stalled);
             }
             if header.tag == frontend::TERMINATE && (self.exchange.answers_come() || self.s.has_output()) {
@@ -234,7 +238,9 @@ impl Relay {
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
         let mut instead = None;
-        if let Effect::Deallocate(Some(name)) = &effect {
+        if core.seat.context.read_only && read_only::asks_to_write(self.query_text(len)) {
+            instead = Some(read_only::REFUSAL.to_vec());
+        } else if let Effect::Deallocate(Some(name)) = &effect {
             instead = self.deallocation(core, name)?;
         } else if effect != Effect::Nothing || core.pin.is_some() {
             if let Effect::Execute(name) | Effect::Prepare(name) = &effect {

@@ -9,7 +9,7 @@ use super::client_half::{built, violation};
 use super::effects::Pending;
 use super::relay::Relay;
 use super::{Core, End};
-use crate::classify::{Effect, classify};
+use crate::classify::{Effect, classify, read_only};
 use crate::exchange::Owed;
 use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement};
 
@@ -30,15 +30,19 @@ impl Relay {
             return Ok(false);
         }
         let body = self.c.buffer.fresh()[frame::HEADER..len].to_vec();
-        let parse = message::parse(&body).map_err(|_| violation("invalid message format".to_owned()))?;
+        let mut parse = message::parse(&body).map_err(|_| violation("invalid message format".to_owned()))?;
         if self.exchange.is_skipping() {
             self.c.forward(len);
             return Ok(true);
         }
         core.seat.shard_account.parses.add(1);
+        let refused = core.seat.context.read_only && read_only::asks_to_write(parse.sql);
+        if refused {
+            parse.sql = read_only::REFUSAL;
+        }
         if parse.name.is_empty() {
             // What it does is noted now: it is seldom prepared and not run.
-            let mut instead = None;
+            let mut instead = refused.then(|| parse.sql.to_vec());
             let effect = classify(parse.sql);
             match &effect {
                 Effect::Nothing if core.pin.is_none() => self.note_plain(core, parse.sql),

@@ -89,6 +89,8 @@ pub(super) struct Relay {
     /// The session listens, and has said something that notifies.
     pub(super) notifies: bool,
     pub(super) gate: Option<super::listening::Gate>,
+    /// What is timed, where there are limits.
+    pub(super) expiry: Option<Box<super::expiry::Expiry>>,
 }
 
 impl Relay {
@@ -120,6 +122,7 @@ impl Relay {
                 journal: Default::default(),
                 notifies: false,
                 gate: None,
+                expiry: None,
                 replay: Vec::new(),
                 can_replay: false,
                 replan: None,
@@ -155,6 +158,7 @@ impl Relay {
         self.journal.clear();
         self.notifies = false;
         self.gate = None;
+        self.expiry = None;
         self.can_replay = false;
         self.replan = None;
         self.attempts = 0;
@@ -178,7 +182,7 @@ impl Relay {
             if self.server.is_none() && self.wait.is_none() && self.c.is_done() && !self.s.has_output() {
                 return Poll::Ready(Ok(()));
             }
-            if !moved {
+            if !moved && !self.poll_expiry(core, cx)? {
                 self.note_activity(core);
                 return Poll::Pending;
             }

@@ -6,6 +6,7 @@ use switchyard_wire::error::{ErrorResponse, Severity, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
+use super::expiry::statement_timeout;
 use super::relay::Relay;
 use super::replan::{Replan, is_stale_plan};
 use super::rows::rows_of;
@@ -154,6 +155,7 @@ impl Relay {
                         self.send_again(core, &statement)?;
                         return Ok(Ok(()));
                     }
+                    self.statement_ended();
                     self.s.forward(header.len);
                     let next = self.s.buffer.fresh().first();
                     let unasked = matches!(next, Some(&(backend::DATA_ROW | backend::COPY_DATA)));
@@ -200,6 +202,7 @@ impl Relay {
                 if self.exchange.got_completion().is_err() {
                     return Ok(Err(Desync));
                 }
+                self.statement_ended();
                 if self.fresh_pin && header.tag == backend::COMMAND_COMPLETE {
                     let fresh = self.s.buffer.fresh();
                     let tag = &fresh[frame::HEADER.min(fresh.len())..];
@@ -306,6 +309,7 @@ impl Relay {
         if fenced && let Some(detail) = fields.as_ref().and_then(|f| f.detail()) {
             core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
         }
+        let expired = code == Some(sqlstate::QUERY_CANCELED.0) && self.has_expired();
         let stale = fields.as_ref().is_some_and(is_stale_plan);
         let again = stale && self.can_replan();
         if !again {
@@ -346,6 +350,10 @@ impl Relay {
                 .encode(self.s.own());
             }
             _ if again => self.s.discard(header.len),
+            _ if expired && header.len <= WHOLE_BYTES => {
+                self.s.discard(header.len);
+                statement_timeout().encode(self.s.own());
+            }
             // This router was late: what applications do about a failed serialisation is right here too.
             _ if fenced && header.len <= WHOLE_BYTES => {
                 self.s.discard(header.len);
@@ -465,6 +473,8 @@ impl Relay {
         let unread = self.s.buffer.fresh().len();
         self.s.buffer.swallow(unread);
         self.exchange.prefix = crate::context::Prefix::default();
+        let expired = self.has_expired();
+        let canceled_by = || if expired { statement_timeout() } else { canceled_by_user() };
         let error = if fenced {
             holds::late()
         } else {
@@ -472,11 +482,11 @@ impl Relay {
             ErrorResponse::error(sqlstate::SYSTEM_ERROR, text).hint("The router's log has the cause.")
         };
         if bound {
-            let error = if canceled { canceled_by_user() } else { error };
+            let error = if canceled { canceled_by() } else { error };
             return Err(End::Fatal(ErrorResponse { severity: Severity::Fatal, ..error }));
         }
         if canceled {
-            self.fail_statements(core, &canceled_by_user());
+            self.fail_statements(core, &canceled_by());
         } else if hopeless || !self.begin_anew(core)? {
             self.fail_statements(core, &error);
         }

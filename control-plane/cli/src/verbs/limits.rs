@@ -49,6 +49,7 @@ const LIMITS: &[(&str, &str, Form)] = &[
     ("monthly_transactions", "monthly_transactions", Form::Count),
     ("monthly_bytes", "monthly_bytes", Form::Bytes),
     ("statement_timeout", "statement_timeout_ms", Form::Time),
+    ("transaction_timeout", "transaction_timeout_ms", Form::Time),
     ("idle_in_transaction_timeout", "idle_in_transaction_timeout_ms", Form::Time),
     ("storage", "storage_bytes", Form::Bytes),
     ("over_storage", "over_storage", Form::Word),

@@ -99,6 +99,8 @@ fn limits(s: &RouterSettings, put: &mut impl FnMut(&'static str, String)) {
     put("limits.statements_per_client", l.statements_per_client.to_string());
     put("limits.client_idle_timeout", duration(l.client_idle_timeout));
     put("limits.idle_in_transaction_timeout", duration(l.idle_in_transaction_timeout));
+    put("limits.statement_timeout", duration(l.statement_timeout));
+    put("limits.transaction_timeout", duration(l.transaction_timeout));
     put("limits.drain_timeout", duration(l.drain_timeout));
     put("limits.cancel_timeout", duration(l.cancel_timeout));
     put("limits.unknown_cancels", l.unknown_cancels.to_string());
@@ -122,6 +124,8 @@ fn as_pgbouncer(s: &RouterSettings, put: &mut impl FnMut(&'static str, String)) 
     put("client_login_timeout", seconds(s.limits.login_timeout));
     put("client_idle_timeout", seconds(s.limits.client_idle_timeout));
     put("idle_transaction_timeout", seconds(s.limits.idle_in_transaction_timeout));
+    put("query_timeout", seconds(s.limits.statement_timeout));
+    put("transaction_timeout", seconds(s.limits.transaction_timeout));
     put("cancel_wait_timeout", seconds(s.limits.cancel_timeout));
     put("max_prepared_statements", s.limits.statements_per_client.to_string());
     put("stats_period", seconds(s.console.stats_period));

@@ -83,6 +83,8 @@ fn router(shared: &Shared, view: &View) -> Vec<Vec<Value>> {
     all.time("login_timeout", limits.login_timeout);
     all.time("client_idle_timeout", limits.client_idle_timeout);
     all.time("idle_in_transaction_timeout", limits.idle_in_transaction_timeout);
+    all.time("statement_timeout", limits.statement_timeout);
+    all.time("transaction_timeout", limits.transaction_timeout);
     all.time("drain_timeout", limits.drain_timeout);
     all.time("cancel_timeout", limits.cancel_timeout);
     all.rows
@@ -133,6 +135,7 @@ fn of_tenant(id: &str, limits: &TenantLimits, connections: u64, lent: u64) -> Ve
     let (per_month, bytes_per_month) = ("transactions per month", "bytes per month");
     quota("monthly_transactions", "monthly_bytes", limits.monthly, per_month, bytes_per_month);
     all.time("statement_timeout", limits.statement_timeout.unwrap_or_default());
+    all.time("transaction_timeout", limits.transaction_timeout.unwrap_or_default());
     all.time("idle_in_transaction_timeout", limits.idle_in_transaction_timeout.unwrap_or_default());
     all.add("storage", text(limits.storage_bytes), "bytes", None);
     let allow: Vec<_> = limits.allow.iter().map(ToString::to_string).collect();
