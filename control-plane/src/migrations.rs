@@ -14,6 +14,7 @@ const STEPS: &[(&str, &str)] = &[
     ("service", include_str!("../migrations/0005_service.sql")),
     ("shard hosts", include_str!("../migrations/0006_shard_hosts.sql")),
     ("moves", include_str!("../migrations/0010_moves.sql")),
+    ("leases", include_str!("../migrations/0012_leases.sql")),
 ];
 
 /// How many steps there are.

@@ -14,6 +14,7 @@ mod exchange;
 mod holds;
 mod http;
 pub mod identity;
+mod leases;
 mod limits;
 mod listen;
 mod login;

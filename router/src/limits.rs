@@ -5,19 +5,20 @@
 //! limits pass with one comparison.
 
 mod bucket;
+mod gate;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
 use switchyard_config::limits::TenantLimits;
 use switchyard_config::topology::Tenant;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
-use tokio::sync::Notify;
 
+use crate::leases::Leasing;
 use crate::stats::TenantStats;
-use bucket::Bucket;
+pub(crate) use gate::Gate;
+use gate::State;
 
 /// The limits that are looked at when a transaction begins, of a tenant that has any.
 pub(crate) struct Limited {
@@ -59,9 +60,12 @@ impl Limited {
     /// Waits until `at`, from when the rates allow a transaction that has asked at `asked`, and then for a
     /// place among those that are open.
     pub(crate) async fn wait(self: Arc<Self>, at: Instant, asked: Instant) -> Result<Turn, Refused> {
-        tokio::time::sleep_until(at.into()).await;
+        {
+            let _delayed = Counted::new(&self.stats, |state| &mut state.delayed);
+            tokio::time::sleep_until(at.into()).await;
+        }
         let deadline = asked + self.limits.wait_budget;
-        let _waiting = Waiting::new(&self.stats);
+        let _waiting = Counted::new(&self.stats, |state| &mut state.waiting);
         loop {
             let notified = self.stats.gate.freed.notified();
             if let Some(turn) = self.take_place(false) {
@@ -84,24 +88,27 @@ impl Limited {
             return Err(Refused::Quota(Duration::from_secs(left)));
         }
         let mut state = self.stats.gate.state.lock();
+        state.note_asked();
         let mut at = now;
         if let Some(rate) = self.limits.byte_rate {
             let bytes = self.stats.bytes();
             // What passed before there was a limit does not count.
             let new = bytes.saturating_sub(*state.bytes_seen.get_or_insert(bytes));
             state.bytes_seen = Some(bytes);
-            state.bytes.spend(rate, new, now);
-            at = at.max(state.bytes.ready_at(rate, now));
+            let flow = state.byte_rate(rate);
+            state.bytes.spend(flow, new, now);
+            at = at.max(state.bytes.ready_at(flow, now));
             if at.duration_since(now) > budget {
                 return Err(Refused::Bytes(rate.per_second, at.duration_since(now)));
             }
         }
         if let Some(rate) = self.limits.transaction_rate {
-            at = at.max(state.transactions.ready_at(rate, now));
+            let flow = state.rate(rate);
+            at = at.max(state.transactions.ready_at(flow, now));
             if at.duration_since(now) > budget {
                 return Err(Refused::Transactions(rate.per_second, at.duration_since(now)));
             }
-            state.transactions.spend(rate, 1, now);
+            state.transactions.spend(flow, 1, now);
         }
         Ok(at)
     }
@@ -110,10 +117,11 @@ impl Limited {
     fn take_place(&self, newcomer: bool) -> Option<Turn> {
         let Some(limit) = self.limits.concurrent_transactions else { return Some(Turn { of: None }) };
         let mut state = self.stats.gate.state.lock();
-        if state.open >= limit || (newcomer && state.waiting > 0) {
+        if state.open >= state.places(limit) || (newcomer && state.waiting > 0) {
             return None;
         }
         state.open += 1;
+        state.note_places();
         Some(Turn { of: Some(self.stats.clone()) })
     }
 }
@@ -143,38 +151,21 @@ impl Drop for Turn {
     }
 }
 
-/// What a tenant has used of its limits in this process.
-#[derive(Default)]
-pub(crate) struct Gate {
-    state: Mutex<State>,
-    /// A place among the open transactions has become free.
-    freed: Notify,
-}
+/// One that waits, counted.
+struct Counted<'a>(&'a TenantStats, fn(&mut State) -> &mut u32);
 
-#[derive(Default)]
-struct State {
-    transactions: Bucket,
-    bytes: Bucket,
-    /// Bytes of the tenant that [`State::bytes`] has been told of.
-    bytes_seen: Option<u64>,
-    /// Transactions that are open, and sessions that wait to open one.
-    open: u32,
-    waiting: u32,
-}
-
-/// One that waits for a place, counted.
-struct Waiting<'a>(&'a TenantStats);
-
-impl<'a> Waiting<'a> {
-    fn new(stats: &'a TenantStats) -> Self {
-        stats.gate.state.lock().waiting += 1;
-        Self(stats)
+impl<'a> Counted<'a> {
+    fn new(stats: &'a TenantStats, count: fn(&mut State) -> &mut u32) -> Self {
+        let mut state = stats.gate.state.lock();
+        *count(&mut state) += 1;
+        state.note_places();
+        Self(stats, count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.gate.state.lock().waiting -= 1;
+        *self.1(&mut self.0.gate.state.lock()) -= 1;
     }
 }
 
@@ -207,30 +198,69 @@ impl Refused {
     }
 }
 
-/// Whether a client of the tenant at this address may log in, as one more of its sessions.
+/// How long a login waits for a connection that another router has and does not use.
+const SPARE_WAIT: Duration = Duration::from_millis(2500);
+
+/// A client that is let in and is no session yet.
+pub(crate) struct Arrival(Arc<TenantStats>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.gate.state.lock().arriving -= 1;
+    }
+}
+
+/// Lets a client of the tenant at this address in, as one more of its sessions. The arrival is to be kept until the
+/// session is counted.
 ///
 /// # Errors
-/// What the client is told if not.
-pub(crate) fn admit(
+/// What the client is told if it may not log in.
+pub(crate) async fn admit(
     limits: &TenantLimits,
-    stats: &TenantStats,
+    stats: &Arc<TenantStats>,
     address: Option<std::net::IpAddr>,
-) -> Result<(), ErrorResponse> {
+    leasing: &Leasing,
+) -> Result<Arrival, ErrorResponse> {
     if address.is_some_and(|address| !limits.allows(address)) {
         let text = "connections of this tenant are not allowed from this address";
         return Err(ErrorResponse::fatal(sqlstate::INVALID_AUTHORIZATION, text)
             .hint("Ask whoever operates this service to allow it."));
     }
-    // A login that is under way beside this one is not seen: the limit may be passed by these.
-    let sessions = stats.sessions.load(Ordering::Relaxed);
-    match limits.connections {
-        Some(limit) if sessions >= i64::from(limit) => Err(ErrorResponse::fatal(
-            sqlstate::TOO_MANY_CONNECTIONS,
-            format!("the tenant's limit of {limit} connections is reached"),
-        )
-        .hint("Try again when one of the tenant's clients has disconnected.")),
-        _ => Ok(()),
+    let limit = limits.connections.unwrap_or(u32::MAX);
+    let deadline = Instant::now() + SPARE_WAIT;
+    let hope = Counted::new(stats, |state| &mut state.hoping);
+    let mut patience = 3;
+    loop {
+        {
+            let mut state = stats.gate.state.lock();
+            let sessions = u64::try_from(stats.sessions.load(Ordering::Relaxed)).unwrap_or_default();
+            let here = sessions + u64::from(state.arriving);
+            // What other routers have is known before the first transaction, not after it.
+            let known = state.knows(limits) || !leasing.works();
+            if known && here < u64::from(state.connections(limit)) {
+                state.arriving += 1;
+                drop(state);
+                drop(hope);
+                return Ok(Arrival(stats.clone()));
+            }
+            // An arrival may just be counted twice, as it becomes a session.
+            let settled = state.arriving == 0 || patience == 0;
+            let all = here + state.elsewhere() >= u64::from(limit);
+            let over = known && (all || !leasing.works()) && settled;
+            if over || Instant::now() >= deadline {
+                break;
+            }
+        }
+        patience = i32::max(patience - 1, 0);
+        if leasing.works() {
+            leasing.ask_now().await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
+    let text = format!("the tenant's limit of {limit} connections is reached");
+    Err(ErrorResponse::fatal(sqlstate::TOO_MANY_CONNECTIONS, text)
+        .hint("Try again when one of the tenant's clients has disconnected."))
 }
 
 fn unix_now() -> u64 {

@@ -312,7 +312,8 @@ async fn begin(
     }
     let wishes = wishes(shared, &opened, &seat.context)?;
     let stats = shared.stats.tenant(&tenant.id);
-    crate::limits::admit(&tenant.limits, &stats, opened.address).map_err(|error| {
+    let admitted = crate::limits::admit(&tenant.limits, &stats, opened.address, &shared.leasing).await;
+    let arrival = admitted.map_err(|error| {
         tracing::info!(tenant = %tenant.id, address = opened.address.map(tracing::field::display),
             error = error.message, "login over a limit");
         Ended::Refused(error)
@@ -343,6 +344,8 @@ async fn begin(
                 .hint("The router's limit on clients is reached; try again later."),
         )
     })?;
+    // A session is counted now.
+    drop(arrival);
     let mut out = std::mem::take(&mut opening.parting);
     welcome(&mut out, &reported, &handle)
         .map_err(|_| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;

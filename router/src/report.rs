@@ -17,9 +17,14 @@ use crate::stats::TenantStats;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports for as long as the process lives, and once more on `last`.
-pub(crate) async fn run(shared: Arc<Shared>, url: SecretString, last: tokio::sync::watch::Receiver<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    url: SecretString,
+    router: RouterId,
+    last: tokio::sync::watch::Receiver<bool>,
+) {
     let mut reporter = Reporter::new(url);
-    let mut ledger = Ledger::new(&shared);
+    let mut ledger = Ledger::new(&shared, router);
     let mut accepting = last;
     let mut unsent: Option<Report> = None;
     let mut failing = false;
@@ -52,35 +57,45 @@ pub(crate) async fn run(shared: Arc<Shared>, url: SecretString, last: tokio::syn
     }
 }
 
+/// What a router calls itself in the catalog.
+pub(crate) struct RouterId {
+    /// The same process never starts twice at the same time on the same host.
+    pub(crate) id: String,
+    name: String,
+    /// When it started, in seconds since 1970.
+    started: f64,
+}
+
+impl RouterId {
+    /// That of a process which starts now.
+    pub(crate) fn new() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        let pid = std::process::id();
+        Self {
+            id: format!("{}-{pid}-{:x}", host.trim().chars().take(32).collect::<String>(), started.to_bits()),
+            name: format!("{}/{pid}", host.trim()),
+            started,
+        }
+    }
+}
+
 /// What has been reported so far.
 struct Ledger {
-    id: String,
-    name: String,
+    router: RouterId,
     address: Option<String>,
-    started: f64,
     sequence: u64,
     /// Totals of each tenant at the last report.
     seen: HashMap<TenantId, TenantUsage>,
 }
 
 impl Ledger {
-    fn new(shared: &Shared) -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        let pid = std::process::id();
+    fn new(shared: &Shared, router: RouterId) -> Self {
         let address = shared.settings().listen.iter().find_map(|a| match a {
             ListenAddress::Tcp(address) => Some(address.to_string()),
             ListenAddress::Unix { .. } => None,
         });
-        Self {
-            // The same process never starts twice at the same time on the same host.
-            id: format!("{}-{pid}-{:x}", host.trim().chars().take(32).collect::<String>(), started.to_bits()),
-            name: format!("{}/{pid}", host.trim()),
-            address,
-            started,
-            sequence: 0,
-            seen: HashMap::new(),
-        }
+        Self { router, address, sequence: 0, seen: HashMap::new() }
     }
 
     fn next(&mut self, shared: &Shared) -> Report {
@@ -97,14 +112,14 @@ impl Ledger {
         }
         self.seen = seen;
         Report {
-            id: self.id.clone(),
-            name: self.name.clone(),
+            id: self.router.id.clone(),
+            name: self.router.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             address: self.address.clone(),
             topology: shared.topology().version,
             sequence: self.sequence,
             clients: shared.sessions.len() as u64,
-            started: self.started,
+            started: self.router.started,
             usage,
             sign_ins: shared.stats.sign_ins.take(),
         }

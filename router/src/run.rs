@@ -187,7 +187,9 @@ impl Router {
         tasks.spawn(upkeep(shared.clone()));
         let (accepting, receiver) = watch::channel(true);
         if let Some(catalog) = shared.settings().catalog.clone() {
-            tasks.spawn(crate::report::run(shared.clone(), catalog.url, receiver.clone()));
+            let id = crate::report::RouterId::new();
+            tasks.spawn(crate::leases::run(shared.clone(), catalog.url.clone(), id.id.clone()));
+            tasks.spawn(crate::report::run(shared.clone(), catalog.url, id, receiver.clone()));
         }
         let threads = worker::start(&shared, bound.listeners, &receiver)?;
         for address in &bound.tcp {

@@ -63,6 +63,7 @@ pub(crate) struct Shared {
     /// What operators have paused or disabled.
     pub(crate) pauses: Pauses,
     pub(crate) console: ConsoleState,
+    pub(crate) leasing: crate::leases::Leasing,
     clients: AtomicUsize,
     /// Of connections that have not logged in.
     pub(crate) places: Arc<Places>,
@@ -111,6 +112,7 @@ impl Shared {
             stats: Stats::new(workers),
             pauses: Pauses::default(),
             console: ConsoleState::default(),
+            leasing: crate::leases::Leasing::default(),
             sessions: DashMap::new(),
             keys: Keys::new(own),
             place,

@@ -10,6 +10,7 @@ mod connect;
 pub mod disk;
 pub mod docs;
 mod error;
+pub mod leases;
 mod read;
 mod reporter;
 pub mod signals;

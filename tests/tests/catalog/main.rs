@@ -7,6 +7,7 @@ mod places;
 mod reading;
 mod scale;
 mod schema;
+mod shared_limits;
 
 use std::sync::Arc;
 use std::time::Duration;
