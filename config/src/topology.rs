@@ -45,7 +45,7 @@ pub struct Topology {
 pub struct Placed {
     /// Its shard.
     pub shard: ShardIndex,
-    /// Rises with every change of placement; 0 for a tenant placed by its bucket.
+    /// Rises with every change of placement; 0 for a tenant that has only ever been placed by its bucket.
     pub epoch: u64,
 }
 
@@ -88,7 +88,7 @@ impl Topology {
             None => {
                 debug_assert!(self.buckets.is_empty() || self.buckets.len() == usize::from(BUCKETS));
                 let shard = *self.buckets.get(usize::from(tenant.id.bucket().0))?;
-                Some(Placed { shard, epoch: 0 })
+                Some(Placed { shard, epoch: tenant.bucket_epoch })
             }
         }
     }
@@ -287,6 +287,8 @@ pub struct Tenant {
     pub state: TenantState,
     /// Its explicit placement; else its bucket decides.
     pub placement: Option<Placement>,
+    /// Its epoch where its bucket decides: above all that it has had.
+    pub bucket_epoch: u64,
     /// Its own context, where it differs from the default.
     pub context: Option<Arc<ContextTemplate>>,
     /// Its own pool mode; else the user's, else the router's.
@@ -325,6 +327,7 @@ impl Tenant {
             id,
             state: TenantState::Active,
             placement: None,
+            bucket_epoch: 0,
             context: None,
             pool_mode: None,
             jwt: Vec::new(),

@@ -15,6 +15,7 @@ const STEPS: &[(&str, &str)] = &[
     ("shard hosts", include_str!("../migrations/0006_shard_hosts.sql")),
     ("moves", include_str!("../migrations/0010_moves.sql")),
     ("leases", include_str!("../migrations/0012_leases.sql")),
+    ("moves, further", include_str!("../migrations/0013_moves.sql")),
 ];
 
 /// How many steps there are.

@@ -40,6 +40,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// Moves that are worked on at a time from or to a shard. Default 8.
     pub moves_per_shard: usize,
+    /// Directory of files that hold passwords of shards.
+    pub secrets_dir: Option<PathBuf>,
 }
 
 /// TLS of the API.
@@ -129,6 +131,7 @@ struct Document {
     name: Option<String>,
     #[serde(default = "default_moves_per_shard")]
     moves_per_shard: usize,
+    secrets_dir: Option<PathBuf>,
 }
 
 fn default_moves_per_shard() -> usize {
@@ -213,6 +216,7 @@ impl Settings {
             client_url,
             open_metrics: document.open_metrics,
             moves_per_shard: document.moves_per_shard.max(1),
+            secrets_dir: document.secrets_dir.map(beside),
         })
     }
 }

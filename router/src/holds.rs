@@ -4,6 +4,8 @@
 //! A hold is a courtesy to clients and no fence: it keeps them from running into one. Who must
 //! not write any more is decided on the shard.
 
+mod ask;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,14 +18,19 @@ use switchyard_config::{ShardName, TenantId};
 use switchyard_wire::error::{ErrorResponse, SqlState};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::pool::PoolError;
+use self::ask::{Asker, Says};
+use crate::context::TenantContext;
+use crate::pool::{Pool, PoolError};
 use crate::server::Server;
 use crate::session::handle::{Activity, Order as SessionOrder, SessionHandle};
 use crate::shared::Shared;
 
-/// Longest hold. The mover gives up an attempt within its own budget, 250 ms unless told
-/// otherwise; this is for a mover that died, and leaves its successor the time to put things right.
+/// Longest hold of a tenant that is frozen on its shard: its mover has died, and the successor is left the
+/// time to put things right. One that is not frozen goes on when the budget of the attempt is spent.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+
+/// How often the fence is asked when the budget is spent.
+const ASK: Duration = Duration::from_millis(20);
 
 /// How often open transactions of a held tenant are looked for.
 const LOOK: Duration = Duration::from_millis(1);
@@ -131,19 +138,10 @@ impl Holds {
         news
     }
 
-    /// Has learnt from a fence: `state=moved epoch=4 moved_to=s1`. The epoch is the one that has ended.
+    /// Has learnt from a fence's detail.
     pub(crate) fn learn_from(&self, shared: &Shared, tenant: &TenantId, detail: &[u8]) {
-        let text = String::from_utf8_lossy(detail);
-        let value = |name: &str| text.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-        let (Some("moved"), Some(epoch), Some(shard)) = (value("state"), value("epoch"), value("moved_to"))
-        else {
-            return;
-        };
-        if let (Ok(epoch), Ok(shard)) = (epoch.parse::<u64>(), ShardName::new(shard))
-            && self.learn(tenant, Placement { shard, epoch: epoch + 1 })
-        {
-            tracing::info!(%tenant, "a fence tells that the tenant has moved");
-            shared.raise_generation();
+        if let Some(placement) = moved_to(detail) {
+            self.moved(shared, tenant, placement);
         }
     }
 
@@ -161,6 +159,14 @@ impl Holds {
 
     fn is_current(&self, tenant: &TenantId, serial: u64) -> bool {
         self.held.get(tenant).is_some_and(|hold| hold.serial == serial)
+    }
+
+    /// Has learnt from a fence that was asked, or that a statement ran into.
+    fn moved(&self, shared: &Shared, tenant: &TenantId, placement: Placement) {
+        if self.learn(tenant, placement) {
+            tracing::info!(%tenant, "a fence tells that the tenant has moved");
+            shared.raise_generation();
+        }
     }
 
     /// Ends the hold, if `which` holds for its attempt and serial. Who waits is woken when the
@@ -181,6 +187,18 @@ impl Holds {
         }
         Some(waited)
     }
+}
+
+/// Where a fence says that its tenant has gone: `state=moved epoch=4 moved_to=s1`. The epoch is the one that has
+/// ended.
+fn moved_to(detail: &[u8]) -> Option<Placement> {
+    let text = String::from_utf8_lossy(detail);
+    let value = |name: &str| text.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    let (Some("moved"), Some(epoch), Some(shard)) = (value("state"), value("epoch"), value("moved_to"))
+    else {
+        return None;
+    };
+    Some(Placement { shard: ShardName::new(shard).ok()?, epoch: epoch.parse::<u64>().ok()? + 1 })
 }
 
 fn of_tenant(shared: &Shared, tenant: &TenantId) -> Vec<Arc<SessionHandle>> {
@@ -224,8 +242,17 @@ async fn obey(shared: &Arc<Shared>, mut signals: Signals) {
                     warm(shared, &tenant, &pool, sessions.min(WARM));
                 }
             }
-            Some(Order::Hold { tenant, attempt }) => {
-                tokio::spawn(hold(shared.clone(), tenant, attempt, router, answer.clone()));
+            Some(Order::Hold { tenant, attempt, budget_ms, end_pinned }) => {
+                let budget = Duration::from_millis(budget_ms).min(LONGEST);
+                let end_pinned = end_pinned.then(|| budget / 4);
+                tokio::spawn(hold(
+                    shared.clone(),
+                    tenant,
+                    attempt,
+                    router,
+                    answer.clone(),
+                    (budget, end_pinned),
+                ));
             }
             Some(Order::Release { tenant, attempt, shard, epoch, moved }) => {
                 if moved {
@@ -254,29 +281,39 @@ async fn obey(shared: &Arc<Shared>, mut signals: Signals) {
 }
 
 /// Makes connections to the target ready, so that the first transactions there need not wait for one.
-fn warm(shared: &Arc<Shared>, tenant: &TenantId, pool: &Arc<crate::pool::Pool>, count: usize) {
-    let topology = shared.topology();
-    let Some(tenant) = topology.tenant(tenant) else { return };
-    let template = tenant.context.as_ref().unwrap_or(&topology.context);
-    // One user's connections will do for the others' too, where they log in alike.
-    let route = crate::server::Route { database: pool.shard.database.as_str().into(), login: 0 };
-    let context = shared.contexts.context(template, &tenant.id, "", route, 0, tenant.is_read_only());
-    pool.warm(&context.route, count.max(1));
+fn warm(shared: &Arc<Shared>, tenant: &TenantId, pool: &Arc<Pool>, count: usize) {
+    if let Some(context) = context_on(shared, tenant, pool) {
+        pool.warm(&context.route, count.max(1));
+    }
 }
 
+/// The context of the tenant's first user on a shard: connections for one will do for others too, where they
+/// log in alike.
+fn context_on(shared: &Shared, tenant: &TenantId, pool: &Pool) -> Option<Arc<TenantContext>> {
+    let topology = shared.topology();
+    let tenant = topology.tenant(tenant)?;
+    let template = tenant.context.as_ref().unwrap_or(&topology.context);
+    let route = crate::server::Route { database: pool.shard.database.as_str().into(), login: 0 };
+    Some(shared.contexts.context(template, &tenant.id, "", route, 0, tenant.is_read_only()))
+}
+
+/// Holds a tenant until the mover says where to go on. Without its word the tenant goes on when `budget` is
+/// spent, unless the fence keeps it from that.
 async fn hold(
     shared: Arc<Shared>,
     tenant: TenantId,
     attempt: String,
     router: i32,
     answer: mpsc::UnboundedSender<Reply>,
+    (budget, end_pinned): (Duration, Option<Duration>),
 ) {
     let serial = shared.holds.begin(&tenant, &attempt);
     shared.raise_generation();
     let began = Instant::now();
     let sessions = of_tenant(&shared, &tenant);
     let mut reported: Option<Instant> = None;
-    loop {
+    let mut told = false;
+    while began.elapsed() < budget * 9 / 10 {
         let mut reply = Reply {
             attempt: attempt.clone(),
             router,
@@ -299,7 +336,8 @@ async fn hold(
                     Activity::Active => "is in a transaction",
                     Activity::IdleInTransaction => "is idle in a transaction",
                 };
-                format!("a session of user {user} {doing}, for {seconds} s")
+                let why = session.pin().map(|(pin, _)| format!(" ({})", pin.label())).unwrap_or_default();
+                format!("a session of user {user} {doing}{why}, for {seconds} s")
             });
         }
         let drained = reply.open == 0 && reply.pinned == 0;
@@ -310,16 +348,35 @@ async fn hold(
         if drained {
             break;
         }
+        if !told && end_pinned.is_some_and(|after| began.elapsed() >= after) {
+            told = true;
+            for session in sessions.iter().filter(|s| s.is_attached()) {
+                session.command(SessionOrder::Moving);
+            }
+        }
         tokio::time::sleep(LOOK).await;
         if !shared.holds.is_current(&tenant, serial) {
             return;
         }
-        if began.elapsed() >= LONGEST {
-            break;
-        }
     }
-    tokio::time::sleep(LONGEST.saturating_sub(began.elapsed())).await;
-    if shared.holds.end(&shared, &tenant, |_, current| current == serial).is_some() {
-        tracing::warn!(%tenant, attempt, "no word from the mover: the tenant is released");
+    // A mover in its right mind freezes nobody any more by then, and the answer takes a moment.
+    tokio::time::sleep((budget * 9 / 10).saturating_sub(began.elapsed())).await;
+    let mut asker = Asker::default();
+    let why = loop {
+        if !shared.holds.is_current(&tenant, serial) {
+            return;
+        }
+        match asker.ask(&shared, &tenant).await {
+            Says::Served => break "the fence lets it go on",
+            Says::Moved(placement) => {
+                shared.holds.moved(&shared, &tenant, placement);
+                break "it has moved";
+            }
+            Says::NotNow if began.elapsed() < LONGEST => tokio::time::sleep(ASK).await,
+            Says::NotNow => break "it was held for long enough",
+        }
+    };
+    if let Some(waited) = shared.holds.end(&shared, &tenant, |_, current| current == serial) {
+        tracing::warn!(%tenant, attempt, why, clients = waited.clients, "no word from the mover: the tenant is released");
     }
 }

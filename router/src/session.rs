@@ -166,9 +166,8 @@ impl Shared {
         let pool = self.pool(&shard.name).ok_or_else(gone)?;
         let template = tenant.context.as_ref().unwrap_or(&topology.context);
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
-        let epoch = tenant.placement.as_ref().map_or(0, |p| p.epoch);
         let read_only = tenant.is_read_only();
-        let context = self.contexts.context(template, &who.tenant, &who.user, route, epoch, read_only);
+        let context = self.contexts.context(template, &who.tenant, &who.user, route, placed.epoch, read_only);
         let voice = self.voices.get(&who.tenant);
         let settings = self.settings();
         let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
@@ -276,6 +275,18 @@ impl Session {
                 .hint("The router is shutting down; connect again."),
             )),
             Order::Drain => None,
+            Order::Moving => {
+                self.core.handle.withdraw(Order::Moving);
+                between.then(|| {
+                    End::Fatal(
+                        ErrorResponse::fatal(
+                            sqlstate::ADMIN_SHUTDOWN,
+                            "the tenant of this session is moving to another shard",
+                        )
+                        .hint("What the session keeps cannot be carried there. Connect again."),
+                    )
+                })
+            }
             Order::Refresh => {
                 self.core.handle.withdraw(Order::Refresh);
                 if between { self.core.refresh_seat().and_then(|()| self.core.follow()).err() } else { None }

@@ -5,7 +5,7 @@
 //! the activation is one row, written together with the last changes; an attempt is given up at the
 //! arriving side before the tenant may go on at the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,43 @@ use crate::shard::ShardAccess;
 /// Longest pause of an attempt, if nothing else is asked for.
 pub const BUDGET: Duration = Duration::from_millis(250);
 
-/// How long a router may keep silent before the cutover goes on without it: the fence stops it.
-const SILENCE: Duration = Duration::from_millis(60);
+/// Attempts, and time since the first of them, in which a router has not said a word, before the cutover goes on without
+/// it: the fence stops it, and its clients get errors. One that is only slow is given that time.
+const SILENT_ATTEMPTS: u32 = 5;
+const SILENT_FOR: Duration = Duration::from_secs(3);
 
-/// What of the budget is kept for what follows the freezing.
-const RESERVE: Duration = Duration::from_millis(40);
+/// How long answers are waited for that are only for the record.
+const RECORD: Duration = Duration::from_millis(60);
+
+/// Hundredths of the budget by which the routers must have drained, the freezing must be committed, and the activation
+/// must have begun. What is left is for giving up and for word to reach the routers.
+const DRAINED_BY: u32 = 55;
+const FROZEN_BY: u32 = 70;
+const ACTIVATED_BY: u32 = 85;
+
+/// Routers that have not answered: since when, and how often they were asked since.
+#[derive(Default)]
+pub(crate) struct Presence(BTreeMap<i32, (Instant, u32)>);
+
+impl Presence {
+    fn heard(&mut self, router: i32) {
+        self.0.remove(&router);
+    }
+
+    /// Those of `there` that are to answer now; the rest has been silent for too long.
+    fn expected(&mut self, there: &[i32]) -> BTreeSet<i32> {
+        self.0.retain(|router, _| there.contains(router));
+        let mut expected = BTreeSet::new();
+        for router in there {
+            let (since, asked) = self.0.entry(*router).or_insert((Instant::now(), 0));
+            if *asked < SILENT_ATTEMPTS || since.elapsed() < SILENT_FOR {
+                expected.insert(*router);
+            }
+            *asked += 1;
+        }
+        expected
+    }
+}
 
 /// How one attempt went.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -72,17 +104,16 @@ pub(crate) struct Cutover<'a> {
     pub(crate) budget: Duration,
     /// Which attempt at the cutover, as the arriving side counts.
     pub(crate) attempt: i32,
-    /// Whether to go on without routers that keep silent. Their clients would get errors, so a router
-    /// that is only slow is given the time of a few attempts.
-    pub(crate) without_silent: bool,
+    /// Whether sessions that keep their server connection are ended rather than in the way.
+    pub(crate) end_pinned: bool,
 }
 
 /// How an attempt ended that did not fail.
 pub(crate) enum Attempt {
     /// The tenant has moved.
     Moved(Pause),
-    /// It has not, and clients go on where they were.
-    GivenUp(String),
+    /// It has not, and clients go on where they were. Who was in the way, and how they fared.
+    GivenUp(String, Pause),
 }
 
 impl Cutover<'_> {
@@ -90,14 +121,38 @@ impl Cutover<'_> {
         format!("{}.{}.{}", self.turn.id, self.turn.term, self.attempt)
     }
 
+    /// The moment at which so many hundredths of the budget are spent.
+    fn by(&self, began: Instant, hundredths: u32) -> Instant {
+        began + self.budget * hundredths / 100
+    }
+
     /// Makes one attempt.
-    pub(crate) async fn attempt(&self, flow: &mut Flow, signals: &mut Signals) -> Result<Attempt, MoveError> {
-        let routers: BTreeSet<i32> = signals.routers().await?.into_iter().collect();
+    pub(crate) async fn attempt(
+        &self,
+        flow: &mut Flow,
+        signals: &mut Signals,
+        presence: &mut Presence,
+    ) -> Result<Attempt, MoveError> {
+        // What came too late the last time is a sign of life too.
+        while let Some(reply) = signals.next_within::<Reply>(Duration::ZERO).await {
+            presence.heard(reply.router);
+        }
+        let there = signals.routers().await?;
+        let routers = presence.expected(&there);
+        let mut pause =
+            Pause { routers: there.len(), silent: there.len() - routers.len(), ..Pause::default() };
+        if pause.silent > 0 {
+            tracing::warn!(tenant = %self.tenant, silent = pause.silent, "routers keep silent: the fence is for them");
+        }
         let began = Instant::now();
-        let hold = Order::Hold { tenant: self.tenant.clone(), attempt: self.name() };
+        let hold = Order::Hold {
+            tenant: self.tenant.clone(),
+            attempt: self.name(),
+            budget_ms: u64::try_from(self.budget.as_millis()).unwrap_or(u64::MAX),
+            end_pinned: self.end_pinned,
+        };
         signals.say(ORDERS, &hold).await?;
-        let mut pause = Pause { routers: routers.len(), ..Pause::default() };
-        let held = self.held(flow, signals, &routers, began, &mut pause).await;
+        let held = self.held(flow, signals, (&routers, presence), began, &mut pause).await;
         let done = match held {
             Ok(None) => self.freeze_and_finish(flow, began, &mut pause).await,
             Ok(Some(who)) => Ok(Err(who)),
@@ -107,14 +162,12 @@ impl Cutover<'_> {
         let moved = matches!(done, Ok(Ok(())));
         self.release(signals, moved).await?;
         pause.total_us = micros(began);
-        match done {
-            Ok(Ok(())) => {
-                self.gather(signals, &mut pause).await;
-                Ok(Attempt::Moved(pause))
-            }
-            Ok(Err(who)) => Ok(Attempt::GivenUp(who)),
-            Err(error) => Err(error),
-        }
+        let done = done?;
+        self.gather(signals, presence, &mut pause).await;
+        Ok(match done {
+            Ok(()) => Attempt::Moved(pause),
+            Err(who) => Attempt::GivenUp(who, pause),
+        })
     }
 
     /// Tells the routers where to go on.
@@ -138,34 +191,31 @@ impl Cutover<'_> {
         &self,
         flow: &mut Flow,
         signals: &mut Signals,
-        routers: &BTreeSet<i32>,
+        (routers, presence): (&BTreeSet<i32>, &mut Presence),
         began: Instant,
         pause: &mut Pause,
     ) -> Result<Option<String>, MoveError> {
-        let deadline = began + self.budget.saturating_sub(RESERVE * 2);
+        let deadline = self.by(began, DRAINED_BY);
         let name = self.name();
         let (mut heard, mut drained) = (BTreeSet::new(), BTreeSet::new());
         let mut example = String::new();
         loop {
-            if routers.is_subset(&drained) {
-                break;
-            }
-            let silent_until = began + SILENCE.min(self.budget / 3);
-            if self.without_silent && Instant::now() >= silent_until && heard.is_subset(&drained) {
-                pause.silent = routers.difference(&heard).count();
-                tracing::warn!(tenant = %self.tenant, silent = pause.silent, "routers keep silent: the fence is for them");
-                break;
-            }
+            // First: what is heard too late is of no use.
             if Instant::now() >= deadline {
                 let silent = routers.difference(&heard).count();
                 return Ok(Some(match silent {
+                    0 if example.is_empty() => "the changes of the tenant took too long to apply".to_owned(),
                     0 => format!("a client was in the way: {example}"),
                     n => format!("{n} of {} routers have not answered", routers.len()),
                 }));
             }
+            if routers.is_subset(&drained) {
+                break;
+            }
             // What has been written meanwhile is better applied now than in the pause that follows.
             flow.catch_up(Duration::from_millis(5)).await?;
             let Some(reply) = signals.next_within::<Reply>(Duration::from_millis(5)).await else { continue };
+            presence.heard(reply.router);
             if reply.attempt != name || reply.waited.is_some() {
                 continue;
             }
@@ -187,8 +237,11 @@ impl Cutover<'_> {
         began: Instant,
         pause: &mut Pause,
     ) -> Result<Result<(), String>, MoveError> {
-        let left = self.budget.saturating_sub(began.elapsed()).saturating_sub(RESERVE);
-        let limit = left.as_millis().max(1);
+        let left = self.by(began, FROZEN_BY).saturating_duration_since(Instant::now());
+        let limit = left.as_millis();
+        if limit == 0 {
+            return Ok(Err("the routers took too long to drain".to_owned()));
+        }
         let from = self.from.at;
         let freeze = format!(
             "SELECT switchyard.freeze({}, '{}', {}, {}, {})::text",
@@ -198,7 +251,7 @@ impl Cutover<'_> {
             literal(self.tenant.as_str()),
             literal(self.to.at.name.as_str())
         );
-        let timeouts = format!("SET lock_timeout = {limit}; SET statement_timeout = {}", limit + 20);
+        let timeouts = format!("SET lock_timeout = {limit}; SET statement_timeout = {}", limit + 10);
         self.from.client.batch_execute(&timeouts).await.map_err(from.failed())?;
         let frozen = self.from.client.query_one(&freeze, &[]).await;
         let mark: String = match frozen {
@@ -230,8 +283,9 @@ impl Cutover<'_> {
         let outcome = {
             let finishing = flow.finish(&mark, &last, &stop);
             let mut finishing = std::pin::pin!(finishing);
-            let deadline = began + self.budget.saturating_sub(RESERVE / 4);
+            let deadline = self.by(began, ACTIVATED_BY);
             tokio::select! {
+                biased;
                 done = &mut finishing => done,
                 () = tokio::time::sleep_until(deadline) => {
                     // Too late, unless it is being committed at this moment; who is first decides.
@@ -316,13 +370,14 @@ impl Cutover<'_> {
     }
 
     /// What the routers tell of how long clients waited.
-    async fn gather(&self, signals: &mut Signals, pause: &mut Pause) {
+    async fn gather(&self, signals: &mut Signals, presence: &mut Presence, pause: &mut Pause) {
         let name = self.name();
-        let deadline = Instant::now() + SILENCE;
+        let deadline = Instant::now() + RECORD;
         let mut heard = 0;
         while heard + pause.silent < pause.routers {
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(reply) = signals.next_within::<Reply>(left).await else { break };
+            presence.heard(reply.router);
             if let (true, Some(clients)) = (reply.attempt == name, reply.waited) {
                 heard += 1;
                 pause.clients += clients;

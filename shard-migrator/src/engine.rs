@@ -3,7 +3,10 @@
 mod after;
 mod forward;
 mod leave;
+mod predict;
+mod sequences;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -23,17 +26,29 @@ use crate::shard::ShardAccess;
 use crate::stream::Wanted;
 use crate::streams::Streams;
 
+/// SQLSTATE of a database that does not exist: `invalid_catalog_name`.
+const NO_DATABASE: &str = "3D000";
+
+/// What the receipt notes when the target had nothing of the tenant's schema or database.
+const MADE: &str = "structure_made";
+
 /// What all moves of a process share.
 pub(crate) struct Engine {
     pub(crate) catalog: SecretString,
     pub(crate) owner: String,
+    pub(crate) secrets_dir: Option<PathBuf>,
     pub(crate) streams: Streams,
 }
 
 /// A shard of a move, with a connection to it.
 pub(crate) struct Place {
+    /// The database that the tenant's rows are in.
     pub(crate) at: ShardAccess,
+    /// The shard's own database, if that is another.
+    pub(crate) home: ShardAccess,
     pub(crate) client: Client,
+    /// There is no database of the tenant's own, and the connection is to the shard's.
+    pub(crate) missing: bool,
 }
 
 /// A move that is being worked on.
@@ -96,23 +111,42 @@ impl Engine {
         let (context, epoch) = journal.tenant(&job.tenant).await?;
         let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
         let place = async |name| -> Result<Place, MoveError> {
-            let at = journal.shard(name).await?.ok_or_else(|| {
+            let at = journal.shard(name, self.secrets_dir.as_deref()).await?.ok_or_else(|| {
                 MoveError::Refused(vec![Finding::refuses(
                     name,
                     "the mover has no login there",
                     format!("switchyard shard admin {name} --user postgres"),
                 )])
             })?;
-            let at = match &scope.model {
-                Model::Database { database } => at.of_database(database),
-                Model::Rows { .. } | Model::Schema { .. } => at,
-            };
-            let client = at.connect().await?;
-            Ok(Place { at, client })
+            Place::open(at, &scope).await
         };
         let source = place(&job.source).await?;
         let target = place(&job.target).await?;
         Ok((scope, source, target, epoch))
+    }
+}
+
+impl Place {
+    async fn open(home: ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
+        let at = match &scope.model {
+            Model::Database { database } => home.of_database(database),
+            Model::Rows { .. } | Model::Schema { .. } => home.clone(),
+        };
+        match at.connect().await {
+            Ok(client) => Ok(Self { at, home, client, missing: false }),
+            Err(error) if scope.is_database() && error.code() == Some(NO_DATABASE) => {
+                Ok(Self { client: home.connect().await?, at, home, missing: true })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What there is of the tenant.
+    async fn inventory(&self, scope: &Scope) -> Result<Inventory, MoveError> {
+        if self.missing {
+            return Ok(Inventory::default());
+        }
+        Inventory::read(&self.client, &self.at, scope).await
     }
 }
 
@@ -193,11 +227,13 @@ impl Work<'_> {
     async fn take_over(&mut self) -> Result<(), MoveError> {
         let (id, term) = (self.turn.id.clone(), self.turn.term);
         let tenant = self.job.tenant.clone();
-        fence::install(&mut self.source.client, &self.source.at).await?;
-        fence::install(&mut self.target.client, &self.target.at).await?;
-        fence::take_over(&self.source.client, &self.source.at, (&id, "source", term), tenant.as_str())
-            .await?;
-        fence::take_over(&self.target.client, &self.target.at, (&id, "target", term), tenant.as_str()).await
+        for (place, side) in [(&mut self.source, "source"), (&mut self.target, "target")] {
+            if !place.missing {
+                fence::install(&mut place.client, &place.at).await?;
+                fence::take_over(&place.client, &place.at, (&id, side, term), tenant.as_str()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// After a mover that ended in the middle of a cutover: whether the tenant has arrived. If not, it goes on where

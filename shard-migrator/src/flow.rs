@@ -15,6 +15,10 @@ const BATCH: usize = 200;
 /// Most changes in one.
 const BATCH_CHANGES: usize = 5000;
 
+/// The same while clients wait: what takes long would make them wait for longer.
+const SMALL_BATCH: usize = 20;
+const SMALL_CHANGES: usize = 200;
+
 /// How often it is written how far an idle flow has come.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -28,6 +32,8 @@ pub(crate) struct Flow {
     waiting: Vec<Transaction>,
     /// When it was last written how far it has come although there was nothing to apply.
     idle_noted: Instant,
+    /// Whether clients wait.
+    pub(crate) hurried: bool,
 }
 
 /// What the fence says of the tenant, as the stream has it.
@@ -62,7 +68,14 @@ pub(crate) fn marker(transaction: &Transaction) -> Option<Marker> {
 
 impl Flow {
     pub(crate) fn new(subscription: Subscription, applier: Applier) -> Self {
-        Self { subscription, applier, changes: 0, waiting: Vec::new(), idle_noted: Instant::now() }
+        Self {
+            subscription,
+            applier,
+            changes: 0,
+            waiting: Vec::new(),
+            idle_noted: Instant::now(),
+            hurried: false,
+        }
     }
 
     /// Applies what is there, and waits no longer than `patience` if there is nothing. Whether
@@ -101,7 +114,9 @@ impl Flow {
 
     fn fill(&mut self, batch: &mut Vec<Transaction>) -> Result<(), MoveError> {
         let mut changes: usize = batch.iter().map(|t| t.changes.len()).sum();
-        while batch.len() < BATCH && changes < BATCH_CHANGES {
+        let (most, most_changes) =
+            if self.hurried { (SMALL_BATCH, SMALL_CHANGES) } else { (BATCH, BATCH_CHANGES) };
+        while batch.len() < most && changes < most_changes {
             let Some(event) = self.subscription.ready() else { break };
             let transaction = self.transaction(event)?;
             changes += transaction.changes.len();

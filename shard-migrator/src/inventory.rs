@@ -91,7 +91,7 @@ impl Table {
 }
 
 /// What a shard has of a scope.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Inventory {
     /// By schema and name.
     pub(crate) tables: BTreeMap<(String, String), Table>,

@@ -1,5 +1,8 @@
 //! A move in the catalog: what is asked for, what is being done, and what came of it.
 
+use std::path::Path;
+use std::time::Duration;
+
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -76,6 +79,9 @@ pub struct Options {
     pub tenant_column: String,
     /// Rows deleted at a time when what is left is deleted.
     pub delete_batch: u32,
+    /// Whether sessions that keep their server connection between transactions are ended with 57P01 at the cutover.
+    /// Else they are in its way.
+    pub end_pinned: bool,
 }
 
 impl Default for Options {
@@ -89,6 +95,7 @@ impl Default for Options {
             retention_s: 24 * 3600,
             tenant_column: "tenant_id".to_owned(),
             delete_batch: 1000,
+            end_pinned: false,
         }
     }
 }
@@ -215,6 +222,14 @@ impl Journal {
         self.write("phase = 'done', finished_at = now(), outcome = $3", &outcome).await
     }
 
+    /// How long a commit in the catalog takes, as `time` measures it.
+    pub(crate) async fn commit_latency(
+        &self,
+        time: impl AsyncFnOnce(&Client) -> Result<Duration, tokio_postgres::Error>,
+    ) -> Result<Duration, MoveError> {
+        time(&self.client).await.map_err(catalog)
+    }
+
     /// What the operator wants now, and for how many seconds the tenant has been moved.
     pub(crate) async fn wish(&self) -> Result<(Wish, Option<f64>), MoveError> {
         let sql = "SELECT wish, extract(epoch FROM now() - moved_at)::float8 FROM moves WHERE id = $1 AND term = $2";
@@ -228,23 +243,30 @@ impl Journal {
         self.write("wish = 'run', error = $3", &Some(why)).await
     }
 
-    /// Whether another move works on a shard, or follows.
+    /// Whether another move works on a shard's own database, or follows it.
     pub(crate) async fn others(&self, shard: &ShardName) -> Result<bool, MoveError> {
         let sql = "SELECT EXISTS (SELECT FROM moves WHERE phase NOT IN ('queued', 'done') AND kind <> 'plan'
-                                  AND id <> $1 AND $2 IN (source, target))";
+                                  AND id <> $1 AND $2 IN (source, target) AND plan->'model'->>'model'
+                                      IS DISTINCT FROM 'database')";
         Ok(self.client.query_one(sql, &[&self.id, &shard.as_str()]).await.map_err(catalog)?.get(0))
     }
 
-    /// Moves whose source follows this shard.
+    /// Moves whose source follows this shard's own database.
     pub(crate) async fn followers(&self, shard: &ShardName) -> Result<Vec<i64>, MoveError> {
-        let sql = "SELECT id FROM moves WHERE phase IN ('moved', 'rolling_back') AND target = $1";
+        let sql = "SELECT id FROM moves WHERE phase IN ('moved', 'rolling_back') AND target = $1
+                     AND plan->'model'->>'model' IS DISTINCT FROM 'database'";
         let rows = self.client.query(sql, &[&shard.as_str()]).await.map_err(catalog)?;
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 
     /// Where the mover reaches a shard. Without a login of its own there, none.
-    pub(crate) async fn shard(&self, name: &ShardName) -> Result<Option<ShardAccess>, MoveError> {
-        let sql = "SELECT s.host, s.port, s.database, s.tls, a.login_user, a.login_password
+    pub(crate) async fn shard(
+        &self,
+        name: &ShardName,
+        secrets_dir: Option<&Path>,
+    ) -> Result<Option<ShardAccess>, MoveError> {
+        let sql = "SELECT s.host, s.port, s.database, s.tls, a.login_user, a.login_password, a.password_env,
+                          a.password_file
                    FROM shards s LEFT JOIN shard_admins a ON a.shard = s.name WHERE s.name = $1";
         let row = self.client.query_opt(sql, &[&name.as_str()]).await.map_err(catalog)?;
         let row = row.ok_or_else(|| MoveError::Invalid(format!("there is no shard `{name}`")))?;
@@ -260,7 +282,7 @@ impl Journal {
             port: u16::try_from(row.get::<_, i32>(1)).unwrap_or(5432),
             database: row.get(2),
             user,
-            password: row.get::<_, Option<String>>(5).map(SecretString::from),
+            password: password(name, (row.get(5), row.get(6), row.get(7)), secrets_dir)?,
             tls,
         }))
     }
@@ -288,6 +310,27 @@ impl Journal {
         self.client.execute(sql, &[&tenant.as_str(), &shard.as_str(), &epoch]).await.map_err(catalog)?;
         Ok(())
     }
+}
+
+/// A password as the catalog has it, or as what it names does.
+fn password(
+    shard: &ShardName,
+    (kept, env, file): (Option<String>, Option<&str>, Option<&str>),
+    secrets_dir: Option<&Path>,
+) -> Result<Option<SecretString>, MoveError> {
+    let missing =
+        |what: String| MoveError::Invalid(format!("password of the mover on shard {shard}: {what}"));
+    if let Some(env) = env {
+        let value = std::env::var(env).map_err(|_| missing(format!("the variable {env} is not set")))?;
+        return Ok(Some(SecretString::from(value)));
+    }
+    if let Some(file) = file {
+        let dir = secrets_dir.ok_or_else(|| missing("`secrets_dir` is not configured".to_owned()))?;
+        let text = std::fs::read_to_string(dir.join(file)).map(zeroize::Zeroizing::new);
+        let text = text.map_err(|e| missing(format!("{file} in `secrets_dir`: {e}")))?;
+        return Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))));
+    }
+    Ok(kept.map(SecretString::from))
 }
 
 fn job(id: i64, row: &Row) -> Result<Job, MoveError> {

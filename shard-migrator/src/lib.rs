@@ -20,6 +20,7 @@ mod scope;
 mod shard;
 mod stream;
 mod streams;
+mod structure;
 mod supervisor;
 mod verify;
 

@@ -11,6 +11,7 @@ use crate::MoveError;
 use crate::inventory::{Inventory, Table};
 use crate::scope::{Model, Scope, ident, literal};
 use crate::shard::ShardAccess;
+use crate::structure;
 
 /// Oldest PostgreSQL that is moved from or to: `server_version_num`.
 const OLDEST: i32 = 150_000;
@@ -51,12 +52,14 @@ pub(crate) struct Place<'a> {
     pub(crate) inventory: &'a Inventory,
 }
 
-/// Finds what is in the way. `ours` is the move's id, whose own traces are none.
+/// Finds what is in the way. `ours` is the move's id, whose own traces are none; `made` says that what the target
+/// lacks is made there.
 pub(crate) async fn preflight(
     scope: &Scope,
     source: &Place<'_>,
     target: &Place<'_>,
     ours: &str,
+    made: bool,
 ) -> Result<Vec<Finding>, MoveError> {
     let mut found = Vec::new();
     server(source, &mut found).await?;
@@ -76,6 +79,7 @@ pub(crate) async fn preflight(
         own(scope, table, &mut found);
         let key = (table.schema.clone(), table.name.clone());
         match target.inventory.tables.get(&key) {
+            None if made => {}
             None => found.push(Finding::refuses(
                 table.plain(),
                 format!("shard {} has no such table", target.at.name),
@@ -83,6 +87,16 @@ pub(crate) async fn preflight(
             )),
             Some(other) => alike(table, other, target.at, &mut found),
         }
+    }
+    if made && structure::can_dump().await {
+        let text = "the tenant's tables are made there as they are on the source";
+        found.push(Finding::note(&target.at.name, text));
+    } else if made {
+        found.push(Finding::refuses(
+            &target.at.name,
+            "it has nothing of the tenant, and without pg_dump that cannot be made as it is on the source",
+            "install PostgreSQL's client programs where the control plane runs, or make it there",
+        ));
     }
     references(scope, source, &mut found);
     if !found.iter().any(|f| f.refuses) {

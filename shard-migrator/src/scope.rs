@@ -62,6 +62,16 @@ impl Scope {
         }
     }
 
+    /// Whether its tables are nobody else's.
+    pub(crate) fn is_own(&self) -> bool {
+        !matches!(self.model, Model::Rows { .. })
+    }
+
+    /// Whether it is a database.
+    pub(crate) fn is_database(&self) -> bool {
+        matches!(self.model, Model::Database { .. })
+    }
+
     /// ` WHERE tenant_id = '...'`, or nothing where tables are the tenant's own.
     pub(crate) fn filter(&self) -> String {
         match self.column() {

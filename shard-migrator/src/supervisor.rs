@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub owner: String,
     /// Moves that are worked on at a time from or to a shard, those that have moved and only follow not counted.
     pub per_shard: usize,
+    /// Directory of the files that hold passwords of shards, where the catalog names one.
+    pub secrets_dir: Option<PathBuf>,
 }
 
 /// Works on moves until `stop` is done. Nothing is lost if the process ends in any other way.
@@ -74,6 +77,7 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
     let engine = Arc::new(Engine {
         catalog: settings.catalog.clone(),
         owner: settings.owner.clone(),
+        secrets_dir: settings.secrets_dir.clone(),
         streams: Streams::default(),
     });
     let mut board = Board::default();

@@ -24,6 +24,9 @@ pub struct Moving {
     child: Child,
 }
 
+/// Where the control plane finds the mover's password for the first shard.
+const PASSWORD_ENV: &str = "SWITCHYARD_SHARD_S0";
+
 /// A tenant and its password.
 #[derive(Debug, Clone)]
 pub struct Tenant {
@@ -69,8 +72,12 @@ impl Moving {
         let url = catalog.url(SUPERUSER, SUPERUSER_PASSWORD);
         let config = dir.write(
             "control-plane.toml",
-            &format!("listen = '127.0.0.1:{port}'\ncatalog_url = '{url}'\nbootstrap_token_file = 'token'\n"),
+            &format!(
+                "listen = '127.0.0.1:{port}'\ncatalog_url = '{url}'\nbootstrap_token_file = 'token'\n\
+                 secrets_dir = '.'\n"
+            ),
         );
+        dir.write("shard.password", &format!("{SUPERUSER_PASSWORD}\n"));
         let child = control_plane(&dir, &config, None);
         let mut moving = Self { shards: clusters, catalog, routers: Vec::new(), dir, config, port, child };
         moving.wait_ready();
@@ -84,10 +91,12 @@ impl Moving {
                 cluster::DATABASE
             );
             moving.cli(&["shard", "add", &name, "--url", &at]);
-            let sql = format!(
-                "INSERT INTO switchyard.shard_admins VALUES ('{name}', '{SUPERUSER}', '{SUPERUSER_PASSWORD}')"
-            );
-            moving.catalog.sql(&sql);
+            // Neither password is in the catalog.
+            let from = match i {
+                0 => ["--password-env", PASSWORD_ENV],
+                _ => ["--password-file", "shard.password"],
+            };
+            moving.cli(&[&["shard", "admin", &name, "--user", SUPERUSER], &from[..]].concat());
         }
         moving.catalog.sql(
             "UPDATE switchyard.settings SET context = '{\"variables\": {\"app.tenant_id\": \"{tenant}\"}}'",
@@ -232,6 +241,7 @@ fn control_plane(dir: &TempDir, config: &std::path::Path, fault: Option<&str>) -
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is ours");
     let mut command = process::command(binary(), "KILL", None);
     command.arg("control-plane").arg("--config").arg(config).env("SWITCHYARD_LOG", "info");
+    command.env(PASSWORD_ENV, SUPERUSER_PASSWORD);
     if let Some(fault) = fault {
         command.env("SWITCHYARD_FAULT", fault);
     }

@@ -197,9 +197,10 @@ fn login(user: String, secret: Option<String>) -> Result<ServerLogin, String> {
 }
 
 async fn tenants(t: &Transaction<'_>, since: i64, plans: &Plans) -> Result<Vec<Arc<Tenant>>, CatalogError> {
-    let sql = "SELECT t.id, t.name, t.state, t.pool_mode, t.context, t.jwt, p.shard, p.epoch,
-                      t.plan, t.limits, t.restriction
+    let sql = "SELECT t.id, t.name, t.state, t.pool_mode, t.context, t.jwt, p.shard,
+                      coalesce(p.epoch, d.epoch, 0) AS epoch, t.plan, t.limits, t.restriction
                FROM tenants t LEFT JOIN placements p ON p.tenant = t.id
+               LEFT JOIN deleted d ON d.kind = 'placement' AND d.id = t.id
                WHERE t.changed_version > $1";
     let rows = t.query(sql, &[&since]).await?;
     let mut names = HashMap::new();
@@ -237,11 +238,12 @@ fn understood_tenant(
 ) -> Result<Tenant, CatalogError> {
     let name = id.as_str();
     let text = |column: &str| row.get::<_, Option<String>>(column).map(Value::String);
+    let epoch = row.get::<_, i64>("epoch") as u64;
     let placement = match row.get::<_, Option<&str>>("shard") {
-        Some(shard) => Some(Placement {
-            shard: ShardName::new(shard).map_err(CatalogError::id("shard", shard))?,
-            epoch: row.get::<_, i64>("epoch") as u64,
-        }),
+        Some(shard) => {
+            let shard = ShardName::new(shard).map_err(CatalogError::id("shard", shard))?;
+            Some(Placement { shard, epoch })
+        }
         None => None,
     };
     let jwt: Vec<JwtIssuerDoc> = json("tenant", name, row.get("jwt"))?;
@@ -251,6 +253,7 @@ fn understood_tenant(
     Ok(Tenant {
         id: id.clone(),
         state: json("tenant", name, Value::String(row.get("state")))?,
+        bucket_epoch: if placement.is_some() { 0 } else { epoch },
         placement,
         context: optional::<ContextTemplate>("tenant", name, row.get("context"))?.map(Arc::new),
         pool_mode: optional("tenant", name, text("pool_mode"))?,

@@ -43,6 +43,12 @@ pub enum Order {
         tenant: TenantId,
         /// Which attempt at which move; answers repeat it.
         attempt: String,
+        /// Milliseconds after which the tenant goes on without further word, unless it is frozen by then.
+        #[serde(default = "usual_budget")]
+        budget_ms: u64,
+        /// Whether sessions that keep their server connection between transactions are ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        end_pinned: bool,
     },
     /// Go on, at this place.
     Release {
@@ -58,6 +64,11 @@ pub enum Order {
         #[serde(default)]
         moved: bool,
     },
+}
+
+/// What a mover allows that says nothing of it.
+fn usual_budget() -> u64 {
+    250
 }
 
 /// What a router answers.
@@ -176,9 +187,9 @@ mod tests {
     #[test]
     fn orders_and_replies_come_back() {
         let tenant = TenantId::new("acme").unwrap();
-        let order = Order::Hold { tenant, attempt: "1.2.3".into() };
+        let order = Order::Hold { tenant, attempt: "1.2.3".into(), budget_ms: 100, end_pinned: false };
         let text = serde_json::to_string(&order).unwrap();
-        assert_eq!(text, r#"{"do":"hold","tenant":"acme","attempt":"1.2.3"}"#);
+        assert_eq!(text, r#"{"do":"hold","tenant":"acme","attempt":"1.2.3","budget_ms":100}"#);
         assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
         let reply: Reply = serde_json::from_str(r#"{"attempt":"1","router":7,"open":0,"pinned":0}"#).unwrap();
         assert_eq!((reply.waited, reply.waited_us), (None, 0));

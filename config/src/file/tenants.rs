@@ -54,6 +54,7 @@ pub(super) fn read(
                 id: id.clone(),
                 state,
                 placement,
+                bucket_epoch: 0,
                 context,
                 pool_mode,
                 jwt,

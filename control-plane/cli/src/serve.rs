@@ -73,6 +73,7 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
             catalog: settings.catalog_url.clone(),
             owner: format!("{} pid {}", settings.listen, std::process::id()),
             per_shard: settings.moves_per_shard,
+            secrets_dir: settings.secrets_dir.clone(),
         };
         let stop = async move {
             stop.await;

@@ -67,6 +67,10 @@ pub struct NewMove {
     /// What differs from the ordinary.
     #[serde(default)]
     pub options: MoveOptions,
+    /// Whether an earlier move of the tenant, which can still be rolled back, is completed first. Else it is in the
+    /// way of this one.
+    #[serde(default)]
+    pub complete_previous: bool,
 }
 
 /// What kind of move.
@@ -110,6 +114,10 @@ pub struct MoveOptions {
     /// Rows deleted at a time when what is left is deleted. Default 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delete_batch: Option<u32>,
+    /// Whether sessions that keep their server connection between transactions are ended with 57P01 at the cutover.
+    /// Else they are in its way. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_pinned: Option<bool>,
 }
 
 /// Which moves to list.
@@ -143,9 +151,37 @@ pub struct MoveEvent {
 pub struct ShardAdmin {
     /// A role that sees all rows and may replicate.
     pub user: String,
-    /// Its password.
+    /// Its password. It is kept in the catalog as it is; of the other two only the name is.
     #[schema(value_type = Option<String>)]
     pub password: Option<SecretString>,
+    /// The control plane's environment variable that holds it; its name begins with `SWITCHYARD_SHARD_`.
+    pub password_env: Option<String>,
+    /// The file that holds it, in the control plane's `secrets_dir`.
+    pub password_file: Option<String>,
+}
+
+/// What names of variables that hold passwords begin with: others are none of the API's business.
+const PASSWORD_ENV: &str = "SWITCHYARD_SHARD_";
+
+impl ShardAdmin {
+    fn check(&self) -> Result<(), StoreError> {
+        if self.user.is_empty() {
+            return Err(StoreError::invalid("user", "must not be empty"));
+        }
+        let given = [self.password.is_some(), self.password_env.is_some(), self.password_file.is_some()];
+        if given.into_iter().filter(|given| *given).count() > 1 {
+            let text = "at most one of `password`, `password_env` and `password_file`";
+            return Err(StoreError::invalid("password", text));
+        }
+        if self.password_env.as_deref().is_some_and(|name| !name.starts_with(PASSWORD_ENV)) {
+            return Err(StoreError::invalid("password_env", format!("must begin with {PASSWORD_ENV}")));
+        }
+        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
+        if self.password_file.as_deref().is_some_and(|name| !plain(name)) {
+            return Err(StoreError::invalid("password_file", "must be a file's name, without a path"));
+        }
+        Ok(())
+    }
 }
 
 impl Store {
@@ -186,7 +222,8 @@ impl Store {
         Ok(rows.iter().map(|r| MoveEvent { at: r.get(0), phase: r.get(1), what: r.get(2) }).collect())
     }
 
-    /// Asks for a move. One of the same tenant that has gone over and only follows is completed first.
+    /// Asks for a move. One of the same tenant that can still be rolled back must have been completed, or is, if
+    /// that is asked for.
     ///
     /// # Errors
     /// If there is no such tenant or shard, the tenant is there or on its way, or the catalog fails.
@@ -211,9 +248,18 @@ impl Store {
             MoveKind::Plan => "plan",
         };
         if new.kind != MoveKind::Plan {
-            let sql =
-                "UPDATE moves SET wish = 'complete' WHERE tenant = $1 AND phase = 'moved' AND wish = 'run'";
-            t.execute(sql, &[&new.tenant]).await?;
+            let sql = "SELECT id FROM moves WHERE tenant = $1 AND phase = 'moved' AND wish <> 'complete' FOR UPDATE";
+            for row in t.query(sql, &[&new.tenant]).await? {
+                let earlier: i64 = row.get(0);
+                if !new.complete_previous {
+                    return Err(StoreError::Conflict(format!(
+                        "move {earlier} of tenant `{}` can still be rolled back; complete it first, or ask for \
+                         that with `complete_previous`",
+                        new.tenant
+                    )));
+                }
+                t.execute("UPDATE moves SET wish = 'complete' WHERE id = $1", &[&earlier]).await?;
+            }
         }
         let options = serde_json::to_value(&new.options).unwrap_or_default();
         let sql = "INSERT INTO moves (tenant, source, target, kind, options, created_by)
@@ -272,19 +318,21 @@ impl Store {
         shard: &str,
         admin: ShardAdmin,
     ) -> Result<(), StoreError> {
-        if admin.user.is_empty() {
-            return Err(StoreError::invalid("user", "must not be empty"));
-        }
+        admin.check()?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&shard]).await?.is_none() {
             return Err(StoreError::not_found("shard", shard));
         }
-        let sql = "INSERT INTO shard_admins (shard, login_user, login_password) VALUES ($1, $2, $3)
+        let sql = "INSERT INTO shard_admins (shard, login_user, login_password, password_env, password_file)
+                   VALUES ($1, $2, $3, $4, $5)
                    ON CONFLICT (shard) DO UPDATE SET login_user = excluded.login_user,
-                                                     login_password = excluded.login_password";
+                       login_password = excluded.login_password, password_env = excluded.password_env,
+                       password_file = excluded.password_file";
         let password = admin.password.as_ref().map(|p| p.expose_secret());
-        t.execute(sql, &[&shard, &admin.user, &password]).await?;
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&shard, &admin.user, &password, &admin.password_env, &admin.password_file];
+        t.execute(sql, &values).await?;
         record(&t, caller, Deed { action: "set admin", kind: "shard", target: shard }, NONE, NONE).await?;
         Ok(t.commit().await?)
     }

@@ -421,10 +421,12 @@ async fn set_placement(t: &Transaction<'_>, id: &str, shard: &str) -> Result<(),
 
 fn select() -> String {
     format!(
-        "SELECT t.id, t.name, t.state, t.pool_mode, t.context, p.shard, p.epoch, t.plan, {} AS created_at,
+        "SELECT t.id, t.name, t.state, t.pool_mode, t.context, p.shard, coalesce(p.epoch, d.epoch, 0) AS epoch,
+                t.plan, {} AS created_at,
                 {} AS delete_after,
                 ARRAY(SELECT j ->> 'name' FROM jsonb_array_elements(t.jwt) j) AS jwt_issuers
-         FROM tenants t LEFT JOIN placements p ON p.tenant = t.id",
+         FROM tenants t LEFT JOIN placements p ON p.tenant = t.id
+         LEFT JOIN deleted d ON d.kind = 'placement' AND d.id = t.id",
         timestamp("t.created_at"),
         timestamp("t.delete_after")
     )
@@ -446,7 +448,7 @@ fn tenant(row: &Row, buckets: &[String]) -> Result<Tenant, StoreError> {
         state: from_json("state", Value::String(row.get("state")))?,
         placed_by: if placed.is_some() { PlacedBy::Placement } else { PlacedBy::Bucket },
         shard: placed.or_else(|| buckets.get(usize::from(bucket)).cloned()),
-        epoch: row.get::<_, Option<i64>>("epoch").unwrap_or(0),
+        epoch: row.get("epoch"),
         bucket,
         pool_mode: text("pool_mode").map(|v| from_json("pool_mode", v)).transpose()?,
         context: row.get::<_, Option<Value>>("context").map(|v| from_json("context", v)).transpose()?,

@@ -30,12 +30,15 @@ pub(crate) enum Order {
     CancelWait = 32,
     /// Look at the mailbox.
     Mail = 64,
+    /// End if between transactions: the tenant moves, and what the session keeps cannot be carried.
+    Moving = 128,
 }
 
 impl Order {
     /// All, the most pressing first.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Terminate,
+        Self::Moving,
         Self::CancelWait,
         Self::Refresh,
         Self::Mail,

@@ -186,7 +186,7 @@ impl Work<'_> {
         let from = ("target", self.target.at.clone());
         let to = ("source", self.source.at.clone());
         let forward = self.receipt.remove("pause");
-        self.repeat(&mut flow, from, to, (epoch, epoch + 1)).await?;
+        self.repeat(&mut flow, &inventory, (from, to), (epoch, epoch + 1)).await?;
         fault::point("gone back");
         let back = self.receipt.remove("pause");
         self.note("pause", forward);

@@ -10,35 +10,40 @@ use serde_json::json;
 use switchyard_catalog::signals::{ORDERS, Order};
 use tokio::time::Instant;
 
-use super::Work;
+use super::{Place, Work};
 use crate::MoveError;
 use crate::apply::Applier;
 use crate::copy::{Sum, relay};
-use crate::cutover::{Attempt, Cutover, Side};
+use crate::cutover::{Attempt, Cutover, Presence, Side};
 use crate::fault;
 use crate::fence;
 use crate::flow::Flow;
 use crate::inventory::{Inventory, Table};
 use crate::journal::Phase;
 use crate::preflight::{self, preflight};
+use crate::scope::Model;
 use crate::shard::ShardAccess;
 use crate::stream::{Snapshot, Stream, Subscription};
+use crate::structure;
 use crate::verify::{Compared, begin_snapshot, mark, verify};
-
-/// Values of a sequence that are left out, for what the source gives out until the cutover.
-const SEQUENCE_GAP: i64 = 100_000;
 
 /// Pauses between attempts at the cutover: it begins at the first and doubles up to the second.
 const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Attempts in which every router must answer. Behind them, one that does not is left to the fence.
-const SILENT_ATTEMPTS: u32 = 4;
+/// Bytes of changes that may wait when clients are held.
+const FEW_BYTES: usize = 32 << 10;
 
 /// Bytes of changes that may wait when the comparison begins.
 const SMALL_BACKLOG: usize = 1 << 20;
 
 /// How often what has been done is written to the catalog.
 const REPORT: Duration = Duration::from_millis(500);
+
+/// Fails if anything that was found keeps the tenant from being moved.
+fn refuse(found: Vec<preflight::Finding>) -> Result<(), MoveError> {
+    let found: Vec<_> = found.into_iter().filter(|f| f.refuses).collect();
+    if found.is_empty() { Ok(()) } else { Err(MoveError::Refused(found)) }
+}
 
 impl Work<'_> {
     pub(super) async fn forward(&mut self) -> Result<(), MoveError> {
@@ -78,7 +83,7 @@ impl Work<'_> {
         self.enter(Phase::Cutover, "preparing the way back").await?;
         let back = self.reverse_subscription(&inventory).await?;
         fault::point("way back prepared");
-        let epochs = self.cut_over(&mut flow).await?;
+        let epochs = self.cut_over(&mut flow, &inventory).await?;
         fault::point("moved");
         self.note("epochs", [epochs.0, epochs.1]);
         self.note("changes_applied", flow.changes);
@@ -105,22 +110,24 @@ impl Work<'_> {
     }
 
     async fn prepare(&mut self) -> Result<Inventory, MoveError> {
-        let inventory = Inventory::read(&self.source.client, &self.source.at, &self.scope).await?;
-        let there = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-        let source =
-            preflight::Place { at: &self.source.at, client: &self.source.client, inventory: &inventory };
-        let target = preflight::Place { at: &self.target.at, client: &self.target.client, inventory: &there };
-        let found = preflight(&self.scope, &source, &target, &self.turn.id).await?;
+        let inventory = self.source.inventory(&self.scope).await?;
+        let there = self.target.inventory(&self.scope).await?;
+        let made = self.scope.is_own() && there.tables.is_empty();
+        let found = self.look(&inventory, &there, made).await?;
         let plan = self.estimate(&inventory, &found).await?;
         self.journal.plan(&plan).await?;
-        if found.iter().any(|f| f.refuses) {
-            return Err(MoveError::Refused(found.into_iter().filter(|f| f.refuses).collect()));
-        }
+        refuse(found)?;
         if self.job.kind == "plan" {
             return Ok(inventory);
         }
+        if made {
+            self.note(super::MADE, true);
+            self.write_receipt().await?;
+            self.make_database().await?;
+        }
         self.take_over().await?;
         fault::point("taken over");
+        let there = if made { self.make_structure(&inventory).await? } else { there };
         // An attempt of a mover that has gone may have left the source frozen; nobody arrives any more.
         self.resolve_attempt().await?;
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
@@ -131,65 +138,44 @@ impl Work<'_> {
         self.delete_rows(&self.target, &there).await?;
         fence::begin_source(&source.client, &source.at, &id, tenant.as_str(), self.epoch).await?;
         self.engine.streams.publish(&source.client, &source.at, &Self::published(&inventory)).await?;
-        self.raise_sequences(&inventory).await?;
+        self.raise_sequences(&inventory, source, target).await?;
         fault::point("prepared");
         Ok(inventory)
     }
 
-    /// What the planner thinks there is: counting would be felt by others.
-    async fn estimate(
+    async fn look(
         &self,
         inventory: &Inventory,
-        found: &[preflight::Finding],
-    ) -> Result<serde_json::Value, MoveError> {
-        let mut tables = Vec::new();
-        let (mut all_rows, mut all_bytes) = (0.0, 0.0);
-        for table in inventory.tables.values() {
-            let sql =
-                format!("EXPLAIN (FORMAT JSON) SELECT * FROM {}{}", table.quoted(), self.scope.filter());
-            let row = self.source.client.query_one(&sql, &[]).await.map_err(self.source.at.failed())?;
-            let plan: serde_json::Value = row.get(0);
-            let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
-            let (rows, bytes) = (number("Plan Rows"), number("Plan Rows") * number("Plan Width"));
-            all_rows += rows;
-            all_bytes += bytes;
-            tables.push(json!({ "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64 }));
-        }
-        let sql = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
-                   FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                     AND backend_type = 'client backend' AND state <> 'idle'";
-        let row = self.source.client.query_one(sql, &[]).await.map_err(self.source.at.failed())?;
-        // Of what copies with an index or two have been seen to reach on small machines.
-        let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
-        Ok(json!({
-            "model": self.scope.model,
-            "tables": tables,
-            "rows": all_rows as u64,
-            "bytes": all_bytes as u64,
-            "estimated_s": (seconds * 10.0).round() / 10.0,
-            "predicted_pause_ms": 10,
-            "oldest_transaction_s": row.get::<_, f64>(0),
-            "findings": found,
-        }))
+        there: &Inventory,
+        made: bool,
+    ) -> Result<Vec<preflight::Finding>, MoveError> {
+        let (source, target) = (&self.source, &self.target);
+        let source = preflight::Place { at: &source.at, client: &source.client, inventory };
+        let target = preflight::Place { at: &target.at, client: &target.client, inventory: there };
+        preflight(&self.scope, &source, &target, &self.turn.id, made).await
     }
 
-    /// No value that the target gives out may be one that the source has given out.
-    async fn raise_sequences(&self, inventory: &Inventory) -> Result<(), MoveError> {
-        for sequence in &inventory.sequences {
-            let last = "SELECT s.seqincrement, pg_sequence_last_value(s.seqrelid) FROM pg_sequence s
-                        WHERE s.seqrelid = $1::text::regclass";
-            let row =
-                self.source.client.query_one(last, &[sequence]).await.map_err(self.source.at.failed())?;
-            let (step, Some(at)) = (row.get::<_, i64>(0), row.get::<_, Option<i64>>(1)) else { continue };
-            // Shared sequences go on giving to neighbours: only forward, and never below what is there.
-            let sql = "SELECT setval(s.seqrelid::regclass, CASE WHEN s.seqincrement > 0
-                              THEN least(greatest(coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart), $2), s.seqmax)
-                              ELSE greatest(least(coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart), $2), s.seqmin) END)
-                       FROM pg_sequence s WHERE s.seqrelid = $1::text::regclass";
-            let to = at.saturating_add(step.signum() * SEQUENCE_GAP.saturating_mul(step.abs().max(1)));
-            self.target.client.execute(sql, &[sequence, &to]).await.map_err(self.target.at.failed())?;
+    /// Makes the tenant's database on the target, if it is to have one and there is none.
+    async fn make_database(&mut self) -> Result<(), MoveError> {
+        let Model::Database { database } = &self.scope.model else { return Ok(()) };
+        if self.target.missing {
+            let (source, target) = (&self.source, &self.target);
+            let from = (&source.client, &source.at);
+            structure::make_database(from, (&target.client, &target.home), database).await?;
+            self.target = Place::open(self.target.home.clone(), &self.scope).await?;
         }
+        fault::point("database made");
         Ok(())
+    }
+
+    /// Makes what the source has of the tenant's own on the target, and looks at it once more.
+    async fn make_structure(&mut self, inventory: &Inventory) -> Result<Inventory, MoveError> {
+        let target = (&self.target.client, &self.target.at);
+        structure::make(&self.source.at, target, &self.scope.model).await?;
+        fault::point("structure made");
+        let there = self.target.inventory(&self.scope).await?;
+        refuse(self.look(inventory, &there, false).await?)?;
+        Ok(there)
     }
 
     /// Copies all rows as of one moment, and subscribes to what follows.
@@ -245,7 +231,13 @@ impl Work<'_> {
     }
 
     async fn stream(&self, at: &ShardAccess) -> Result<Arc<Stream>, MoveError> {
-        let followers = self.journal.followers(&at.name);
+        let followers = async {
+            match self.scope.is_database() {
+                // One that has followed it before misses nothing; nobody else can have.
+                true => Ok(Vec::from_iter((self.job.phase >= Phase::Moved).then_some(self.job.id))),
+                false => self.journal.followers(&at.name).await,
+            }
+        };
         self.engine.streams.get(at, self.job.options.wal_budget, followers).await
     }
 
@@ -345,7 +337,7 @@ impl Work<'_> {
     }
 
     /// Tries until the tenant has moved. The epochs before and after.
-    async fn cut_over(&mut self, flow: &mut Flow) -> Result<(i64, i64), MoveError> {
+    async fn cut_over(&mut self, flow: &mut Flow, inventory: &Inventory) -> Result<(i64, i64), MoveError> {
         let here = fence::state(&self.source.client, &self.source.at, self.tenant()).await?;
         let there = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
         let known = [self.epoch, here.map_or(0, |s| s.1), there.map_or(0, |s| s.1)];
@@ -354,7 +346,7 @@ impl Work<'_> {
         let epochs = (self.epoch, next);
         let from = ("source", self.source.at.clone());
         let to = ("target", self.target.at.clone());
-        self.repeat(flow, from, to, epochs).await?;
+        self.repeat(flow, inventory, (from, to), epochs).await?;
         Ok(epochs)
     }
 
@@ -362,20 +354,31 @@ impl Work<'_> {
     pub(super) async fn repeat(
         &mut self,
         flow: &mut Flow,
-        from: (&'static str, ShardAccess),
-        to: (&'static str, ShardAccess),
+        inventory: &Inventory,
+        (from, to): ((&'static str, ShardAccess), (&'static str, ShardAccess)),
         epochs: (i64, i64),
     ) -> Result<(), MoveError> {
         let (from_client, to_client) = tokio::try_join!(from.1.connect(), to.1.connect())?;
         let mut signals = self.signals().await?;
         let mut between = BETWEEN.0;
         let budget = Duration::from_millis(self.job.options.pause_budget_ms);
+        let (mut presence, mut in_vain) = (Presence::default(), 0);
         for tried in 1..=self.job.options.attempts.max(1) {
             flow.catch_up(Duration::from_millis(500)).await?;
+            match from.0 {
+                "source" => self.raise_sequences(inventory, &self.source, &self.target).await?,
+                _ => self.raise_sequences(inventory, &self.target, &self.source).await?,
+            }
             let arm = Order::Arm { tenant: self.job.tenant.clone(), to: to.1.name.clone() };
             signals.say(ORDERS, &arm).await?;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            flow.catch_up(Duration::from_millis(20)).await?;
+            // Clients are not to wait for what can be applied before.
+            for _ in 0..100 {
+                if flow.catch_up(Duration::from_millis(20)).await? || flow.subscription.backlog() < FEW_BYTES
+                {
+                    break;
+                }
+            }
             let sql = "SELECT attempt FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
             let row = to_client
                 .query_opt(sql, &[&self.turn.id, &to.0, &self.turn.term])
@@ -390,16 +393,27 @@ impl Work<'_> {
                 epochs: (u64::try_from(epochs.0).unwrap_or(0), u64::try_from(epochs.1).unwrap_or(0)),
                 budget,
                 attempt,
-                without_silent: tried > SILENT_ATTEMPTS,
+                end_pinned: self.job.options.end_pinned,
             };
-            match cutover.attempt(flow, &mut signals).await? {
+            flow.hurried = true;
+            let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;
+            flow.hurried = false;
+            match attempt? {
                 Attempt::Moved(pause) => {
                     self.note("pause", &pause);
                     self.note("attempts", tried);
+                    self.note("longest_given_up_us", in_vain);
                     return Ok(());
                 }
-                Attempt::GivenUp(who) => {
-                    self.journal.event("cutover", &format!("attempt {tried} was given up: {who}")).await?;
+                Attempt::GivenUp(who, pause) => {
+                    in_vain = in_vain.max(pause.clients_us);
+                    let waited = pause.clients_us as f64 / 1000.0;
+                    let text = format!(
+                        "attempt {tried} was given up after {:.1} ms, in which {} clients waited for up to {waited:.1} ms: {who}",
+                        pause.total_us as f64 / 1000.0,
+                        pause.clients
+                    );
+                    self.journal.event("cutover", &text).await?;
                     self.journal.error(Some(&who)).await?;
                 }
             }

@@ -9,9 +9,17 @@ use crate::fence;
 use crate::inventory::{Inventory, Table};
 use crate::journal::Phase;
 use crate::scope::ident;
+use crate::structure;
 
 /// Between batches of deletion, so that neighbours are not held up.
 const BREATH: Duration = Duration::from_millis(2);
+
+/// One of the shards of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Target,
+}
 
 impl Work<'_> {
     /// Deletes the tenant's rows on a shard where it does not live.
@@ -40,6 +48,29 @@ impl Work<'_> {
         )
     }
 
+    /// Whether this move has made the tenant's schema or database on the target.
+    fn has_made(&self) -> bool {
+        self.scope.is_own() && self.receipt.get(super::MADE) == Some(&serde_json::Value::Bool(true))
+    }
+
+    /// Drops the tenant's schema or database on a shard where it does not live.
+    async fn remove_own(&mut self, side: Side) -> Result<(), MoveError> {
+        let place = match side {
+            Side::Source => &mut self.source,
+            Side::Target => &mut self.target,
+        };
+        if place.missing {
+            return Ok(());
+        }
+        let client = place.home.connect().await?;
+        if self.scope.is_database() {
+            // A slot would keep it from being dropped.
+            self.engine.streams.sweep(&place.at, std::future::ready(Ok(false))).await?;
+            place.missing = true;
+        }
+        structure::remove(&client, &place.home, &self.scope.model).await
+    }
+
     /// A source that an attempt has left frozen goes on; nobody arrives at the target any more.
     pub(super) async fn resolve_attempt(&self) -> Result<(), MoveError> {
         let (id, term, tenant) = (&self.turn.id, self.turn.term, self.tenant());
@@ -61,22 +92,41 @@ impl Work<'_> {
         self.enter(Phase::Aborting, outcome).await?;
         if self.job.kind != "plan" {
             self.take_over().await?;
-            self.resolve_attempt().await?;
             let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
-            let (source, target) = (&self.source, &self.target);
-            let inventory = Inventory::read(&target.client, &target.at, &self.scope).await?;
-            let arriving = fence::state(&target.client, &target.at, tenant.as_str()).await?;
-            // Only what this move has brought: before its fence stood there was nothing of it.
-            if arriving.is_some_and(|s| s.0 == "importing" || s.0 == "aborted") {
-                fence::settle(&target.client, &target.at, &id, tenant.as_str(), "state = 'aborted'").await?;
-                self.delete_rows(target, &inventory).await?;
-                let sql = "DELETE FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state = 'aborted'";
-                target.client.execute(sql, &[&tenant.as_str(), &id]).await.map_err(target.at.failed())?;
+            if !self.target.missing {
+                self.resolve_attempt().await?;
+                self.clear_target(&id, tenant.as_str()).await?;
             }
+            let source = &self.source;
             fence::settle(&source.client, &source.at, &id, tenant.as_str(), "move_id = NULL").await?;
         }
         self.leave_shards().await?;
         self.journal.done(outcome).await
+    }
+
+    /// Takes away what this move has brought to the target: before its fence stood there was nothing of it.
+    async fn clear_target(&mut self, id: &str, tenant: &str) -> Result<(), MoveError> {
+        let target = &self.target;
+        let arriving = fence::state(&target.client, &target.at, tenant).await?.map(|s| s.0);
+        match arriving.as_deref() {
+            Some("importing" | "aborted") => {}
+            None if self.has_made() => {}
+            _ => return Ok(()),
+        }
+        fence::settle(&target.client, &target.at, id, tenant, "state = 'aborted'").await?;
+        if self.has_made() {
+            self.remove_own(Side::Target).await?;
+        } else {
+            let inventory = target.inventory(&self.scope).await?;
+            self.delete_rows(target, &inventory).await?;
+        }
+        let target = &self.target;
+        if target.missing {
+            return Ok(());
+        }
+        let sql = "DELETE FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state = 'aborted'";
+        target.client.execute(sql, &[&tenant, &id]).await.map_err(target.at.failed())?;
+        Ok(())
     }
 
     /// Deletes what is left at the source, which nobody may read or write any more.
@@ -84,23 +134,38 @@ impl Work<'_> {
         self.enter(Phase::Completing, "deleting what is left at the source").await?;
         self.take_over().await?;
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
-        let (source, target) = (&self.source, &self.target);
-        let state = fence::state(&source.client, &source.at, tenant.as_str()).await?;
-        // The one thing that must never be wrong here.
-        if state.is_none_or(|s| s.0 != "moved") {
-            let what =
-                format!("the fence on shard {} does not say that the tenant has moved", source.at.name);
-            return Err(MoveError::Invalid(what));
+        let source = &self.source;
+        if !source.missing {
+            let state = fence::state(&source.client, &source.at, tenant.as_str()).await?;
+            // The one thing that must never be wrong here.
+            if state.is_none_or(|s| s.0 != "moved") {
+                let what =
+                    format!("the fence on shard {} does not say that the tenant has moved", source.at.name);
+                return Err(MoveError::Invalid(what));
+            }
+            fault::point("completing");
+            if self.scope.is_own() {
+                self.remove_own(Side::Source).await?;
+            } else {
+                let inventory = source.inventory(&self.scope).await?;
+                self.delete_rows(source, &inventory).await?;
+            }
         }
-        let inventory = Inventory::read(&source.client, &source.at, &self.scope).await?;
-        fault::point("completing");
-        self.delete_rows(source, &inventory).await?;
         fault::point("deleted");
-        // The row stays: it is what tells a router with an old topology where to go.
-        fence::settle(&source.client, &source.at, &id, tenant.as_str(), "move_id = NULL").await?;
-        fence::settle(&target.client, &target.at, &id, tenant.as_str(), "move_id = NULL").await?;
+        self.settle_both(&id, tenant.as_str()).await?;
         self.leave_shards().await?;
         self.journal.done("completed").await
+    }
+
+    /// The rows of the fences stay: they are what tells a router with an old topology where to go. A database that is
+    /// gone has none.
+    async fn settle_both(&self, id: &str, tenant: &str) -> Result<(), MoveError> {
+        for place in [&self.source, &self.target] {
+            if !place.missing {
+                fence::settle(&place.client, &place.at, id, tenant, "move_id = NULL").await?;
+            }
+        }
+        Ok(())
     }
 
     /// The tenant has gone back: what was at the target is deleted.
@@ -109,11 +174,16 @@ impl Work<'_> {
         let (source, target) = (&self.source, &self.target);
         let epoch = fence::state(&source.client, &source.at, tenant.as_str()).await?.map_or(0, |s| s.1);
         self.journal.place(&tenant, &source.at.name, epoch).await?;
-        fence::settle(&target.client, &target.at, &id, tenant.as_str(), "state = 'moved'").await?;
-        let inventory = Inventory::read(&target.client, &target.at, &self.scope).await?;
-        self.delete_rows(target, &inventory).await?;
-        fence::settle(&source.client, &source.at, &id, tenant.as_str(), "move_id = NULL").await?;
-        fence::settle(&target.client, &target.at, &id, tenant.as_str(), "move_id = NULL").await?;
+        if !target.missing {
+            fence::settle(&target.client, &target.at, &id, tenant.as_str(), "state = 'moved'").await?;
+            if self.has_made() {
+                self.remove_own(Side::Target).await?;
+            } else {
+                let inventory = target.inventory(&self.scope).await?;
+                self.delete_rows(target, &inventory).await?;
+            }
+        }
+        self.settle_both(&id, tenant.as_str()).await?;
         self.leave_shards().await?;
         self.journal.done("rolled_back").await
     }
@@ -121,7 +191,15 @@ impl Work<'_> {
     /// Closes what no other move needs.
     pub(super) async fn sweep(&self) -> Result<(), MoveError> {
         for place in [&self.source, &self.target] {
-            self.engine.streams.sweep(&place.at, self.journal.others(&place.at.name)).await?;
+            if place.missing {
+                continue;
+            }
+            if self.scope.is_database() {
+                // Nobody else's.
+                self.engine.streams.sweep(&place.at, std::future::ready(Ok(false))).await?;
+            } else {
+                self.engine.streams.sweep(&place.at, self.journal.others(&place.at.name)).await?;
+            }
         }
         Ok(())
     }
@@ -129,7 +207,7 @@ impl Work<'_> {
     /// Forgets the move on the shards, and closes streams that nobody reads.
     pub(super) async fn leave_shards(&self) -> Result<(), MoveError> {
         for place in [&self.source, &self.target] {
-            if crate::preflight::has_fence(&place.client, &place.at).await? {
+            if !place.missing && crate::preflight::has_fence(&place.client, &place.at).await? {
                 fence::forget(&place.client, &place.at, &self.turn.id).await?;
             }
         }

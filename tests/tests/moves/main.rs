@@ -3,6 +3,7 @@
 mod basics;
 mod crash;
 mod load;
+mod policy;
 
 /// Tables of the workloads, on every shard.
 pub(crate) const TABLES: &str = "
@@ -16,8 +17,17 @@ CREATE TABLE accounts (
     id int, balance bigint NOT NULL,
     PRIMARY KEY (tenant_id, id)
 );
+CREATE TABLE bench_accounts (LIKE accounts INCLUDING ALL);
+CREATE TABLE bench_tellers (LIKE accounts INCLUDING ALL);
+CREATE TABLE bench_branches (LIKE accounts INCLUDING ALL);
+CREATE TABLE bench_history (
+    tenant_id text NOT NULL DEFAULT current_setting('app.tenant_id', true),
+    id uuid DEFAULT gen_random_uuid(), teller int, account int, delta bigint, at timestamptz DEFAULT now(),
+    PRIMARY KEY (tenant_id, id)
+);
 DO $$ DECLARE t text; BEGIN
-    FOREACH t IN ARRAY ARRAY['ledger', 'accounts'] LOOP
+    FOREACH t IN ARRAY ARRAY['ledger', 'accounts', 'bench_accounts', 'bench_tellers', 'bench_branches',
+                             'bench_history'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
         EXECUTE format('CREATE POLICY tenant ON %I USING (tenant_id = current_setting(''app.tenant_id'', true))', t);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO app', t);

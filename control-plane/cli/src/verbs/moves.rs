@@ -113,6 +113,13 @@ pub(crate) struct How {
     /// The column that tells the tenant, where tables are shared. Default `tenant_id`.
     #[arg(long)]
     tenant_column: Option<String>,
+    /// End sessions that keep their server connection between transactions and cannot be carried, with 57P01.
+    /// Else they keep the tenant from moving for as long as they are there.
+    #[arg(long)]
+    end_pinned: bool,
+    /// Complete an earlier move that can still be rolled back. Else it must be completed first.
+    #[arg(long)]
+    complete_previous: bool,
 }
 
 /// Whether to wait.
@@ -251,9 +258,8 @@ async fn start(session: &Session, args: StartArgs, kind: &str) -> Outcome {
         (None, Some(file)) => listed(file)?,
         (None, None) => return Err(Failure::Usage("say which tenant".to_owned())),
     };
-    let options = args.how.options();
-    let started =
-        begin(session, tenants.iter().map(|t| (t.as_str(), args.to.as_str())), kind, &options).await?;
+    let pairs = tenants.iter().map(|t| (t.as_str(), args.to.as_str()));
+    let started = begin(session, pairs, kind, &args.how).await?;
     finish(session, started, kind, &args.wait).await
 }
 
@@ -262,11 +268,14 @@ async fn begin<'t>(
     session: &Session,
     moves: impl Iterator<Item = (&'t str, &'t str)>,
     kind: &str,
-    options: &Value,
+    how: &How,
 ) -> Outcome<Vec<Value>> {
-    let mut started = Vec::new();
+    let (mut started, options) = (Vec::new(), how.options());
     for (tenant, to) in moves {
-        let body = json!({ "tenant": tenant, "to": to, "kind": kind, "options": options });
+        let body = json!({
+            "tenant": tenant, "to": to, "kind": kind, "options": options,
+            "complete_previous": how.complete_previous,
+        });
         started.push(session.api.post("/v1/moves", body).await?);
     }
     Ok(started)
@@ -324,6 +333,7 @@ impl How {
         give("wal_budget", self.wal_budget.map(Value::from));
         give("retention_s", self.retention.map(Value::from));
         give("tenant_column", self.tenant_column.clone().map(Value::from));
+        give("end_pinned", self.end_pinned.then_some(Value::from(true)));
         Value::Object(options)
     }
 }
@@ -432,7 +442,7 @@ impl DrainArgs {
             moves.push((tenant["id"].as_str().unwrap_or_default(), least.0.clone()));
         }
         let pairs = moves.iter().map(|(tenant, to)| (*tenant, to.as_str()));
-        let started = begin(session, pairs, "move", &self.how.options()).await?;
+        let started = begin(session, pairs, "move", &self.how).await?;
         if started.is_empty() {
             return session.done(&format!("nobody lives on {name}"));
         }

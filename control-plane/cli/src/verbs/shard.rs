@@ -63,6 +63,12 @@ pub(crate) enum ShardCommand {
         /// Read its password from standard input.
         #[arg(long)]
         password_stdin: bool,
+        /// The control plane's environment variable that holds it; its name begins with SWITCHYARD_SHARD_.
+        #[arg(long, value_name = "NAME", conflicts_with = "password_stdin")]
+        password_env: Option<String>,
+        /// The file that holds it, in the control plane's `secrets_dir`.
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["password_stdin", "password_env"])]
+        password_file: Option<String>,
     },
     /// Take away a shard that nobody lives on.
     Remove {
@@ -120,8 +126,9 @@ impl ShardCommand {
             Self::Cordon { name } => session.show(FIELDS, &cordon(&session, &name, true).await?),
             Self::Uncordon { name } => session.show(FIELDS, &cordon(&session, &name, false).await?),
             Self::Drain(args) => args.run(&session).await,
-            Self::Admin { name, user, password_stdin } => {
-                let mut body = json!({ "user": user });
+            Self::Admin { name, user, password_stdin, password_env, password_file } => {
+                let mut body =
+                    json!({ "user": user, "password_env": password_env, "password_file": password_file });
                 if password_stdin {
                     body["password"] = from_stdin()?.into();
                 }

@@ -1,0 +1,111 @@
+//! What can be told of a move before it is made.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use super::{Place, Work};
+use crate::MoveError;
+use crate::inventory::Inventory;
+use crate::preflight;
+
+/// Round trips and commits that are timed; the median counts.
+const SAMPLES: usize = 9;
+
+/// Messages by way of the catalog that a pause holds: to hold, that it is done, to go on.
+const MESSAGES: u32 = 3;
+
+/// Round trips to the target in the last transaction, beside its commit: the changes, how far they reach, the
+/// activation.
+const LAST: u32 = 3;
+
+/// Time of an answer, and of a commit with something in it.
+struct Latency {
+    round_trip: Duration,
+    commit: Duration,
+}
+
+async fn median(client: &Client, sql: &str) -> Result<Duration, tokio_postgres::Error> {
+    let mut took = Vec::with_capacity(SAMPLES);
+    for _ in 0..SAMPLES {
+        let began = Instant::now();
+        client.batch_execute(sql).await?;
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    Ok(took[SAMPLES / 2])
+}
+
+impl Latency {
+    async fn of(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            round_trip: median(client, "SELECT 1").await?,
+            // A number of a transaction is all that it takes, and leaves no row.
+            commit: median(client, "SELECT pg_current_xact_id()").await?,
+        })
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+impl Work<'_> {
+    /// What the planner thinks there is (counting would be felt by others), how long it may take, and the pause.
+    pub(super) async fn estimate(
+        &self,
+        inventory: &Inventory,
+        found: &[preflight::Finding],
+    ) -> Result<Value, MoveError> {
+        let (source, target) = (&self.source, &self.target);
+        let mut tables = Vec::new();
+        let (mut all_rows, mut all_bytes) = (0.0, 0.0);
+        for table in inventory.tables.values() {
+            let sql =
+                format!("EXPLAIN (FORMAT JSON) SELECT * FROM {}{}", table.quoted(), self.scope.filter());
+            let row = source.client.query_one(&sql, &[]).await.map_err(source.at.failed())?;
+            let plan: Value = row.get(0);
+            let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
+            let (rows, bytes) = (number("Plan Rows"), number("Plan Rows") * number("Plan Width"));
+            all_rows += rows;
+            all_bytes += bytes;
+            tables.push(json!({ "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64 }));
+        }
+        let (oldest, usual) = transactions(source).await?;
+        let catalog = self.journal.commit_latency(async |c| median(c, "SELECT pg_current_xact_id()").await);
+        let catalog = catalog.await?;
+        let here = Latency::of(&source.client).await.map_err(source.at.failed())?;
+        let there = Latency::of(&target.client).await.map_err(target.at.failed())?;
+        let (orders, freeze) = (catalog * MESSAGES, here.round_trip + here.commit);
+        let apply = here.round_trip + there.round_trip * LAST + there.commit;
+        let all = orders + freeze + apply + usual;
+        // Of what copies with an index or two have been seen to reach on small machines.
+        let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
+        Ok(json!({
+            "model": self.scope.model,
+            "tables": tables,
+            "rows": all_rows as u64,
+            "bytes": all_bytes as u64,
+            "estimated_s": (seconds * 10.0).round() / 10.0,
+            "predicted_pause_ms": ms(all),
+            "pause_parts_ms": {
+                "orders": ms(orders), "freeze": ms(freeze), "apply": ms(apply), "open_transactions": ms(usual),
+            },
+            "oldest_transaction_s": oldest,
+            "findings": found,
+        }))
+    }
+}
+
+/// Seconds of the oldest transaction on the shard's database, and how long those that are open have been, usually: for
+/// so long clients would have to be waited for.
+async fn transactions(place: &Place) -> Result<(f64, Duration), MoveError> {
+    let sql = "SELECT coalesce(max(age), 0)::float8, coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY age), 0)::float8
+               FROM (SELECT extract(epoch FROM clock_timestamp() - xact_start) AS age
+                     FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                       AND backend_type = 'client backend' AND state <> 'idle' AND xact_start IS NOT NULL) open";
+    let row = place.client.query_one(sql, &[]).await.map_err(place.at.failed())?;
+    Ok((row.get(0), Duration::from_secs_f64(row.get::<_, f64>(1).max(0.0))))
+}

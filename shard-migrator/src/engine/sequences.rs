@@ -1,0 +1,37 @@
+//! Values that sequences give out: none twice, on whichever side a tenant is.
+
+use super::{Place, Work};
+use crate::MoveError;
+use crate::inventory::Inventory;
+
+/// Values that are left out, for what the side that the tenant leaves gives out until the cutover.
+const GAP: i64 = 100_000;
+
+impl Work<'_> {
+    /// No value that `to` will give out may be one that `from` has given out, or will until the cutover.
+    pub(super) async fn raise_sequences(
+        &self,
+        inventory: &Inventory,
+        from: &Place,
+        to: &Place,
+    ) -> Result<(), MoveError> {
+        for sequence in &inventory.sequences {
+            let last = "SELECT s.seqincrement, pg_sequence_last_value(s.seqrelid) FROM pg_sequence s
+                        WHERE s.seqrelid = $1::text::regclass";
+            let row = from.client.query_one(last, &[sequence]).await.map_err(from.at.failed())?;
+            let (step, Some(at)) = (row.get::<_, i64>(0), row.get::<_, Option<i64>>(1)) else { continue };
+            // Shared sequences go on giving to neighbours: only forward, and not if they are far enough already.
+            let sql = "SELECT setval(s.seqrelid::regclass, CASE WHEN s.seqincrement > 0
+                              THEN least($2, s.seqmax) ELSE greatest($2, s.seqmin) END)
+                       FROM pg_sequence s WHERE s.seqrelid = $1::text::regclass
+                         AND CASE WHEN s.seqincrement > 0
+                             THEN coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart) < $3
+                             ELSE coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart) > $3 END";
+            let ahead = |values: i64| at.saturating_add(step.saturating_mul(values));
+            let values = (sequence, &ahead(GAP), &ahead(GAP / 2));
+            let set = to.client.execute(sql, &[values.0, values.1, values.2]).await;
+            set.map_err(to.at.failed())?;
+        }
+        Ok(())
+    }
+}
