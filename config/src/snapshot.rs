@@ -114,6 +114,10 @@ struct FilePool {
     backoff_max: Duration,
     #[serde(default = "failover_timeout")]
     failover_timeout: Duration,
+    #[serde(default = "max_standby_lag")]
+    max_standby_lag: Duration,
+    #[serde(default = "reads_from_primary")]
+    reads_from_primary: bool,
     check_after: Duration,
     statements: u32,
 }
@@ -121,6 +125,14 @@ struct FilePool {
 /// Of snapshots that were written before there was one.
 fn failover_timeout() -> Duration {
     PoolLimits::default().failover_timeout
+}
+
+fn max_standby_lag() -> Duration {
+    PoolLimits::default().max_standby_lag
+}
+
+fn reads_from_primary() -> bool {
+    PoolLimits::default().reads_from_primary
 }
 
 #[derive(Serialize, Deserialize)]
@@ -374,6 +386,8 @@ fn write_pool(p: &PoolLimits) -> FilePool {
         connect_timeout: p.connect_timeout,
         backoff_max: p.backoff_max,
         failover_timeout: p.failover_timeout,
+        max_standby_lag: p.max_standby_lag,
+        reads_from_primary: p.reads_from_primary,
         check_after: p.check_after,
         statements: p.statements,
     }
@@ -389,6 +403,8 @@ fn read_pool(p: FilePool) -> PoolLimits {
         connect_timeout: p.connect_timeout,
         backoff_max: p.backoff_max,
         failover_timeout: p.failover_timeout,
+        max_standby_lag: p.max_standby_lag,
+        reads_from_primary: p.reads_from_primary,
         check_after: p.check_after,
         statements: p.statements,
     }

@@ -255,6 +255,11 @@ pub struct PoolLimits {
     /// How long statements wait for a primary, of a shard with several hosts, after the last one was lost, before they
     /// fail. Default 30 s.
     pub failover_timeout: Duration,
+    /// How far a standby may be behind to be read from. Default 10 s.
+    pub max_standby_lag: Duration,
+    /// Whether sessions that are declared read-only are served by the primary while no standby is near enough;
+    /// else their statements fail. Default on.
+    pub reads_from_primary: bool,
     /// A connection idle for longer is probed before it is lent. Default 30 s.
     pub check_after: Duration,
     /// Prepared statements kept per server connection. Default 500.
@@ -272,6 +277,8 @@ impl Default for PoolLimits {
             connect_timeout: Duration::from_secs(10),
             backoff_max: Duration::from_secs(5),
             failover_timeout: Duration::from_secs(30),
+            max_standby_lag: Duration::from_secs(10),
+            reads_from_primary: true,
             check_after: Duration::from_secs(30),
             statements: 500,
         }
@@ -473,7 +480,7 @@ pub enum Verifier {
     Md5(SecretString),
 }
 
-/// Ways to log in, beside a password checked by SCRAM, and the way into the console. All off by default.
+/// Ways to log in, beside a password checked by SCRAM, and what the user's sessions are like. All off by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoginMethods {
@@ -483,6 +490,9 @@ pub struct LoginMethods {
     pub cert: bool,
     /// No proof at all; only on loopback or a unix socket.
     pub trust: bool,
+    /// All its sessions are read-only, and are served by standbys where there are any.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
     /// What the user may do in the console; nothing if not given. How it proves itself there is as
     /// everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,9 +22,9 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use crate::console::{self, ConsoleSession};
 use crate::context::{Wish, Wishes};
 use crate::identity::{self, IdentityError};
-use crate::prime::{Keeper, Kept};
+use crate::prime::{self, Keeper, Kept};
 use crate::session::handle::{ClientFacts, SessionHandle};
-use crate::session::{Core, Session, Who, suspended};
+use crate::session::{Core, Reads, Session, Who, suspended};
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
 use crate::stream::ClientStream;
@@ -305,8 +305,9 @@ async fn begin(
         register(tenant.id.clone());
     }
     let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
-    let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), login });
-    let seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
+    let reads = reads(&opened, user);
+    let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), reads, login });
+    let mut seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
     if let Some(refusal) = shared.pauses.refusal(&tenant.id, &seat.pool.shard.name) {
         return Err(Ended::Refused(refusal));
     }
@@ -319,14 +320,20 @@ async fn begin(
         Ended::Refused(error)
     })?;
     let id = shared.next_session();
+    if seat.pool.is_of_standbys() && !prime::is_there(&seat, worker).await {
+        // The primary serves, or says why not.
+        seat.pool.distrust_standbys();
+        shared.raise_generation();
+        seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
+    }
     let (reported, kept) = match seat.mode {
         PoolMode::Transaction => {
-            (crate::prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?, None)
+            (prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?, None)
         }
         PoolMode::Session => {
             let keeper = Keeper { session: id, tenant: &tenant.id, deadline: opening.deadline };
             let (reported, kept) =
-                crate::prime::keep(&seat, &wishes, worker, keeper).await.map_err(Ended::Refused)?;
+                prime::keep(&seat, &wishes, worker, keeper).await.map_err(Ended::Refused)?;
             (reported, Some(kept))
         }
     };
@@ -370,6 +377,25 @@ async fn begin(
     };
     let server = kept.and_then(Kept::take);
     Ok(Admitted::Session(Box::new(Session::new(core, &early, place, server))))
+}
+
+/// Whether the session is declared read-only: by its user, or by a startup parameter.
+fn reads(opened: &Opened, user: &User) -> Reads {
+    let is_on = |name: &str| {
+        let given = opened.startup.params.iter().chain(&opened.options);
+        let last = given.filter(|(key, _)| key.eq_ignore_ascii_case(name)).last();
+        // // src/backend/utils/adt/bool.c parse_bool_with_len, without its abbreviations
+        last.is_some_and(|(_, value)| {
+            ["on", "true", "yes", "1", "t", "y"].contains(&value.to_ascii_lowercase().as_str())
+        })
+    };
+    if user.methods.read_only || is_on("switchyard.read_only") {
+        Reads::Only
+    } else if is_on("default_transaction_read_only") {
+        Reads::AtFirst
+    } else {
+        Reads::Anything
+    }
 }
 
 /// Makes a session of the console, and tells the client so.

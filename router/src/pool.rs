@@ -10,6 +10,7 @@ mod idle;
 mod look;
 mod place;
 mod queue;
+mod standbys;
 mod upkeep;
 
 use std::collections::HashMap;

@@ -114,6 +114,16 @@ pub(crate) async fn parameters(
     Ok(Reported { base, instead: wishes.reported.get().cloned().unwrap_or_default() })
 }
 
+/// Whether the seat's pool has reported what it is like, or does so now.
+pub(crate) async fn is_there(seat: &Seat, worker: usize) -> bool {
+    if seat.pool.parameters(&seat.context.route).is_some() {
+        return true;
+    }
+    let Ok(server) = borrow(seat, &Wishes::default(), worker, None).await else { return false };
+    seat.pool.give_back(server);
+    true
+}
+
 /// A connection for a session that keeps it, with the context and the wishes set, and what it reports.
 ///
 /// # Errors

@@ -335,6 +335,7 @@ async fn upkeep(shared: Arc<Shared>) {
         for pool in shared.pools() {
             pool.upkeep(shared.stage() == Stage::HandedOver);
         }
+        shared.measure_standbys();
         shared.console.tick(&shared);
         end_idle_sessions(&shared);
     }

@@ -61,8 +61,22 @@ pub(crate) struct Who {
     pub(crate) user: String,
     /// The tenant.
     pub(crate) tenant: TenantId,
+    /// Whether the session is declared read-only.
+    pub(crate) reads: Reads,
     /// The login number of the user's own role on the shards; 0 is the shard's.
     pub(crate) login: u64,
+}
+
+/// What a session has been declared to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// Anything.
+    Anything,
+    /// It begins with read-only transactions, by PostgreSQL's own parameter, and may change that where it is on
+    /// the primary.
+    AtFirst,
+    /// It only reads.
+    Only,
 }
 
 /// Where the tenant lives, as of one topology.
@@ -163,10 +177,13 @@ impl Shared {
             ErrorResponse::fatal(sqlstate::SQLCLIENT_UNABLE, "no shard is configured for this tenant")
         })?;
         let shard = &topology.shards[usize::from(placed.shard)];
-        let pool = self.pool(&shard.name).ok_or_else(gone)?;
         let template = tenant.context.as_ref().unwrap_or(&topology.context);
+        // To enter a sealed context writes: standbys cannot.
+        let may_be_standby = who.reads != Reads::Anything && template.mode.is_plain();
+        let pool = may_be_standby.then(|| self.reading_pool(shard)).flatten();
+        let pool = pool.or_else(|| self.pool(&shard.name)).ok_or_else(gone)?;
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
-        let read_only = tenant.is_read_only();
+        let read_only = tenant.is_read_only() || who.reads == Reads::Only;
         let context = self.contexts.context(template, &who.tenant, &who.user, route, placed.epoch, read_only);
         let voice = self.voices.get(&who.tenant);
         let settings = self.settings();

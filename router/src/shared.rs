@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Rises whenever topology or settings are replaced.
     generation: AtomicU64,
     pools: DashMap<ShardName, Arc<Pool>>,
+    /// Of those shards that have more hosts than one.
+    standbys: DashMap<ShardName, Arc<Pool>>,
     client_tls: ArcSwapOption<ClientTlsContext>,
     pub(crate) contexts: Interner,
     pub(crate) voices: Voices,
@@ -99,6 +101,7 @@ impl Shared {
             topology: ArcSwap::from_pointee(Topology::empty()),
             generation: AtomicU64::new(1),
             pools: DashMap::new(),
+            standbys: DashMap::new(),
             client_tls: ArcSwapOption::from(tls),
             contexts: Interner::default(),
             voices: Voices::new(&voice_secret),
@@ -163,8 +166,27 @@ impl Shared {
         self.pools.get(shard).map(|p| p.clone())
     }
 
+    /// The pool of the shard's standbys, where these are to serve who only reads.
+    pub(crate) fn reading_pool(&self, shard: &Shard) -> Option<Arc<Pool>> {
+        let pool = self.standbys.get(&shard.name)?.clone();
+        (pool.has_standby() || !shard.pool.reads_from_primary).then_some(pool)
+    }
+
+    /// All pools: those of primaries, and those of standbys.
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
-        self.pools.iter().map(|p| p.clone()).collect()
+        self.pools.iter().chain(self.standbys.iter()).map(|p| p.clone()).collect()
+    }
+
+    /// Asks all standbys how far behind they are, without waiting for them.
+    pub(crate) fn measure_standbys(self: &Arc<Self>) {
+        for pool in &self.standbys {
+            let (pool, shared) = (pool.clone(), self.clone());
+            tokio::spawn(async move {
+                if pool.measure_standbys().await {
+                    shared.raise_generation();
+                }
+            });
+        }
     }
 
     /// Takes over a file that was read again: its settings, except those that are read at start only
@@ -188,8 +210,10 @@ impl Shared {
             self.replace_topology(topology)?;
         }
         for (shard, tls) in shards_tls {
-            if let Some(pool) = self.pool(&shard) {
-                pool.replace_tls(tls);
+            for pools in [&self.pools, &self.standbys] {
+                if let Some(pool) = pools.get(&shard) {
+                    pool.replace_tls(tls.clone());
+                }
             }
         }
         self.client_tls.store(tls);
@@ -209,24 +233,34 @@ impl Shared {
         for shard in &topology.shards {
             let same = self.pools.get(&shard.name).is_some_and(|pool| is_same(&pool.shard, shard));
             if !same {
-                made.push(Arc::new(Pool::new(
-                    shard.clone(),
-                    load_shard_tls(shard)?,
-                    self.logins.clone(),
-                    self.sealer.clone(),
-                )));
+                let tls = load_shard_tls(shard)?;
+                let (logins, sealer) = (&self.logins, &self.sealer);
+                if !shard.other_hosts.is_empty() {
+                    let pool = Pool::of_standbys(shard.clone(), tls.clone(), logins.clone(), sealer.clone());
+                    made.push(Arc::new(pool));
+                }
+                made.push(Arc::new(Pool::new(shard.clone(), tls, logins.clone(), sealer.clone())));
             }
         }
         let mut closing = Vec::new();
         for pool in made {
             self.pauses.apply_to(&pool);
-            closing.extend(self.pools.insert(pool.shard.name.clone(), pool));
+            let pools = if pool.is_of_standbys() { &self.standbys } else { &self.pools };
+            closing.extend(pools.insert(pool.shard.name.clone(), pool));
         }
         self.usual_verifier.store(Arc::new(usual_verifier(&topology)));
         self.topology.store(topology.clone());
         self.holds.catch_up(&topology);
         self.pools.retain(|name, pool| {
             let stays = topology.shards.iter().any(|s| s.name == *name);
+            if !stays {
+                closing.push(pool.clone());
+            }
+            stays
+        });
+        self.standbys.retain(|name, pool| {
+            let mut shards = topology.shards.iter();
+            let stays = shards.any(|s| s.name == *name && !s.other_hosts.is_empty());
             if !stays {
                 closing.push(pool.clone());
             }

@@ -32,6 +32,10 @@ pub struct PoolDoc {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_standby_lag_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads_from_primary: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub check_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statements: Option<u32>,
@@ -50,6 +54,8 @@ impl From<PoolDoc> for PoolLimits {
             connect_timeout: ms(doc.connect_timeout_ms, default.connect_timeout),
             backoff_max: ms(doc.backoff_max_ms, default.backoff_max),
             failover_timeout: ms(doc.failover_timeout_ms, default.failover_timeout),
+            max_standby_lag: ms(doc.max_standby_lag_ms, default.max_standby_lag),
+            reads_from_primary: doc.reads_from_primary.unwrap_or(default.reads_from_primary),
             check_after: ms(doc.check_after_ms, default.check_after),
             statements: doc.statements.unwrap_or(default.statements),
         }

@@ -158,6 +158,8 @@ fn pool(t: Table<'_>, defaults: &PoolLimits) -> PoolLimits {
     t.set("connect_timeout", &mut p.connect_timeout, |v| v.duration(100 * MS..=HOUR));
     t.set("backoff_max", &mut p.backoff_max, |v| v.duration(50 * MS..=HOUR));
     t.set("failover_timeout", &mut p.failover_timeout, |v| v.duration(Duration::ZERO..=24 * HOUR));
+    t.set("max_standby_lag", &mut p.max_standby_lag, |v| v.duration(1000 * MS..=HOUR));
+    t.set("reads_from_primary", &mut p.reads_from_primary, Value::boolean);
     t.set("check_after", &mut p.check_after, |v| v.duration(Duration::ZERO..=YEAR));
     t.set("statements", &mut p.statements, |v| v.integer(1..=100_000));
     if p.min > p.size && (t.has("min") || t.has("size")) {

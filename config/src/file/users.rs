@@ -92,6 +92,7 @@ fn methods(t: &Table<'_>, known: &Known<'_>) -> LoginMethods {
     t.set("jwt", &mut methods.jwt, Value::boolean);
     t.set("cert", &mut methods.cert, Value::boolean);
     t.set("trust", &mut methods.trust, Value::boolean);
+    t.set("read_only", &mut methods.read_only, Value::boolean);
     methods.console = t.opt("console", |v| v.one_of(&CONSOLE_ROLES));
     if methods.trust && !known.login.trust {
         t.ctx.error(&t.at_key("trust"), "is off: set `trust = true` in [login]");

@@ -63,6 +63,12 @@ impl Client {
     }
 }
 
+/// What a pool is called where PgBouncer has a database: that of a shard's standbys is apart.
+pub(super) fn database_of(pool: &Pool) -> String {
+    let suffix = if pool.is_of_standbys() { "/standby" } else { "" };
+    database(&pool.shard) + suffix
+}
+
 /// What a shard is called where PgBouncer has a database.
 pub(super) fn database(shard: &Shard) -> String {
     format!("{}@{}", shard.database, shard.name)
@@ -80,7 +86,8 @@ impl View {
                 (pool, look)
             })
             .collect();
-        pools.sort_by(|(a, _), (b, _)| a.shard.name.cmp(&b.shard.name));
+        let place = |pool: &Pool| (pool.shard.name.clone(), pool.is_of_standbys());
+        pools.sort_by_key(|(pool, _)| place(pool));
         let waiting: HashMap<u64, Duration> =
             pools.iter().flat_map(|(_, look)| look.waiting.iter().copied()).collect();
         let mut clients: Vec<_> = shared

@@ -46,6 +46,12 @@ pub(super) mod router {
         SERVER_CONNECTIONS_MAX: Gauge "switchyard_server_connections_max"
             "Most server connections to the shard.";
         SERVER_CONNECTS: Counter "switchyard_server_connects_total" "Attempts to connect to the shard.";
+        STANDBY_CONNECTIONS: Gauge "switchyard_standby_connections"
+            "Server connections to a shard's standbys, by state: active (lent), idle, login (being made).";
+        STANDBY_LAG: Gauge "switchyard_standby_lag_seconds"
+            "How far a standby is behind its primary at most; absent where that is not known.";
+        STANDBY_USABLE: Gauge "switchyard_standby_usable"
+            "Whether a standby serves sessions that only read: it answers, and is not too far behind.";
         POOL_WAIT: Histogram "switchyard_pool_wait_seconds"
             "Time in the queue for a server connection, of those who had to queue and got one.";
         POOL_OLDEST_WAIT: Gauge "switchyard_pool_oldest_wait_seconds"

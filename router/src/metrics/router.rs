@@ -44,7 +44,10 @@ impl Collector for RouterCollector {
         let pools = self.shared.pools();
         configuration(&self.shared, &mut families);
         clients(&self.shared, &pools, &mut families);
-        gauges_of_pools(&pools, &mut families);
+        let (standbys, primaries): (Vec<_>, Vec<_>) =
+            pools.iter().cloned().partition(|pool| pool.is_of_standbys());
+        gauges_of_pools(&primaries, &mut families);
+        gauges_of_standbys(&standbys, &mut families);
         self.counts_of_pools(&pools, &mut families);
         transactions(&self.shared, &mut families);
         self.work(&mut families);
@@ -137,6 +140,29 @@ fn gauges_of_pools(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
         oldest.add(&shard, now.oldest_wait.as_secs_f64());
     }
     families.extend([connections, most, waiting, oldest].map(super::family::Samples::finish));
+}
+
+fn gauges_of_standbys(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
+    let mut connections = names::STANDBY_CONNECTIONS.samples();
+    let mut lag = names::STANDBY_LAG.samples();
+    let mut usable = names::STANDBY_USABLE.samples();
+    for pool in pools {
+        let name = pool.shard.name.as_str();
+        let now = pool.gauges();
+        let active = now.open.saturating_sub(now.idle + now.connecting);
+        for (state, n) in [("active", active), ("idle", now.idle), ("login", now.connecting)] {
+            connections.add(&[("shard", name), ("state", state)], n as f64);
+        }
+        for standby in pool.standbys() {
+            let host = standby.endpoint.to_string();
+            let labels = [("host", host.as_str()), ("shard", name)];
+            usable.add(&labels, u8::from(standby.usable).into());
+            if let Some(behind) = standby.lag {
+                lag.add(&labels, behind.as_secs_f64());
+            }
+        }
+    }
+    families.extend([connections, lag, usable].map(super::family::Samples::finish));
 }
 
 fn transactions(shared: &Shared, families: &mut Vec<MetricFamily>) {

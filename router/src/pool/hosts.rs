@@ -10,6 +10,7 @@ use switchyard_config::topology::{Endpoint, Shard};
 use switchyard_wire::{build, frame};
 
 use super::Pool;
+use super::standbys::Standbys;
 use crate::server::connect::{ConnectError, Parameters, Target};
 use crate::server::{Route, Server};
 
@@ -29,6 +30,8 @@ const LOOK_BYTES: usize = 16 * 1024;
 pub(super) struct Hosts {
     all: Vec<Endpoint>,
     known: Mutex<Known>,
+    /// Where it is a standby that is wanted, and not the primary.
+    pub(super) standbys: Option<Standbys>,
 }
 
 #[derive(Default)]
@@ -51,12 +54,17 @@ struct Look {
 
 impl Hosts {
     pub(super) fn new(shard: &Shard) -> Self {
-        Self { all: shard.endpoints(), known: Mutex::default() }
+        Self { all: shard.endpoints(), known: Mutex::default(), standbys: None }
     }
 
-    /// Whether there is no choice.
+    /// The hosts of a shard, of which standbys are wanted.
+    pub(super) fn of_standbys(shard: &Shard) -> Self {
+        Self { standbys: Some(Standbys::new(shard)), ..Self::new(shard) }
+    }
+
+    /// Whether there is no primary to be looked for.
     pub(super) fn is_one(&self) -> bool {
-        self.all.len() == 1
+        self.all.len() == 1 || self.standbys.is_some()
     }
 
     /// All hosts, the one that was primary last first.
@@ -66,8 +74,12 @@ impl Hosts {
         std::iter::once(primary).chain(others).map(|i| (i, &self.all[i]))
     }
 
-    /// Whether a connection to `endpoint` is one to the host that is primary as far as is known.
+    /// Whether a connection to `endpoint` is one to the host that is primary as far as is known, or to a standby that
+    /// is near enough, where these are wanted.
     pub(super) fn is_primary(&self, endpoint: &Endpoint) -> bool {
+        if let Some(standbys) = &self.standbys {
+            return standbys.is_usable(endpoint);
+        }
         self.is_one() || self.all[self.known.lock().primary] == *endpoint
     }
 
@@ -98,6 +110,9 @@ impl Pool {
         &self,
         route: &Route,
     ) -> Result<(Server, Parameters), ConnectError> {
+        if let Some(standbys) = &self.hosts.standbys {
+            return self.connect_to_standby(standbys, route).await;
+        }
         if self.hosts.is_one() {
             return self.target(route, self.hosts.all[0].clone()).connect().await;
         }
@@ -123,7 +138,7 @@ impl Pool {
         Err(ConnectError::NoPrimary { causes: causes.join("; ") })
     }
 
-    fn target(&self, route: &Route, endpoint: Endpoint) -> Target {
+    pub(super) fn target(&self, route: &Route, endpoint: Endpoint) -> Target {
         Target {
             shard: self.shard.clone(),
             endpoint,
@@ -150,7 +165,7 @@ impl Pool {
 
     /// Closes idle connections to hosts that are not primary any more. Those that are lent follow when they
     /// come back.
-    fn leave_others(&self) {
+    pub(super) fn leave_others(&self) {
         let mut state = self.state.lock();
         let (kept, mut left): (Vec<_>, Vec<_>) = std::mem::take(&mut state.idle)
             .into_iter()
@@ -227,7 +242,7 @@ mod tests {
 
     fn hosts() -> Hosts {
         let all = ["a", "b"].map(|h| Endpoint { host: h.to_owned(), port: 5432 }).to_vec();
-        Hosts { all, known: Mutex::default() }
+        Hosts { all, known: Mutex::default(), standbys: None }
     }
 
     fn primary(identifier: &str, timeline: u32) -> Look {

@@ -48,7 +48,9 @@ impl Pool {
             }
             state.idle = kept;
             let route = Route { database: self.shard.database.as_str().into(), login: 0 };
-            let may_try = !state.hold.is_paused() && state.failing.get(&route).is_none_or(|f| now >= f.until);
+            let there = !self.is_of_standbys() || self.has_standby();
+            let may_try =
+                there && !state.hold.is_paused() && state.failing.get(&route).is_none_or(|f| now >= f.until);
             while may_try && state.open < min.min(self.size()) {
                 self.start_connecting(&mut state, route.clone());
             }

@@ -45,6 +45,9 @@ pub(crate) enum ConnectError {
     /// None of the shard's hosts is its primary now.
     #[error("no host is primary: {causes}")]
     NoPrimary { causes: String },
+    /// None of the shard's standbys can be read from now.
+    #[error("no standby is near enough: {causes}")]
+    NoStandby { causes: String },
     /// What answers does not speak the protocol, or asks for what we do not give.
     #[error("login failed: {0}")]
     Protocol(String),
@@ -54,7 +57,7 @@ impl ConnectError {
     /// Whether it may be over soon: nobody is there, or the server starts, ends or is full.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NoPrimary { .. } => true,
+            Self::Unreachable { .. } | Self::NoPrimary { .. } | Self::NoStandby { .. } => true,
             Self::Refused { code, .. } => code.starts_with(b"57") || code.starts_with(b"53"),
             Self::Tls { .. } | Self::Protocol(_) => false,
         }

@@ -12,12 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::relay::Relay;
-use super::{Core, End};
+use super::{Core, End, Reads};
 use crate::buffer::Buffer;
 use crate::context::{self, Handover, HandoverError};
 use crate::exchange::Undo;
 use crate::limits::{Entry, Refused, Turn};
-use crate::pool::{Lend, PoolError, Want};
+use crate::pool::{Lend, Pool, PoolError, Want};
 use crate::seal::{SealError, Sealed};
 use crate::server::Server;
 
@@ -109,7 +109,7 @@ impl Relay {
                 self.wait_for(answer, core.seat.pool.shard.pool.queue_timeout);
                 Ok(())
             }
-            Lend::Never(error) => self.unavailable(core, &error),
+            Lend::Never(error) => self.not_lent(core, &error),
         }
     }
 
@@ -167,7 +167,7 @@ impl Relay {
                     // The topology has changed under it: look again.
                     self.borrow_server(core)
                 }
-                Ok(Err(error)) => self.unavailable(core, &error),
+                Ok(Err(error)) => self.not_lent(core, &error),
                 Err(_) => self.unavailable(core, &PoolError::Closed),
             });
         }
@@ -200,6 +200,21 @@ impl Relay {
             return Poll::Ready(Ok(()));
         }
         Poll::Pending
+    }
+
+    /// Where a standby was asked for, the primary serves as well, if it may.
+    fn not_lent(&mut self, core: &mut Core, error: &PoolError) -> Result<(), End> {
+        let pool = &core.seat.pool;
+        if pool.is_of_standbys()
+            && pool.shard.pool.reads_from_primary
+            && matches!(error, PoolError::Connect(_))
+        {
+            tracing::info!(session = core.id, shard = %pool.shard.name, %error, "no standby; the primary serves");
+            pool.distrust_standbys();
+            core.shared.raise_generation();
+            return self.borrow_server(core);
+        }
+        self.unavailable(core, error)
     }
 
     fn unavailable(&mut self, core: &mut Core, error: &PoolError) -> Result<(), End> {
@@ -263,12 +278,14 @@ impl Relay {
         self.began = Some(Instant::now());
         self.make_ready(core)?;
         self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
-        if self.can_replay {
+        self.reads_again = self.lender.as_ref().is_some_and(|pool| pool.is_of_standbys());
+        if self.can_replay || self.reads_again {
             self.replay.clear();
             let fresh = self.c.buffer.fresh();
-            self.can_replay = fresh.len() <= REPLAY_BYTES;
-            if self.can_replay {
+            if fresh.len() <= REPLAY_BYTES {
                 self.replay.extend_from_slice(fresh);
+            } else {
+                (self.can_replay, self.reads_again) = (false, false);
             }
         }
         Ok(())
@@ -295,12 +312,13 @@ impl Relay {
     /// The client has sent `bytes` more.
     #[inline]
     pub(super) fn note_for_replay(&mut self, len: usize) {
-        if !self.can_replay && self.replan.is_none() {
+        if !self.can_replay && !self.reads_again && self.replan.is_none() {
             return;
         }
         let fresh = self.c.buffer.fresh();
         if self.replay.len() + len > REPLAY_BYTES {
             self.can_replay = false;
+            self.reads_again = false;
             self.replan = None;
         } else {
             self.replay.extend_from_slice(&fresh[fresh.len() - len..]);
@@ -348,7 +366,12 @@ impl Relay {
     /// at the beginning of each transaction.
     pub(super) fn make_ready(&mut self, core: &Core) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
-        let announcement = core.shared.voices.announcement(server, &core.seat.voice);
+        // A standby has nothing to say that anybody would hear, and cannot.
+        let on_standby = self.lender.as_ref().is_some_and(|pool| pool.is_of_standbys());
+        let announcement = match on_standby {
+            false => core.shared.voices.announcement(server, &core.seat.voice),
+            true => None,
+        };
         let announce = announcement.as_deref().map(|tag| (core.shared.voices.key.channel(), tag));
         let own = self.c.own();
         let seal = &mut server.seal;
@@ -433,7 +456,12 @@ impl Relay {
         if core.seat.held {
             return Ok(false);
         }
-        if !self.lender.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool)) {
+        // Who reads from a standby stays there, also when others are sent to the primary by now, and the other way round.
+        let stays = |pool: &Arc<Pool>| {
+            Arc::ptr_eq(pool, &core.seat.pool)
+                || (Arc::ptr_eq(&pool.shard, &core.seat.pool.shard) && core.who.reads != Reads::Anything)
+        };
+        if !self.lender.as_ref().is_some_and(stays) {
             // What the session keeps the connection for cannot be carried to another shard.
             return Err(End::Fatal(
                 ErrorResponse::fatal(

@@ -41,6 +41,17 @@ impl Relay {
             ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
                 .hint("Whether the statement was carried out is not known.")
         });
+        let untold =
+            self.reads_again && self.s.pass == 0 && self.s.drop == 0 && self.s.buffer.fresh().is_empty();
+        if untold && !bound && core.pin.is_none() && self.exchange.status == b'I' {
+            // Of a standby nothing was heard yet: another one, or the primary, answers as well.
+            self.can_replay = true;
+            self.exchange.prefix = crate::context::Prefix::default();
+            if self.begin_anew(core)? {
+                return Ok(());
+            }
+            self.can_replay = false;
+        }
         let can_go_on = self.exchange.status == b'I'
             && !bound
             && core.pin.is_none()

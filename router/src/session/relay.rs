@@ -79,6 +79,8 @@ pub(super) struct Relay {
     /// the replies to the router's own messages are in.
     pub(super) replay: Vec<u8>,
     pub(super) can_replay: bool,
+    /// The same, on a standby: until the client has been told something of what was read.
+    pub(super) reads_again: bool,
     pub(super) replan: Option<Replan>,
     /// Connections tried for the current statement.
     pub(super) attempts: u8,
@@ -125,6 +127,7 @@ impl Relay {
                 expiry: None,
                 replay: Vec::new(),
                 can_replay: false,
+                reads_again: false,
                 replan: None,
                 attempts: 0,
             })
@@ -160,6 +163,7 @@ impl Relay {
         self.gate = None;
         self.expiry = None;
         self.can_replay = false;
+        self.reads_again = false;
         self.replan = None;
         self.attempts = 0;
         let _ = STOCK.try_with(|stock| {

@@ -10,7 +10,7 @@ use super::expiry::statement_timeout;
 use super::relay::Relay;
 use super::replan::{Replan, is_stale_plan};
 use super::rows::rows_of;
-use super::{Core, End};
+use super::{Core, End, Reads};
 use crate::exchange::{Desync, ErrorIs, Undo};
 use crate::holds;
 
@@ -55,6 +55,7 @@ impl Relay {
                     core.account.bytes_out.add(n as u64);
                     core.seat.shard_account.bytes_out.add(n as u64);
                     self.server_has_said(core)?;
+                    self.reads_again &= !self.s.has_output();
                 }
             }
             moved = true;
@@ -328,6 +329,7 @@ impl Relay {
         if code == Some(*b"25006")
             && let Some(server) = &mut self.server
             && !server.identity.shard.other_hosts.is_empty()
+            && core.who.reads == Reads::Anything
         {
             // The client may have asked for read-only transactions, or this host is no primary any more: the
             // next connection is looked at anew.

@@ -26,6 +26,7 @@ mod random;
 mod read_only;
 mod sealed;
 mod settings;
+mod standby_reads;
 mod startup;
 mod state;
 mod takeover;

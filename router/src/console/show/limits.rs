@@ -51,7 +51,8 @@ pub(super) fn rows(
     let Some(id) = tenant else {
         let mut rows = router(shared, view);
         rows.extend(console(shared, view));
-        view.pools.iter().for_each(|(pool, look)| rows.extend(shard(pool, look)));
+        let primaries = view.pools.iter().filter(|(pool, _)| !pool.is_of_standbys());
+        primaries.for_each(|(pool, look)| rows.extend(shard(pool, look)));
         return Ok(rows);
     };
     let missing = || {

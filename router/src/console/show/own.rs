@@ -189,7 +189,7 @@ pub(super) fn shards(view: &View) -> Vec<Vec<Value>> {
             count(&counters.cleanings),
         ]
     };
-    view.pools.iter().map(row).collect()
+    view.pools.iter().filter(|(pool, _)| !pool.is_of_standbys()).map(row).collect()
 }
 
 /// What the sessions of one tenant are doing.

@@ -8,7 +8,7 @@ use switchyard_config::topology::PoolMode;
 
 use crate::console::OWN_DATABASE;
 use crate::console::table::{Column, Value, int, row, text};
-use crate::console::view::{View, database, mode};
+use crate::console::view::{View, database_of, mode};
 use crate::pool::Doing;
 use crate::shared::Shared;
 
@@ -85,7 +85,7 @@ pub(super) fn pools(shared: &Shared, view: &View) -> Vec<Vec<Value>> {
         }
     }
     for (pool, look) in &view.pools {
-        let database = database(&pool.shard);
+        let database = database_of(pool);
         let own = (database.clone(), pool.shard.login.user.clone());
         lines.entry(own.clone()).or_default().connecting += look.connecting;
         for (server, doing) in &look.servers {
@@ -145,7 +145,7 @@ pub(super) fn databases(shared: &Shared, view: &View) -> Vec<Vec<Value>> {
         .map(|(pool, look)| {
             let shard = &pool.shard;
             row![
-                database(shard),
+                database_of(pool),
                 shard.host.clone(),
                 u32::from(shard.port),
                 shard.database.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::console::table::{Column, Value, int, row, text};
 use crate::console::time::{ago, moment};
-use crate::console::view::{View, database};
+use crate::console::view::{View, database_of};
 use crate::console::{OWN_DATABASE, client_id};
 use crate::pool::Doing;
 use crate::server::SocketFacts;
@@ -175,7 +175,7 @@ pub(super) fn servers(view: &View, tenant: Option<&str>) -> Vec<Vec<Value>> {
                 Socket {
                     kind: "S",
                     user: server.role.clone(),
-                    database: database(&pool.shard),
+                    database: database_of(pool),
                     state: match doing {
                         Doing::Lent => "active",
                         Doing::Idle => "idle",
