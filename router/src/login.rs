@@ -382,8 +382,8 @@ async fn begin(
 /// Whether the session is declared read-only: by its user, or by a startup parameter.
 fn reads(opened: &Opened, user: &User) -> Reads {
     let is_on = |name: &str| {
-        let given = opened.startup.params.iter().chain(&opened.options);
-        let last = given.filter(|(key, _)| key.eq_ignore_ascii_case(name)).last();
+        let mut given = opened.options.iter().chain(&opened.startup.params);
+        let last = given.rfind(|(key, _)| key.eq_ignore_ascii_case(name));
         // // src/backend/utils/adt/bool.c parse_bool_with_len, without its abbreviations
         last.is_some_and(|(_, value)| {
             ["on", "true", "yes", "1", "t", "y"].contains(&value.to_ascii_lowercase().as_str())

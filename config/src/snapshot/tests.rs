@@ -87,6 +87,7 @@ fn full() -> Topology {
             name: name.to_owned(),
             verifier,
             methods: LoginMethods {
+                read_only: true,
                 jwt: true,
                 cert: name == "a",
                 trust: name == "b",
