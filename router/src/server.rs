@@ -200,16 +200,24 @@ impl Server {
     /// Reads what has arrived while nobody used it. True if it is still good: nothing came, or
     /// only what a server may say at any time (a notice, a parameter, a notification).
     pub(crate) fn is_alive(&mut self) -> bool {
-        use switchyard_wire::frame::{self, backend};
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        // Nearly always there is nothing, and no reason to have room for much of it.
+        let mut first = [0_u8; 64];
+        match self.stream.poll_read(&mut cx, &mut first) {
+            std::task::Poll::Pending => true,
+            std::task::Poll::Ready(Err(_) | Ok(0)) => false,
+            std::task::Poll::Ready(Ok(n)) => self.has_said_nothing_bad(&mut cx, &first[..n]),
+        }
+    }
+
+    /// The same, of one that has said something, which begins with `first`.
+    #[cold]
+    fn has_said_nothing_bad(&mut self, cx: &mut std::task::Context<'_>, first: &[u8]) -> bool {
+        use switchyard_wire::frame::{self, backend};
         let mut buf = [0_u8; 4096];
-        let mut held = 0;
+        let mut held = first.len();
+        buf[..held].copy_from_slice(first);
         loop {
-            match self.stream.poll_read(&mut cx, &mut buf[held..]) {
-                std::task::Poll::Pending => return held == 0,
-                std::task::Poll::Ready(Err(_) | Ok(0)) => return false,
-                std::task::Poll::Ready(Ok(n)) => held += n,
-            }
             let mut at = 0;
             while let Ok(Some(header)) = frame::header(&buf[at..held]) {
                 let harmless =
@@ -234,6 +242,11 @@ impl Server {
             held -= at;
             if held == buf.len() {
                 return false;
+            }
+            match self.stream.poll_read(cx, &mut buf[held..]) {
+                std::task::Poll::Pending => return held == 0,
+                std::task::Poll::Ready(Err(_) | Ok(0)) => return false,
+                std::task::Poll::Ready(Ok(n)) => held += n,
             }
         }
     }

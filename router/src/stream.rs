@@ -1,13 +1,15 @@
 //! The sockets of the data path: one enum for clients, one for shards.
 //!
-//! Reads and writes go straight to the socket. Tokio clears a socket's readiness when a read or
-//! write comes back short, so the next attempt costs no system call.
+//! Reads and writes go straight to the socket, by system calls of our own: the C library's are points
+//! where a thread can be cancelled, which costs two locked instructions each. A socket's readiness is cleared
+//! when a read or write comes back short, so the next attempt costs no system call.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::server::SocketFacts;
@@ -26,6 +28,60 @@ pub(crate) enum ServerStream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
+/// What `run` moved of `len` bytes, for a closure of `try_io`. Where that is less, the socket is drained, or
+/// full: `moved` has the number, and the error tells tokio to clear the readiness that it saw before the call,
+/// and not one that has come since.
+#[inline]
+fn note_short(moved: &mut usize, len: usize, run: rustix::io::Result<usize>) -> io::Result<usize> {
+    let n = run?;
+    if n > 0 && n < len {
+        *moved = n;
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(n)
+}
+
+macro_rules! poll_plain {
+    ($read:ident, $write:ident, $socket:ty) => {
+        #[inline]
+        fn $read(socket: &$socket, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+            loop {
+                ready!(socket.poll_read_ready(cx))?;
+                let (mut moved, len) = (0, buf.len());
+                let receive = || {
+                    note_short(&mut moved, len, recv(socket, &mut *buf, RecvFlags::empty()).map(|(n, _)| n))
+                };
+                match socket.try_io(Interest::READABLE, receive) {
+                    Err(_) if moved > 0 => return Poll::Ready(Ok(moved)),
+                    Err(e) if is_no_failure(&e) => {}
+                    done => return Poll::Ready(done),
+                }
+            }
+        }
+
+        #[inline]
+        fn $write(socket: &$socket, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            loop {
+                ready!(socket.poll_write_ready(cx))?;
+                let mut moved = 0;
+                let transmit = || note_short(&mut moved, buf.len(), send(socket, buf, SendFlags::NOSIGNAL));
+                match socket.try_io(Interest::WRITABLE, transmit) {
+                    Err(_) if moved > 0 => return Poll::Ready(Ok(moved)),
+                    Err(e) if is_no_failure(&e) => {}
+                    done => return Poll::Ready(done),
+                }
+            }
+        }
+    };
+}
+
+fn is_no_failure(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+poll_plain!(read_tcp, write_tcp, TcpStream);
+poll_plain!(read_unix, write_unix, UnixStream);
+
 macro_rules! poll_io {
     ($stream:ty) => {
         impl $stream {
@@ -36,21 +92,22 @@ macro_rules! poll_io {
                 cx: &mut Context<'_>,
                 buf: &mut [u8],
             ) -> Poll<io::Result<usize>> {
-                let mut buf = ReadBuf::new(buf);
-                let polled = match self {
-                    Self::Tcp(s) => Pin::new(s).poll_read(cx, &mut buf),
-                    Self::Unix(s) => Pin::new(s).poll_read(cx, &mut buf),
-                    Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, &mut buf),
-                };
-                polled.map_ok(|()| buf.filled().len())
+                match self {
+                    Self::Tcp(s) => read_tcp(s, cx, buf),
+                    Self::Unix(s) => read_unix(s, cx, buf),
+                    Self::Tls(s) => {
+                        let mut buf = ReadBuf::new(buf);
+                        Pin::new(s.as_mut()).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+                    }
+                }
             }
 
             /// Writes what fits.
             #[inline]
             pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
                 match self {
-                    Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-                    Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+                    Self::Tcp(s) => write_tcp(s, cx, buf),
+                    Self::Unix(s) => write_unix(s, cx, buf),
                     Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
                 }
             }

@@ -19,7 +19,7 @@ import workers
 import workloads
 from load import TooShort, measure
 from saturated import NearlyFree
-from servers import DATABASE, PgBouncer, Postgres, Switchyard, find_pgbouncer
+from servers import DATABASE, PgBouncer, Postgres, Switchyard, find_pgbouncer, version_of
 from syscalls import per_transaction
 from system import cpu_model, first_line
 
@@ -39,11 +39,6 @@ def arguments():
     parser.add_argument("--no-trace", action="store_true", help="do not count system calls")
     parser.add_argument("--list", action="store_true", help="list the workloads")
     return parser.parse_args()
-
-
-def version_of(text):
-    found = re.search(r"(\d+)\.(\d+)", text or "")
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def version_of_router(program):

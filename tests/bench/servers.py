@@ -1,12 +1,13 @@
 """The three systems that are compared: a PostgreSQL cluster of our own, PgBouncer and Switchyard before it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 
-from system import as_user, cpu_seconds, free_port, on_cores, stop, unprivileged, wait_for_port
+from system import as_user, cpu_seconds, first_line, free_port, on_cores, stop, unprivileged, wait_for_port
 
 POOL = 20
 TENANTS = 8
@@ -40,10 +41,21 @@ def programs():
 
 
 def find_pgbouncer():
-    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+    """The program named in PGBOUNCER, else the system's."""
+    found = shutil.which(os.environ.get("PGBOUNCER", "pgbouncer")) or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if not found:
         raise SystemExit("pgbouncer is not installed: scripts/install-test-deps.sh installs it")
     return found
+
+
+def version_of(text):
+    found = re.search(r"(\d+)\.(\d+)", text or "")
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def is_old(version):
+    """Whether PgBouncer of this version cannot prepare in transaction pooling."""
+    return version < (1, 21)
 
 
 class Postgres:
@@ -163,6 +175,8 @@ class PgBouncer(Proxy):
         server = f"host=127.0.0.1 port={self.postgres.port} dbname={DATABASE}"
         # Both keep the verifier only, so neither repeats PBKDF2 in a login.
         users = self.write("users.txt", f'"app" "{self.postgres.verifier}"\n')
+        # Known since 1.21, and not switched on by default in all versions since.
+        prepared = "" if is_old(version_of(first_line([self.program, "--version"]))) else "max_prepared_statements = 200"
         config = self.write("pgbouncer.ini", f"""[databases]
 {DATABASE} = {server}
 {SESSION_DATABASE} = {server} pool_mode=session pool_size=64
@@ -175,6 +189,7 @@ auth_file = {users}
 pool_mode = transaction
 default_pool_size = {POOL}
 max_client_conn = 10000
+{prepared}
 """)
         return self.spawn([self.program, config])
 

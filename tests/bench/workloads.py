@@ -6,7 +6,7 @@ from functools import partial
 import saturated
 from load import Load
 from saturated import SaturatedLoad
-from servers import SESSION_DATABASE
+from servers import SESSION_DATABASE, is_old
 
 ACCOUNTS = 1_000_000  # pgbench -s 10
 ITEMS = 10_000  # of each tenant
@@ -64,7 +64,7 @@ def build(pgbouncer_version):
     """All workloads, in the order in which they are run."""
     out = []
     # PgBouncer prepares statements in transaction pooling since 1.21, with max_prepared_statements.
-    old = pgbouncer_version < (1, 21)
+    old = is_old(pgbouncer_version)
     for protocol in ("simple", "extended", "prepared"):
         for clients in (16, 64):
             # Several tenants for all protocols at 16 clients, for one at 64: a run should end while one waits for it.
@@ -88,7 +88,7 @@ def build(pgbouncer_version):
 
 def build_saturated(pgbouncer_version):
     """The workloads between load and server that are nearly free."""
-    old = pgbouncer_version < (1, 21)
+    old = is_old(pgbouncer_version)
     loads = {
         "simple": SaturatedLoad(saturated.simple),
         "extended": SaturatedLoad(saturated.extended),

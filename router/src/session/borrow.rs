@@ -91,6 +91,7 @@ impl Relay {
             }
             core.refresh_seat()?;
         }
+        let now = Instant::now();
         let want = Want {
             route: &core.seat.context.route,
             context: core.seat.context.id,
@@ -98,12 +99,12 @@ impl Relay {
             wishes: core.wishes.id,
             session: core.id,
             worker: core.worker,
-            now: Instant::now(),
+            now,
             tenant: Some(&core.who.tenant),
         };
         self.lender = Some(core.seat.pool.clone());
         match core.seat.pool.lend(&want) {
-            Lend::Now(server) => self.attach(core, server),
+            Lend::Now(server) => self.attach(core, server, now),
             Lend::Later(answer) => {
                 core.account.waits.add(1);
                 self.wait_for(answer, core.seat.pool.shard.pool.queue_timeout);
@@ -156,7 +157,7 @@ impl Relay {
                     core.refresh_seat()?;
                     let same = asked.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, &core.seat.pool));
                     if same && !core.seat.held {
-                        self.attach(core, server)
+                        self.attach(core, server, Instant::now())
                     } else {
                         // The tenant has moved while the session waited.
                         self.return_server(server);
@@ -244,8 +245,8 @@ impl Relay {
         self.server = Some(server);
     }
 
-    /// Puts what makes the connection ready in front of the client's bytes.
-    fn attach(&mut self, core: &mut Core, mut server: Box<Server>) -> Result<(), End> {
+    /// Puts what makes the connection ready in front of the client's bytes. `now` is when it was lent.
+    fn attach(&mut self, core: &mut Core, mut server: Box<Server>, now: Instant) -> Result<(), End> {
         if server.home != core.worker {
             match server.stream.adopt() {
                 Ok(stream) => {
@@ -275,7 +276,7 @@ impl Relay {
         }
         core.seat.shard_account.assignments.add(1);
         self.server = Some(server);
-        self.began = Some(Instant::now());
+        self.began = Some(now);
         self.make_ready(core)?;
         self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
         self.reads_again = self.lender.as_ref().is_some_and(|pool| pool.is_of_standbys());
@@ -425,8 +426,9 @@ impl Relay {
         }
         self.stall = false;
         self.turn = None;
+        let now = Instant::now();
         if let Some(began) = self.began.take() {
-            let took = began.elapsed();
+            let took = now.saturating_duration_since(began);
             core.account.transaction(took);
             core.seat.shard_account.transactions.record(took);
             if self.fresh_pin {
@@ -442,7 +444,7 @@ impl Relay {
             return;
         }
         if core.is_pooled() {
-            self.release(core);
+            self.release(core, now);
         }
     }
 
@@ -498,7 +500,7 @@ impl Relay {
         }
     }
 
-    fn release(&mut self, core: &mut Core) {
+    fn release(&mut self, core: &mut Core, now: Instant) {
         if let Some(mut server) = self.server.take() {
             core.handle.detached();
             core.handle.note_statements(core.statements.as_ref().map_or(0, |statements| statements.len()));
@@ -508,7 +510,9 @@ impl Relay {
                 let unread = self.s.buffer.fresh().len();
                 self.s.buffer.swallow(unread);
             }
-            self.return_server(server);
+            if let Some(pool) = &self.lender {
+                pool.give_back_at(server, now);
+            }
         }
     }
 }
