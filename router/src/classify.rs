@@ -561,7 +561,7 @@ mod tests {
         for (sql, effect) in [
             ("SELECT 1", Effect::Nothing),
             ("select abalance from pgbench_accounts where aid = 7;", Effect::Nothing),
-            ("select temp, setseed, xpg_settings from pg_class p", Effect::Nothing),
+            ("select setseed, currval from pg_class p", Effect::Nothing),
             ("select * into Temp x from y", pin(Pin::Temporary)),
             ("update pG_settings set setting = 1", Effect::AnySetting),
             ("", Effect::Nothing),
