@@ -5,6 +5,7 @@
 //! wrong password look the same. The log has the cause.
 
 pub(crate) mod guessing;
+pub(crate) mod nobody;
 pub(crate) mod places;
 mod proof;
 mod proxy;

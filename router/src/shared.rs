@@ -20,6 +20,7 @@ use crate::console::ConsoleState;
 use crate::context::Interner;
 use crate::holds::Holds;
 use crate::login::guessing::Guessing;
+use crate::login::nobody::Nobody;
 use crate::login::places::Places;
 use crate::logins::Logins;
 use crate::notifications::Notifications;
@@ -71,11 +72,11 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     /// Failed logins.
     pub(crate) guessing: Guessing,
-    /// Iterations and length of the salt of most verifiers: what a user that does not exist has, too.
-    usual_verifier: ArcSwap<(u32, usize)>,
+    /// What users who do not exist look like.
+    nobody: ArcSwap<Nobody>,
     last_session: AtomicU64,
     stage: watch::Sender<Stage>,
-    /// Makes up salts for users that do not exist, so that they look like others.
+    /// For [`Nobody`], where no user has a verifier.
     mock_secret: [u8; 32],
     /// Who is told of a tenant's first login, where there is a catalog.
     pub(crate) register_tenant: std::sync::OnceLock<Box<dyn Fn(TenantId) + Send + Sync>>,
@@ -124,7 +125,7 @@ impl Shared {
             clients: AtomicUsize::new(0),
             places: Arc::default(),
             guessing: Guessing::default(),
-            usual_verifier: ArcSwap::from_pointee(usual_verifier(&Topology::empty())),
+            nobody: ArcSwap::from_pointee(Nobody::of(&Topology::empty(), &mock_secret)),
             last_session: AtomicU64::new(0),
             stage: watch::Sender::new(Stage::Serving),
             mock_secret,
@@ -157,8 +158,7 @@ impl Shared {
 
     /// The verifier of a user that does not exist, or has none.
     pub(crate) fn mock_verifier(&self, login: &str) -> scram::Verifier {
-        let (iterations, salt) = **self.usual_verifier.load();
-        scram::Verifier::mock_with(login, &self.mock_secret, iterations, salt)
+        self.nobody.load().verifier(login)
     }
 
     /// The pool of a shard, if the topology has that shard.
@@ -248,7 +248,7 @@ impl Shared {
             let pools = if pool.is_of_standbys() { &self.standbys } else { &self.pools };
             closing.extend(pools.insert(pool.shard.name.clone(), pool));
         }
-        self.usual_verifier.store(Arc::new(usual_verifier(&topology)));
+        self.nobody.store(Arc::new(Nobody::of(&topology, &self.mock_secret)));
         self.topology.store(topology.clone());
         self.holds.catch_up(&topology);
         self.pools.retain(|name, pool| {
@@ -438,22 +438,6 @@ pub enum StartError {
     /// The configuration file cannot be read again.
     #[error("{0}")]
     Configuration(String),
-}
-
-/// What most verifiers have of iterations, and of bytes in their salt; what PostgreSQL makes if
-/// there are none.
-fn usual_verifier(topology: &Topology) -> (u32, usize) {
-    use secrecy::ExposeSecret;
-    use switchyard_config::topology::Verifier;
-    let mut counts = std::collections::HashMap::new();
-    for user in topology.users.values() {
-        let Some(Verifier::Scram(text)) = &user.verifier else { continue };
-        if let Ok(verifier) = scram::Verifier::parse(text.expose_secret()) {
-            *counts.entry((verifier.iterations, verifier.salt.len())).or_insert(0_usize) += 1;
-        }
-    }
-    let most = counts.into_iter().max_by_key(|(kind, count)| (*count, *kind));
-    most.map_or((scram::DEFAULT_ITERATIONS, 16), |(kind, _)| kind)
 }
 
 /// A place among the clients; given back when dropped.

@@ -98,6 +98,13 @@ impl Verifier {
         Self::mock_with(user, nonce_secret, DEFAULT_ITERATIONS, SALT)
     }
 
+    /// A secret for the purpose that `label` names, which whoever has the verifier can make again and nobody
+    /// else can guess. It tells nothing of the verifier.
+    #[must_use]
+    pub fn derive(&self, label: &[u8]) -> [u8; 32] {
+        hmac(&self.server_key, &[b"derived\0", label, b"\0", &self.stored_key])
+    }
+
     /// As [`Self::mock`], where the real verifiers have another number of iterations, or another length of their
     /// salt in bytes, of which at most 32 are given.
     #[must_use]

@@ -78,7 +78,7 @@ fn the_challenge_does_not_tell_who_exists() {
         .map(|n| format!("[[users]]\nname = \"u{n}\"\nverifier = \"{of_others}\"\ntenants = \"*\"\n"))
         .collect();
     for (section, known) in [(String::new(), "app.acme"), (users, "u1.acme")] {
-        let s = setup().section(&section).start();
+        let mut s = setup().section(&section).start();
         let expected = challenge(&s, known);
         for user in ["nobody.acme", "nobody.nowhere", "u9.acme", "nobody", " "] {
             assert_eq!(challenge(&s, user), expected, "{user:?}");
@@ -92,6 +92,11 @@ fn the_challenge_does_not_tell_who_exists() {
             assert_eq!(one, other, "{user}");
         }
         assert_ne!(salt(&s, "nobody.acme"), salt(&s, "somebody.acme"));
+        // A router's restart changes neither, nor does it matter which of several is asked.
+        let before = ["app.acme", "nobody.acme"].map(|user| salt(&s, user));
+        s.router.kill9();
+        s.router.start_again();
+        assert_eq!(["app.acme", "nobody.acme"].map(|user| salt(&s, user)), before);
     }
 }
 
