@@ -109,7 +109,7 @@ impl Inventory {
                 column.clone(),
             ),
             Model::Schema { schema } => ("n.nspname = $1", schema.clone()),
-            Model::Database { .. } => ("$1 = $1", String::new()),
+            Model::Database { .. } => ("$1::text = $1", String::new()),
         };
         let sql = format!(
             "SELECT c.oid, n.nspname::text, c.relname::text, c.relpersistence::text, c.relreplident::text,
@@ -151,7 +151,7 @@ impl Inventory {
             Model::Rows { .. } => {
                 "SELECT DISTINCT format('%I.%I', n.nspname, s.relname)
                  FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
-                 WHERE s.relkind = 'S' AND $2 = $2 AND (
+                 WHERE s.relkind = 'S' AND $2::text = $2 AND (
                      EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid
                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1)
                              AND d.deptype IN ('a', 'i'))
@@ -162,12 +162,12 @@ impl Inventory {
             }
             Model::Schema { .. } => "SELECT format('%I.%I', n.nspname, s.relname)
                  FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
-                 WHERE s.relkind = 'S' AND n.nspname = $2 AND $1 = $1 ORDER BY 1"
+                 WHERE s.relkind = 'S' AND n.nspname = $2 AND $1::oid[] = $1 ORDER BY 1"
                 .to_owned(),
             Model::Database { .. } => format!(
                 "SELECT format('%I.%I', n.nspname, s.relname)
                  FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
-                 WHERE s.relkind = 'S' AND {FOREIGN} AND $1 = $1 AND $2 = $2 ORDER BY 1"
+                 WHERE s.relkind = 'S' AND {FOREIGN} AND $1::oid[] = $1 AND $2::text = $2 ORDER BY 1"
             ),
         };
         let rows = client.query(&sql, &[&oids, &value]).await.map_err(failed)?;

@@ -98,12 +98,18 @@ impl Moving {
             };
             moving.cli(&[&["shard", "admin", &name, "--user", SUPERUSER], &from[..]].concat());
         }
-        moving.catalog.sql(
-            "UPDATE switchyard.settings SET context = '{\"variables\": {\"app.tenant_id\": \"{tenant}\"}}'",
-        );
+        moving.context(r#"{"variables": {"app.tenant_id": "{tenant}"}}"#);
         let toml = format!("[router]\n\n[catalog]\nurl = \"{url}\"\n{router_toml}\n");
         moving.routers = (0..routers).map(|_| Router::start(&toml)).collect();
         moving
+    }
+
+    /// Sets the context of tenants, as JSON.
+    ///
+    /// # Panics
+    /// If the catalog does not take it.
+    pub fn context(&self, json: &str) {
+        self.catalog.sql(&format!("UPDATE switchyard.settings SET context = '{json}'"));
     }
 
     /// Makes a tenant on a shard, with a user.
@@ -111,7 +117,16 @@ impl Moving {
     /// # Panics
     /// If the control plane does not.
     pub fn tenant(&self, id: &str, shard: usize) -> Tenant {
-        let made = self.cli(&["tenant", "create", id, "--shard", &format!("s{shard}")]);
+        self.known_tenant(id, shard, &[])
+    }
+
+    /// As [`Self::tenant`], with further arguments for the command.
+    ///
+    /// # Panics
+    /// If the control plane does not.
+    pub fn known_tenant(&self, id: &str, shard: usize, further: &[&str]) -> Tenant {
+        let shard = format!("s{shard}");
+        let made = self.cli(&[&["tenant", "create", id, "--shard", &shard], further].concat());
         let url = made["url"].as_str().expect("a url");
         let login = url.split_once("://").and_then(|(_, rest)| rest.split('@').next()).expect("a login");
         let password = login.split_once(':').expect("a password").1.to_owned();

@@ -3,6 +3,7 @@
 mod basics;
 mod crash;
 mod load;
+mod models;
 mod policy;
 
 /// Tables of the workloads, on every shard.
