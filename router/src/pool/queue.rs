@@ -44,6 +44,13 @@ const SPARE: Duration = Duration::from_millis(20);
 /// of them: each change costs a handover.
 const AHEAD_TURNS: u32 = 6;
 
+/// By so many, where the connections are divided as evenly between the two as whole ones can be: then a
+/// change only swaps who has one more.
+const AHEAD_EVEN_TURNS: u32 = 100;
+
+/// But by no more than this, where that is more than [`AHEAD_TURNS`].
+const AHEAD_EVEN_MAX: Duration = Duration::from_millis(100);
+
 /// How far behind the first somebody is looked for whom a connection suits better.
 const SEARCH: usize = 64;
 
@@ -405,10 +412,23 @@ impl Queue {
         let account = self.accounts.get(&waiter.share.tenant);
         let ahead = account.map_or(0, |account| account.used).saturating_sub(used);
         if waiter.share.tenant != other.share.tenant {
-            return ahead <= cost(lane.turn * AHEAD_TURNS, waiter.share.weight);
+            let usual = lane.turn * AHEAD_TURNS;
+            let allowed = match self.is_even(context, waiter.share, least, other.share) {
+                true => (lane.turn * AHEAD_EVEN_TURNS).min(AHEAD_EVEN_MAX).max(usual),
+                false => usual,
+            };
+            return ahead <= cost(allowed, waiter.share.weight);
         }
         // Between sessions of one tenant that differ in user or role, time decides.
         now.saturating_duration_since(own) * 2 >= now.saturating_duration_since(other.since)
+    }
+
+    /// Whether one context holds no more connections than another, which has some, would with one more, by
+    /// their weights.
+    fn is_even(&self, context: u64, share: Share, other: u64, its: Share) -> bool {
+        let held = |context, extra| u64::from(self.held(context) + extra);
+        held(other, 0) > 0
+            && held(context, 0) * u64::from(its.weight) <= held(other, 1) * u64::from(share.weight)
     }
 
     /// Whether a connection may go to the first of a lane, who waits since `since`.

@@ -41,6 +41,9 @@ struct Sim {
     turns: usize,
     /// Weights that are not the default.
     weights: HashMap<u64, u32>,
+    began: Instant,
+    /// Transactions take between a quarter of the time that they are said to take and twice as long.
+    uneven: bool,
 }
 
 impl Sim {
@@ -56,7 +59,18 @@ impl Sim {
             handovers: 0,
             turns: 0,
             weights: HashMap::new(),
+            began: now,
+            uneven: false,
         }
+    }
+
+    /// What a transaction takes that began on this connection when it was lent.
+    fn takes(&self, connection: &Connection, usual: Duration) -> Duration {
+        if !self.uneven {
+            return usual;
+        }
+        let seed = (connection.since - self.began).as_micros() as u64 * 31 + connection.carries * 7;
+        usual * ((seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 % 8 + 1) / 4
     }
 
     fn share(&self, tenant: u64) -> Share {
@@ -194,7 +208,8 @@ impl Sim {
         let mut ticked = self.now;
         while self.turns < turns {
             self.now += step;
-            let is_done = |c: &Connection| self.now - c.since >= tenants[c.carries as usize - 1].1;
+            let usual = |c: &Connection| tenants[c.carries as usize - 1].1;
+            let is_done = |c: &Connection| self.now - c.since >= self.takes(c, usual(c));
             let done: Vec<_> = (0..self.lent.len()).filter(|i| is_done(&self.lent[*i])).rev().collect();
             for at in done {
                 let tenant = self.lent[at].carries;
@@ -231,6 +246,23 @@ fn tenants_of_many_clients_keep_their_connections() {
             handovers * 20 < turns,
             "{handovers} handovers in {turns} turns of {took} µs, {pause} µs apart"
         );
+    }
+}
+
+#[test]
+fn connections_that_cannot_be_divided_evenly_do_not_change_hands_for_it() {
+    for (took, pause) in [(300, 0), (900, 0), (900, 300), (4000, 100)] {
+        let mut sim = Sim::new(20);
+        sim.uneven = true;
+        sim.loops(&[(8, took * US); 8], pause * US, 500);
+        let (before, turns) = (sim.handovers, sim.turns);
+        let parts = hundredths(&sim.loops(&[(8, took * US); 8], pause * US, 20_500));
+        let (handovers, turns) = (sim.handovers - before, sim.turns - turns);
+        assert!(
+            handovers * 50 < turns,
+            "{handovers} handovers in {turns} turns of {took} µs, {pause} µs apart"
+        );
+        assert!(parts.iter().all(|part| (11..=14).contains(part)), "{parts:?}");
     }
 }
 
