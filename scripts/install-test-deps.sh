@@ -21,6 +21,7 @@ if [ "${1:-}" = lint ]; then
 fi
 
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || install_packages pgbouncer
+command -v check_postgres >/dev/null || install_packages check-postgres
 command -v node >/dev/null || install_packages nodejs
 command -v npm >/dev/null || install_packages npm
 command -v python3 >/dev/null || install_packages python3

@@ -137,7 +137,18 @@ async fn run(
     let opened = opening.open().await?;
     let topology = shared.topology();
     let (user, purpose) = prove(shared, &topology, opening, &opened).await?;
-    place.keep();
+    match purpose {
+        Purpose::Console(_) => place.keep(),
+        Purpose::Tenant(_) => {
+            if !place.keep_unless_reserved(shared.settings().limits.unauthenticated) {
+                shared.stats.reject(Rejected::Unauthenticated);
+                return Err(Ended::Refused(
+                    ErrorResponse::fatal(sqlstate::TOO_MANY_CONNECTIONS, "too many clients are logging in")
+                        .hint("Try again in a moment."),
+                ));
+            }
+        }
+    }
     match purpose {
         Purpose::Tenant(tenant) => begin(shared, opening, opened, &user, &tenant, worker).await,
         Purpose::Console(role) => begin_console(shared, opening, &opened, &user, role).await,

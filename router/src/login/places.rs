@@ -9,6 +9,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// Places beyond the limit for when all that have one have proven themselves, and so cannot be made to go: they
+/// may be waiting for a shard, and an operator who wants to see to it must get in.
+const RESERVED: usize = 4;
+
 /// All places.
 #[derive(Default)]
 pub(crate) struct Places {
@@ -66,8 +70,12 @@ impl Places {
         if crowded {
             state.evict(address);
         } else if state.taken >= all {
-            let crowd = state.crowd()?;
-            state.evict(crowd);
+            match state.crowd() {
+                Some(crowd) => drop(state.evict(crowd)),
+                // All have proven themselves, and wait for their servers perhaps.
+                None if state.taken < all + RESERVED => {}
+                None => return None,
+            }
         }
         state.last += 1;
         state.taken += 1;
@@ -104,6 +112,17 @@ impl Place {
         // Where it has been taken already, that counts.
         self.proven = self.places.state.lock().remove(self.number).is_some();
     }
+
+    /// The same, for who does not come for the console: one of the places that are reserved stays free
+    /// for the next. Whether there is another.
+    pub(crate) fn keep_unless_reserved(&mut self, all: usize) -> bool {
+        let mut state = self.places.state.lock();
+        if state.taken > all {
+            return false;
+        }
+        self.proven = state.remove(self.number).is_some();
+        true
+    }
 }
 
 impl Drop for Place {
@@ -128,6 +147,25 @@ mod tests {
         let notified = place.gone();
         let mut future = std::pin::pin!(notified.notified());
         future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn places_are_reserved_for_when_nobody_can_be_made_to_go() {
+        let places = Arc::new(Places::default());
+        let mut proven: Vec<_> = (0..3).map(|_| places.take(address(2), 3, 9).unwrap()).collect();
+        proven.iter_mut().for_each(|place| assert!(place.keep_unless_reserved(3)));
+        let mut tenant = places.take(address(1), 3, 9).unwrap();
+        assert!(!tenant.keep_unless_reserved(3), "it cannot have what is reserved");
+        // Strangers take the reserve from each other.
+        let mut operator = places.take(address(1), 3, 9).unwrap();
+        assert!(is_gone(&tenant) && !is_gone(&operator));
+        operator.keep();
+        drop(tenant);
+        let mut others: Vec<_> = (1..RESERVED).map(|_| places.take(address(1), 3, 9).unwrap()).collect();
+        others.iter_mut().for_each(Place::keep);
+        assert!(places.take(address(1), 3, 9).is_none());
+        proven.clear();
+        assert_eq!(places.taken(), RESERVED);
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     Deviation {
         id: "killed server",
         postgresql: "says 57P01 and closes the connection when a server process is terminated",
-        router: "fails the statement with the same words, and the session goes on, if no transaction was open",
+        router: "fails the statement with the same words, and the session goes on, if no transaction was open (not in session pooling)",
         why: "nothing of the session was lost with the process",
     },
     Deviation {

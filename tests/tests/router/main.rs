@@ -29,6 +29,7 @@ mod settings;
 mod standby_reads;
 mod startup;
 mod state;
+mod stateful;
 mod takeover;
 mod times;
 mod tls;

@@ -124,6 +124,8 @@ fn as_pgbouncer(s: &RouterSettings, put: &mut impl FnMut(&'static str, String)) 
     put("client_login_timeout", seconds(s.limits.login_timeout));
     put("client_idle_timeout", seconds(s.limits.client_idle_timeout));
     put("idle_transaction_timeout", seconds(s.limits.idle_in_transaction_timeout));
+    // What check_postgres knows a configuration by.
+    put("log_pooler_errors", "1".to_owned());
     put("query_timeout", seconds(s.limits.statement_timeout));
     put("transaction_timeout", seconds(s.limits.transaction_timeout));
     put("cancel_wait_timeout", seconds(s.limits.cancel_timeout));

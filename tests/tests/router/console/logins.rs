@@ -113,3 +113,32 @@ fn a_configuration_that_makes_no_sense_is_refused() {
     }
     drop(Setup::new().shards(1).section(&users()).start());
 }
+
+#[test]
+fn an_operator_gets_in_while_all_places_are_taken_by_logins_that_wait() {
+    let s = setup_with("[limits]\nunauthenticated = 4\nlogin_timeout = \"60s\"");
+    let mut busy = s.login("acme");
+    busy.rows("BEGIN; SELECT 1");
+    // By session a login waits for a server, and there is one, which is not free.
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let target = s.target("globex");
+            std::thread::spawn(move || target.try_connect().map(drop))
+        })
+        .collect();
+    let logins = || s.router.metrics().sum("switchyard_pool_waiting_clients", &[]);
+    switchyard_tests::wait::until_true("the logins to wait", || logins() == 4.0);
+    for _ in 0..3 {
+        assert!(!console(&s, "admin").rows("SHOW POOLS").is_empty());
+    }
+    let refused = s.refused("globex");
+    assert_eq!(refused.sqlstate(), "53300", "{refused:?}");
+    drop(busy);
+    for login in waiting {
+        login.join().expect("a thread").expect("a login, once there is a server");
+    }
+}
+
+fn setup_with(section: &str) -> switchyard_tests::Running {
+    super::setup().router("pool_mode = \"session\"").pool("size = 1").section(section).start()
+}

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use switchyard_tests::drivers::{psql, psql_ok, python};
+use switchyard_tests::raw::messages as m;
 use switchyard_tests::{Running, wait};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
@@ -102,7 +103,76 @@ fn the_questions_of_monitoring_tools() {
     );
     // And takes the age of clients from the times that it finds.
     assert!(rows("SHOW CLIENTS").iter().all(|row| row["request_time"].ends_with(" UTC")));
+    // Drivers that prepare what they ask get the same.
+    for sql in [
+        "SHOW STATS",
+        "SHOW STATS_TOTALS",
+        "SHOW POOLS",
+        "SHOW DATABASES",
+        "SHOW LISTS",
+        "SHOW CONFIG",
+        "SHOW CLIENTS",
+        "SHOW SERVERS",
+        "SHOW VERSION",
+    ] {
+        let simple = exporter.round(&m::query(sql));
+        let extended = exporter.round(&m::extended(sql, &[]));
+        let count = |messages: &[switchyard_tests::raw::Message]| {
+            assert!(messages.iter().all(|m| m.tag != b'E'), "{sql}: {messages:?}");
+            messages.iter().filter(|m| m.tag == b'D').count()
+        };
+        assert_eq!(count(&simple), count(&extended), "{sql}");
+    }
+    let mut rows = |sql: &str| super::named_rows(&mut exporter, sql);
     wait::until_true("what is counted", || {
         rows("SHOW STATS").iter().any(|row| row["database"] == "crm@s0" && row["total_xact_count"] == "1")
     });
+}
+
+/// Where the password is read from by tools that take none on their command line.
+fn with_password(program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
+    command.env("PGPASSWORD", PASSWORD).env("PGSSLMODE", "disable").stdin(std::process::Stdio::null());
+    command
+}
+
+/// check_postgres itself, in each of its actions that are for PgBouncer.
+#[test]
+fn check_postgres_is_content() {
+    let s = setup().start();
+    let mut acme = s.login("acme");
+    acme.rows("BEGIN; SELECT 1");
+    let port = s.router.address().port().to_string();
+    let check = |action: &str, limits: [&str; 2]| {
+        let output = with_password("check_postgres")
+            .args(["--action", action, "--host", "127.0.0.1", "--port", &port])
+            .args(["--dbname", "pgbouncer", "--dbuser", "viewer"])
+            .args(["--warning", limits[0], "--critical", limits[1]])
+            .output()
+            .expect("check_postgres is installed: scripts/install-test-deps.sh");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    for what in
+        ["cl_active", "cl_waiting", "sv_active", "sv_idle", "sv_used", "sv_tested", "sv_login", "maxwait"]
+    {
+        let said = check(&format!("pgb_pool_{what}"), ["1000", "2000"]);
+        assert!(said.contains(" OK:") && said.contains("crm@s0"), "{what}: {said}");
+    }
+    let critical = check("pgb_pool_sv_active", ["1", "1"]);
+    assert!(critical.contains("CRITICAL"), "{critical}");
+    let backends = check("pgbouncer_backends", ["90%", "95%"]);
+    assert!(backends.contains(" OK:") && backends.contains("of 10000"), "{backends}");
+    // The checksum is over the whole of SHOW CONFIG: the same as long as nothing changes.
+    let sum = |known: &str| {
+        let output = with_password("check_postgres")
+            .args(["--action", "pgbouncer_checksum", "--host", "127.0.0.1", "--port", &port])
+            .args(["--dbname", "pgbouncer", "--dbuser", "viewer", "--critical", known])
+            .output()
+            .expect("check_postgres runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let first = sum("0");
+    let found = first.split(|c: char| !c.is_ascii_hexdigit()).find(|word| word.len() == 32);
+    let found = found.unwrap_or_else(|| panic!("no checksum in {first}"));
+    assert!(sum(found).contains(" OK:"), "{}", sum(found));
 }
