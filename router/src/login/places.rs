@@ -161,8 +161,12 @@ mod tests {
         assert!(is_gone(&tenant) && !is_gone(&operator));
         operator.keep();
         drop(tenant);
-        let mut others: Vec<_> = (1..RESERVED).map(|_| places.take(address(1), 3, 9).unwrap()).collect();
-        others.iter_mut().for_each(Place::keep);
+        let mut others = Vec::new();
+        for _ in 1..RESERVED {
+            let mut other = places.take(address(1), 3, 9).unwrap();
+            other.keep();
+            others.push(other);
+        }
         assert!(places.take(address(1), 3, 9).is_none());
         proven.clear();
         assert_eq!(places.taken(), RESERVED);
@@ -200,7 +204,9 @@ mod tests {
         let places = Arc::new(Places::default());
         let mut held: Vec<_> = (0..3).map(|_| places.take(None, 3, 9).unwrap()).collect();
         held.iter_mut().for_each(Place::keep);
-        assert!(places.take(None, 3, 9).is_none());
+        let reserved = places.take(None, 3, 9).expect("one that is reserved");
+        assert!(!is_gone(&reserved));
+        drop(reserved);
         held.pop();
         assert!(places.take(None, 3, 9).is_some());
         drop(held);
