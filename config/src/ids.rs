@@ -60,6 +60,18 @@ impl TenantId {
         Ok(Self(id.into()))
     }
 
+    /// What stands for a tenant where there is none: it has no characters, so that it equals no id that anybody
+    /// can have. Never placed, granted or stored.
+    pub fn nobody() -> Self {
+        static NOBODY: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| "".into());
+        Self(NOBODY.clone())
+    }
+
+    /// Whether this stands for no tenant.
+    pub fn is_nobody(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The id as given.
     pub fn as_str(&self) -> &str {
         &self.0

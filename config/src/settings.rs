@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::ids::ShardName;
 use crate::seal::SealKey;
 use crate::topology::{PoolMode, ServerTls};
 
@@ -38,6 +39,8 @@ pub struct RouterSettings {
     pub login: LoginSettings,
     /// How the tenant of a session is found.
     pub identity: IdentitySettings,
+    /// How sessions of roaming users say whose transactions theirs are.
+    pub roaming: RoamingSettings,
     /// Ceilings and deadlines.
     pub limits: Limits,
     /// The console.
@@ -198,6 +201,19 @@ impl Default for IdentitySettings {
     }
 }
 
+/// How the sessions of roaming users say whose transactions theirs are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoamingSettings {
+    /// The setting whose value names the tenant: a variable of the context, or `search_path`. By default, the
+    /// context's first variable that is made of the tenant, else its `search_path`.
+    pub setting: Option<String>,
+    /// The key of a comment in front of a statement or behind it that names the tenant, as in
+    /// `/* tenant='acme' */`. None by default: comments say nothing.
+    pub comment: Option<String>,
+    /// Where statements run that name no tenant, without any tenant's context. None by default: they are refused.
+    pub default_shard: Option<ShardName>,
+}
+
 /// Ceilings and deadlines of a router process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -331,6 +347,7 @@ impl Default for RouterSettings {
             tls: ClientTls::default(),
             login: LoginSettings::default(),
             identity: IdentitySettings::default(),
+            roaming: RoamingSettings::default(),
             limits: Limits::default(),
             console: ConsoleSettings::default(),
             catalog: None,

@@ -68,6 +68,7 @@ impl Topology {
     /// The tenant's record, or one made up for it where unknown tenants are accepted.
     pub fn tenant(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         match self.tenants.get(id) {
+            None if id.is_nobody() => None,
             Some(tenant) => Some(tenant.clone()),
             None if self.unknown_tenants == UnknownTenants::Refuse => None,
             None => {
@@ -493,6 +494,9 @@ pub struct LoginMethods {
     /// All its sessions are read-only, and are served by standbys where there are any.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// The sessions are of no tenant: each transaction says in SQL whose it is, of those that are granted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub roaming: bool,
     /// What the user may do in the console; nothing if not given. How it proves itself there is as
     /// everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -108,7 +108,7 @@ async fn deliver(shared: &Arc<Shared>, session: &crate::session::handle::Session
         shared.stats.cancels_ignored.add(1);
         return;
     };
-    tracing::debug!(tenant = %session.who.tenant, shard = %identity.shard.name, "cancel request");
+    tracing::debug!(tenant = %session.tenant(), shard = %identity.shard.name, "cancel request");
     send(shared, &identity).await;
 }
 

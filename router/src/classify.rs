@@ -514,7 +514,7 @@ fn comment_len(sql: &[u8]) -> usize {
 }
 
 /// The first statement of `sql`, and what follows its semicolon.
-fn split(sql: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(crate) fn split(sql: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut i = 0;
     while i < sql.len() {
         match sql[i] {

@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use switchyard_wire::error::ErrorResponse;
+
 use crate::context::Prefix;
 use crate::statements::Statement;
 
@@ -52,6 +54,10 @@ pub(crate) enum Owed {
         /// Whether it was closed on the server, too.
         on_server: bool,
     },
+    /// An error, which the client gets in other words, and ReadyForQuery: a Query that the router refuses.
+    RefusedQuery(Box<ErrorResponse>),
+    /// An error, which the client gets in other words: what makes the server skip a group that the router refuses.
+    RefusedGroup(Box<ErrorResponse>),
     /// ReadyForQuery for a Query or a FunctionCall of the router's own; the name of what it prepares.
     OwnQuery(Option<Box<str>>),
     /// ParseComplete for a statement of the router's own.
@@ -67,7 +73,7 @@ pub(crate) enum Owed {
 impl Owed {
     /// Whether the client is told when the server is ready.
     fn brings_ready(&self) -> bool {
-        matches!(self, Self::Query | Self::Call | Self::Sync)
+        matches!(self, Self::Query | Self::Call | Self::Sync | Self::RefusedQuery(_))
     }
 
     /// Whether no reply to it is the client's.
@@ -81,7 +87,7 @@ impl Owed {
             Self::Parse(name, statement) => Some(Undo::Parsed(name, statement)),
             Self::ParseAsClose(name) => Some(Undo::Named(name)),
             Self::Inject(Some(statement)) => Some(Undo::Injected(statement)),
-            Self::Inject(None) | Self::ParseUnnamed => Some(Undo::Unnamed),
+            Self::Inject(None) | Self::ParseUnnamed | Self::RefusedGroup(_) => Some(Undo::Unnamed),
             Self::Evict(Some(statement)) => Some(Undo::Evicted(statement)),
             Self::CloseStatement { name, statement, on_server } => {
                 Some(Undo::Closed(name, statement, on_server))
@@ -134,6 +140,8 @@ pub(crate) enum ErrorIs {
     Plain,
     /// As a duplicate of this statement name of the client.
     Duplicate(Box<[u8]>),
+    /// In these words.
+    Instead(Box<ErrorResponse>),
 }
 
 /// See the module.
@@ -281,6 +289,17 @@ impl Exchange {
         }
     }
 
+    /// A Query was sent that fails, so that the client gets `error`.
+    pub(crate) fn sent_refused_query(&mut self, error: ErrorResponse) {
+        if self.skipping {
+            return;
+        }
+        self.sent_query();
+        if let Some(owed @ Owed::Query) = self.owed.back_mut() {
+            *owed = Owed::RefusedQuery(Box::new(error));
+        }
+    }
+
     /// A FunctionCall was sent.
     pub(crate) fn sent_call(&mut self) {
         if !self.skipping {
@@ -386,7 +405,7 @@ impl Exchange {
         self.copy_in = false;
         loop {
             match self.pop() {
-                Some(Owed::Query | Owed::Call | Owed::Sync) => break,
+                Some(Owed::Query | Owed::Call | Owed::Sync | Owed::RefusedQuery(_)) => break,
                 Some(Owed::CopyEnd) => {}
                 // Everything in front must have been answered.
                 Some(_) | None => return Err(Desync),
@@ -489,6 +508,9 @@ impl Exchange {
         if matches!(self.owed.front(), Some(Owed::Query | Owed::Call)) {
             return ErrorIs::Plain;
         }
+        if let Some(Owed::RefusedQuery(error)) = self.owed.front() {
+            return ErrorIs::Instead(error.clone());
+        }
         let mut is = ErrorIs::Plain;
         let mut first = true;
         loop {
@@ -505,6 +527,10 @@ impl Exchange {
             }
             match self.pop() {
                 Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
+                Some(Owed::RefusedGroup(error)) if first => {
+                    is = ErrorIs::Instead(error);
+                    undo.push(Undo::Unnamed);
+                }
                 Some(owed) => undo.extend(owed.undo()),
                 None => {}
             }

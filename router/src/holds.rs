@@ -202,7 +202,7 @@ fn moved_to(detail: &[u8]) -> Option<Placement> {
 }
 
 fn of_tenant(shared: &Shared, tenant: &TenantId) -> Vec<Arc<SessionHandle>> {
-    shared.sessions.iter().filter(|s| s.who.tenant == *tenant).map(|s| s.clone()).collect()
+    shared.sessions.iter().filter(|s| s.tenant() == *tenant).map(|s| s.clone()).collect()
 }
 
 /// Does what the mover orders, for as long as the process lives.

@@ -124,8 +124,11 @@ pub fn resolve(
     }
     // Whose context counts is best known now; a tenant found later is compared in `decide`.
     let custom: Vec<_> = parameters().filter(|(name, _)| name.contains('.')).cloned().collect();
-    let context = context_of(topology, said.tenant().or_else(|| only_tenant(&user.tenants)));
-    hear_variables(&mut said, &context, &user, &custom, &mut consumed)?;
+    // To a roaming user they are settings like any other, which a transaction may change.
+    if !user.methods.roaming {
+        let context = context_of(topology, said.tenant().or_else(|| only_tenant(&user.tenants)));
+        hear_variables(&mut said, &context, &user, &custom, &mut consumed)?;
+    }
 
     Ok(Resolved {
         claimed: said.tenant().cloned(),
@@ -166,6 +169,27 @@ pub fn decide(
         TenantState::Active | TenantState::ReadOnly => Ok(tenant),
         TenantState::Suspended | TenantState::Deleting => Err(IdentityError::Suspended { tenant }),
     }
+}
+
+/// Whether the client, having proven to be `resolved.user`, gets a session that roams; none if its session is of one
+/// tenant, as its user does not roam or something names a tenant.
+///
+/// # Errors
+/// If a token does not say that it was made for this user.
+pub fn decide_roaming(resolved: &Resolved, proof: Proof<'_>) -> Option<Result<(), IdentityError>> {
+    let user = &resolved.user;
+    if !user.methods.roaming || resolved.claimed.is_some() {
+        return None;
+    }
+    let Proof::Token { claims, .. } = proof else { return Some(Ok(())) };
+    if claims.tenant.is_some() || claims.from_tenant_issuer {
+        return None;
+    }
+    Some(match &claims.user {
+        Some(name) if *name == user.name || *name == resolved.login_name => Ok(()),
+        Some(name) => Err(IdentityError::OtherUser { user: user.name.clone(), claim: error::shown(name) }),
+        None => Err(IdentityError::TokenWithoutTenant { user: user.name.clone() }),
+    })
 }
 
 /// Finds the user of a session of the console, which has no tenant: nothing but its own name says who it is.

@@ -26,6 +26,7 @@ mod pool;
 mod prime;
 mod quiet;
 mod report;
+mod roaming;
 mod run;
 mod seal;
 mod server;

@@ -24,7 +24,9 @@ use crate::console::{self, ConsoleSession};
 use crate::context::{Wish, Wishes};
 use crate::identity::{self, IdentityError};
 use crate::prime::{self, Keeper, Kept};
+use crate::roaming::Rules;
 use crate::session::handle::{ClientFacts, SessionHandle};
+use crate::session::roaming::{Roaming, Roams};
 use crate::session::{Core, Reads, Session, Who, suspended};
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
@@ -139,7 +141,7 @@ async fn run(
     let (user, purpose) = prove(shared, &topology, opening, &opened).await?;
     match purpose {
         Purpose::Console(_) => place.keep(),
-        Purpose::Tenant(_) => {
+        Purpose::Tenant(_) | Purpose::Roaming => {
             if !place.keep_unless_reserved(shared.settings().limits.unauthenticated) {
                 shared.stats.reject(Rejected::Unauthenticated);
                 return Err(Ended::Refused(
@@ -150,7 +152,8 @@ async fn run(
         }
     }
     match purpose {
-        Purpose::Tenant(tenant) => begin(shared, opening, opened, &user, &tenant, worker).await,
+        Purpose::Tenant(tenant) => begin(shared, opening, opened, &user, Some(&tenant), worker).await,
+        Purpose::Roaming => begin(shared, opening, opened, &user, None, worker).await,
         Purpose::Console(role) => begin_console(shared, opening, &opened, &user, role).await,
     }
 }
@@ -158,6 +161,8 @@ async fn run(
 /// What somebody is let in for.
 enum Purpose {
     Tenant(Arc<Tenant>),
+    /// Many tenants, one for each transaction.
+    Roaming,
     Console(ConsoleRole),
 }
 
@@ -213,14 +218,17 @@ async fn prove(
     };
     let decided = match for_console {
         true => identity::decide_console(&resolved, proven.as_proof()).map(Purpose::Console),
-        false => identity::decide(topology, &resolved, proven.as_proof()).map(Purpose::Tenant),
+        false => match identity::decide_roaming(&resolved, proven.as_proof()) {
+            Some(decided) => decided.map(|()| Purpose::Roaming),
+            None => identity::decide(topology, &resolved, proven.as_proof()).map(Purpose::Tenant),
+        },
     };
     match decided {
         Ok(purpose) => {
             shared.stats.login(proven.method, true);
             let tenant = match &purpose {
                 Purpose::Tenant(tenant) => Some(&tenant.id),
-                Purpose::Console(_) => None,
+                Purpose::Roaming | Purpose::Console(_) => None,
             };
             note(shared, opened, tenant, proven.method, "ok");
             Ok((resolved.user.clone(), purpose))
@@ -300,27 +308,37 @@ fn note(shared: &Shared, opened: &Opened, tenant: Option<&TenantId>, method: Met
     }
 }
 
-/// Makes the session of a client that is let in, and tells it so.
+/// Makes the session of a client that is let in, and tells it so. Without a tenant, it roams.
 async fn begin(
     shared: &Arc<Shared>,
     opening: &mut Opening,
     opened: Opened,
     user: &User,
-    tenant: &Tenant,
+    tenant: Option<&Tenant>,
     worker: usize,
 ) -> Result<Admitted, Ended> {
     opening.let_in = true;
     build::auth_ok(&mut opening.parting);
-    if let Some(register) = shared.register_tenant.get()
+    let rules = match tenant {
+        Some(_) => None,
+        None => Some(roaming_rules(shared)?),
+    };
+    let nobody = Tenant::new(TenantId::nobody());
+    let tenant = tenant.unwrap_or(&nobody);
+    if rules.is_none()
+        && let Some(register) = shared.register_tenant.get()
         && !shared.topology().tenants.contains_key(&tenant.id)
     {
         register(tenant.id.clone());
     }
     let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
     let reads = reads(&opened, user);
-    let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), reads, login });
+    let roams = rules.clone().map(Roams::new);
+    let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), reads, login, roams });
     let mut seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
-    if let Some(refusal) = shared.pauses.refusal(&tenant.id, &seat.pool.shard.name) {
+    if rules.is_none()
+        && let Some(refusal) = shared.pauses.refusal(&tenant.id, &seat.pool.shard.name)
+    {
         return Err(Ended::Refused(refusal));
     }
     let wishes = wishes(shared, &opened, &seat.context)?;
@@ -385,6 +403,7 @@ async fn begin(
         statements: None,
         pin: None,
         account: stats.accounts[worker].clone(),
+        roaming: rules.map(|rules| Box::new(Roaming::new(rules))),
         listening: None,
     };
     let server = kept.and_then(Kept::take);
@@ -408,6 +427,19 @@ fn reads(opened: &Opened, user: &User) -> Reads {
     } else {
         Reads::Anything
     }
+}
+
+/// What names the tenants of a session that roams.
+fn roaming_rules(shared: &Shared) -> Result<Arc<Rules>, Ended> {
+    let rules = Rules::new(&shared.settings().roaming, &shared.topology().context);
+    rules.map(Arc::new).ok_or_else(|| {
+        tracing::warn!("neither [roaming] nor the context says by what a roaming session names its tenant");
+        let text = "sessions that act for many tenants are not set up here";
+        Ended::Refused(
+            ErrorResponse::fatal(sqlstate::INVALID_AUTHORIZATION, text)
+                .hint("Whoever operates this service must name the setting by which tenants are told apart."),
+        )
+    })
 }
 
 /// Makes a session of the console, and tells the client so.

@@ -17,6 +17,7 @@ mod prepare;
 mod probe;
 mod relay;
 mod replan;
+pub(crate) mod roaming;
 mod rows;
 mod server_half;
 
@@ -65,6 +66,8 @@ pub(crate) struct Who {
     pub(crate) reads: Reads,
     /// The login number of the user's own role on the shards; 0 is the shard's.
     pub(crate) login: u64,
+    /// How the tenant was named, in a roaming session.
+    pub(crate) roams: Option<roaming::Roams>,
 }
 
 /// What a session has been declared to do.
@@ -116,6 +119,8 @@ pub(crate) struct Core {
     /// Why the server connection is kept between transactions, if it is.
     pub(crate) pin: Option<Pin>,
     pub(crate) account: Arc<TenantAccount>,
+    /// What a roaming session keeps beside.
+    pub(crate) roaming: Option<Box<roaming::Roaming>>,
     /// The channels that it listens on, if any.
     pub(crate) listening: Option<Box<listening::Listening>>,
 }
@@ -160,6 +165,11 @@ impl Shared {
         // The generation first: if the topology changes in between, the seat is only looked up once more.
         let generation = self.generation();
         let topology = self.topology();
+        if let Some(roams) = &who.roams
+            && who.tenant.is_nobody()
+        {
+            return self.seat_of_nobody(who, roams, &topology, generation, worker);
+        }
         let gone = || {
             ErrorResponse::fatal(
                 sqlstate::ADMIN_SHUTDOWN,
@@ -182,12 +192,18 @@ impl Shared {
         let may_be_standby = who.reads != Reads::Anything && template.mode.is_plain();
         let pool = may_be_standby.then(|| self.reading_pool(shard)).flatten();
         let pool = pool.or_else(|| self.pool(&shard.name)).ok_or_else(gone)?;
+        let own = who.roams.as_ref().map(|roams| roams.context(template));
+        let template = own.as_deref().unwrap_or(template);
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
         let read_only = tenant.is_read_only() || who.reads == Reads::Only;
         let context = self.contexts.context(template, &who.tenant, &who.user, route, placed.epoch, read_only);
         let voice = self.voices.get(&who.tenant);
         let settings = self.settings();
-        let mode = tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode);
+        let mode = match &who.roams {
+            // It is somebody else's session in the next transaction.
+            Some(_) => PoolMode::Transaction,
+            None => tenant.pool_mode.or(user.pool_mode).unwrap_or(settings.pool_mode),
+        };
         let shard_account = self.stats.shard(&shard.name, worker);
         let stats = self.stats.tenant(&who.tenant);
         let share = Share { tenant: stats.number, weight: tenant.limits.weight };
@@ -306,7 +322,13 @@ impl Session {
             }
             Order::Refresh => {
                 self.core.handle.withdraw(Order::Refresh);
-                if between { self.core.refresh_seat().and_then(|()| self.core.follow()).err() } else { None }
+                if !between {
+                    return None;
+                }
+                if self.core.roaming.is_some() {
+                    return self.core.look_around().err();
+                }
+                self.core.refresh_seat().and_then(|()| self.core.follow()).err()
             }
             // The mailbox says the same, for as long as there is something in it.
             Order::Mail => {

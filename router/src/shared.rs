@@ -275,8 +275,8 @@ impl Shared {
         self.notifications.topology_changed();
         // Sessions of tenants that are not served any more end even if they are idle.
         for session in &self.sessions {
-            let tenant = topology.tenant(&session.who.tenant);
-            let served = tenant.is_some_and(|t| t.is_served());
+            let tenant = session.tenant();
+            let served = tenant.is_nobody() || topology.tenant(&tenant).is_some_and(|t| t.is_served());
             if !served || !topology.users.contains_key(&session.who.user) {
                 session.command(Order::Refresh);
             }

@@ -5,7 +5,8 @@ import sys
 import threading
 
 INPUT = json.loads(sys.argv[1])
-URLS = INPUT["urls"]
+# Of each tenant, where each has one.
+URLS = INPUT.get("urls", {})
 CLIENTS = INPUT["clients"]
 ROUNDS = INPUT["rounds"]
 

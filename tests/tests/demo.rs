@@ -127,13 +127,17 @@ fn everything_that_the_state_names_works_and_nothing_stays() {
     // The lines to paste work as they stand.
     let text = demo.text();
     let lines: Vec<_> = text.lines().filter(|l| l.trim_start().starts_with("psql ")).collect();
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 4, "two tenants by their own URLs, and the same by the one for all");
     let rows: Vec<_> = lines
         .iter()
         .map(|line| Command::new("sh").args(["-c", line]).output().expect("sh").stdout)
         .map(|out| String::from_utf8_lossy(&out).into_owned())
         .collect();
     assert!(rows.iter().all(|r| r.contains("(3 rows)")) && rows[0] != rows[1], "{rows:?}");
+    assert!(rows[2].contains(&rows[0]) && rows[3].contains(&rows[1]), "{rows:?}");
+    assert!(
+        psql(&state["roaming_url"], "SELECT count(*) FROM leads").is_err_and(|e| e.contains("no tenant"))
+    );
 
     // A new tenant works with the URL that it is given, and goes where it is placed.
     let operate = |args: &[&str]| {

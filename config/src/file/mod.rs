@@ -100,6 +100,12 @@ fn read_topology(root: &Table<'_>, settings: &RouterSettings, unknown_tenants: U
     let (shards, names) = shards::read(root, settings.catalog.is_some());
     let buckets = shards::read_buckets(root, &shards, &names);
     let context = context::read_default(root, settings.catalog.is_some());
+    if let Some(name) = settings.roaming.default_shard.as_ref().filter(|_| settings.catalog.is_none())
+        && !shards.iter().any(|shard| shard.name == *name)
+    {
+        let at = At { line: root.at_key("roaming").line, key: "roaming.default_shard".to_owned() };
+        root.ctx.error(&at, format!("there is no shard {:?}", name.as_str()));
+    }
     let jwt = jwt::read(root);
     let plans = plans::read(root);
     let tenants = tenants::read(root, &names, &plans, settings.catalog.is_some());

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::peers;
 use super::reader::Table;
 use super::value::Value;
+use crate::ids::ShardName;
 use crate::seal::parse_seal_keys;
 use crate::settings::{
     CatalogSettings, ClientTls, ClientTlsMode, ConsoleSettings, IdentitySettings, Limits, ListenAddress,
-    LoginSettings, MAX_ROUTER_ID, RouterSettings, SealSettings,
+    LoginSettings, MAX_ROUTER_ID, RoamingSettings, RouterSettings, SealSettings,
 };
 use crate::template;
 use crate::topology::{PoolMode, UnknownTenants};
@@ -53,6 +54,7 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     }
     root.set("login", &mut s.login, |v| Some(login(v.table()?)));
     root.set("identity", &mut s.identity, |v| Some(identity(v.table()?)));
+    root.set("roaming", &mut s.roaming, |v| Some(roaming(v.table()?)));
     root.set("limits", &mut s.limits, |v| Some(limits(v.table()?)));
     root.set("console", &mut s.console, |v| Some(console(v.table()?)));
     s.catalog = root.opt("catalog", |v| Some(catalog(v.table()?)));
@@ -229,6 +231,31 @@ fn seal(t: Table<'_>) -> Option<SealSettings> {
     t.set("token_lifetime", &mut token_lifetime, |v| v.duration(1000 * MS..=DAY));
     t.finish();
     Some(SealSettings { keys: keys?, token_lifetime })
+}
+
+fn roaming(t: Table<'_>) -> RoamingSettings {
+    let mut r = RoamingSettings::default();
+    t.set("setting", &mut r.setting, |v| {
+        let name = v.name(template::MAX_NAME_BYTES)?;
+        let lower = name.to_ascii_lowercase();
+        if lower != "search_path"
+            && let Err(error) = template::check_variable(name)
+        {
+            return v.error(error.to_string());
+        }
+        Some(Some(lower))
+    });
+    t.set("comment", &mut r.comment, |v| {
+        let key = v.name(template::MAX_NAME_BYTES)?;
+        let plain = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        if plain { Some(Some(key.to_owned())) } else { v.error("must be letters, digits, `_`, `-` and `.`") }
+    });
+    t.set("default_shard", &mut r.default_shard, |v| match ShardName::new(v.text()?) {
+        Ok(name) => Some(Some(name)),
+        Err(error) => v.error(error.to_string()),
+    });
+    t.finish();
+    r
 }
 
 fn console(t: Table<'_>) -> ConsoleSettings {

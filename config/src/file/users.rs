@@ -93,6 +93,13 @@ fn methods(t: &Table<'_>, known: &Known<'_>) -> LoginMethods {
     t.set("cert", &mut methods.cert, Value::boolean);
     t.set("trust", &mut methods.trust, Value::boolean);
     t.set("read_only", &mut methods.read_only, Value::boolean);
+    t.set("roaming", &mut methods.roaming, Value::boolean);
+    if methods.roaming && t.has("tenant") {
+        t.ctx.error(
+            &t.at_key("roaming"),
+            "is for users with `tenants`: who has one `tenant` has nowhere to roam",
+        );
+    }
     methods.console = t.opt("console", |v| v.one_of(&CONSOLE_ROLES));
     if methods.trust && !known.login.trust {
         t.ctx.error(&t.at_key("trust"), "is off: set `trust = true` in [login]");

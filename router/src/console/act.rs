@@ -96,7 +96,7 @@ impl Target {
         match self {
             Self::All => true,
             Self::Shard(name) => shard == Some(name),
-            Self::Tenant(id) => session.who.tenant == *id,
+            Self::Tenant(id) => session.tenant() == *id,
         }
     }
 }
@@ -185,7 +185,7 @@ fn in_use(shared: &Shared, target: &Target) -> BTreeMap<u64, usize> {
             let of_target = match (target, server.holder()) {
                 (Target::Tenant(_), 0) => false,
                 // Whoever is gone from the registry and has a connection is on the way out.
-                (Target::Tenant(id), number) => sessions.get(&number).is_none_or(|s| s.who.tenant == *id),
+                (Target::Tenant(id), number) => sessions.get(&number).is_none_or(|s| s.tenant() == *id),
                 _ => true,
             };
             if of_target && seen.insert(server.id) {
@@ -231,7 +231,7 @@ fn tell(shared: &Shared, users: BTreeMap<u64, usize>) -> String {
             (Some((pin, _)), Activity::Idle) => pin.label(),
             (None, Activity::Idle) => "keeping its connection",
         };
-        let (tenant, user) = (&session.who.tenant, super::shown(&session.who.user));
+        let (tenant, user) = (session.tenant(), super::shown(&session.who.user));
         let _ = write!(
             text,
             "client {} of tenant {tenant}, user {user}: {doing} for {seconds} s",
@@ -320,7 +320,7 @@ fn kill(shared: &Shared, target: &Target) -> Notices {
     let mut ended = 0_u64;
     for session in &shared.sessions {
         let home = || {
-            let tenant = topology.tenant(&session.who.tenant)?;
+            let tenant = topology.tenant(&session.tenant())?;
             topology.place(&tenant).map(|placed| topology.shards[usize::from(placed.shard)].name.clone())
         };
         let shard = session.target().map(|server| server.shard.name.clone());

@@ -96,7 +96,7 @@ impl View {
             .map(|session| {
                 let handle = session.clone();
                 let server = handle.target();
-                let tenant = topology.tenant(&handle.who.tenant);
+                let tenant = topology.tenant(&handle.tenant());
                 let user = topology.users.get(&handle.who.user);
                 let home = || {
                     let placed = topology.place(tenant.as_ref()?)?;

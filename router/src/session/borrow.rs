@@ -47,7 +47,14 @@ impl Relay {
     /// Asks for a connection: the tenant's limits first, then the pool. It is attached, or awaited, or
     /// refused to the client, when this returns.
     pub(super) fn borrow_server(&mut self, core: &mut Core) -> Result<(), End> {
-        core.refresh_seat()?;
+        if core.roaming.is_some() {
+            if let Err(error) = core.look_again() {
+                self.refuse(core, &error);
+                return Ok(());
+            }
+        } else {
+            core.refresh_seat()?;
+        }
         if self.turn.is_none()
             && let Some(limited) = &core.seat.limited
         {
@@ -278,6 +285,7 @@ impl Relay {
         self.server = Some(server);
         self.began = Some(now);
         self.make_ready(core)?;
+        self.open_transaction(core)?;
         self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
         self.reads_again = self.lender.as_ref().is_some_and(|pool| pool.is_of_standbys());
         if self.can_replay || self.reads_again {

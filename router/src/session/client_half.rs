@@ -7,6 +7,7 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame::{self, frontend};
 
 use super::relay::Relay;
+use super::roaming::Look;
 use super::{Core, End};
 use crate::classify::{Effect, classify, read_only};
 use crate::exchange::Owed;
@@ -130,12 +131,21 @@ impl Relay {
                 continue;
             }
             if self.server.is_none() {
+                if core.roaming.is_some() {
+                    match self.scout(core, header)? {
+                        Look::On => {}
+                        Look::Done => continue,
+                        Look::More => return Ok(Stop::Empty),
+                        Look::Wait => return Ok(Stop::Stalled),
+                        Look::Borrow => return Ok(Stop::NeedServer),
+                    }
+                }
                 match header.tag {
                     // With nothing open these have no effect but their reply.
                     frontend::SYNC => {
                         self.skip_to_sync = false;
                         self.c.discard(header.len);
-                        build::ready_for_query(self.s.own(), b'I');
+                        build::ready_for_query(self.s.own(), core.idle_status());
                         continue;
                     }
                     frontend::FLUSH | frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => {
@@ -158,6 +168,14 @@ impl Relay {
             if header.tag == frontend::TERMINATE && (self.exchange.answers_come() || self.s.has_output()) {
                 // What was asked before the goodbye is answered before it.
                 return Ok(Stop::Leaving);
+            }
+            if core.roaming.is_some() {
+                match self.escort(core, header)? {
+                    Look::On => {}
+                    Look::Done => continue,
+                    Look::More => return Ok(Stop::Empty),
+                    Look::Wait | Look::Borrow => return Ok(Stop::Stalled),
+                }
             }
             if self.exchange.is_over() && header.tag != frontend::TERMINATE && !self.begin_again(core)? {
                 return Ok(Stop::Stalled);
@@ -237,6 +255,7 @@ impl Relay {
         core.seat.shard_account.statements.add(1);
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
+        let effect = core.own_effect(effect);
         let mut instead = None;
         if core.seat.context.read_only && read_only::asks_to_write(self.query_text(len)) {
             instead = Some(read_only::REFUSAL.to_vec());
@@ -272,7 +291,7 @@ impl Relay {
     }
 
     /// The text of the Query of `len` bytes that the fresh bytes begin with.
-    fn query_text(&self, len: usize) -> &[u8] {
+    pub(super) fn query_text(&self, len: usize) -> &[u8] {
         let fresh = self.c.buffer.fresh();
         let text = &fresh[frame::HEADER..fresh.len().min(len)];
         text.strip_suffix(&[0]).unwrap_or(text)

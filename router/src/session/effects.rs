@@ -75,6 +75,10 @@ impl Relay {
                 let key = key.map(|text| QuietTexts::key(&core.seat.context.route.database, text));
                 if key.is_some_and(|key| core.shared.quiet_texts.is_quiet(key)) {
                     server.carried.lost = true;
+                    // Whose the session is must be known all the same.
+                    if let Some(own) = core.roams_by() {
+                        self.touch(|touched| touched.names.extend([own]));
+                    }
                     return;
                 }
                 let names = custom_names(text.unwrap_or_default().as_bytes());

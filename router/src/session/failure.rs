@@ -13,15 +13,16 @@ use super::{Core, End};
 impl Relay {
     /// Fails what the client has sent and nobody has seen: its first message or, where that is of
     /// the extended protocol, all up to its Sync. The session goes on.
-    pub(super) fn refuse(&mut self, core: &Core, error: &ErrorResponse) {
+    pub(super) fn refuse(&mut self, core: &mut Core, error: &ErrorResponse) {
         core.account.errors.add(1);
+        core.note_failure();
         error.encode(self.s.own());
         let header = switchyard_wire::frame::header(self.c.buffer.fresh());
         let simple =
             matches!(header, Ok(Some(h)) if matches!(h.tag, frontend::QUERY | frontend::FUNCTION_CALL));
         if let (true, Ok(Some(header))) = (simple, header) {
             self.c.discard(header.len);
-            build::ready_for_query(self.s.own(), b'I');
+            build::ready_for_query(self.s.own(), core.idle_status());
         } else {
             self.skip_to_sync = true;
         }
@@ -73,10 +74,12 @@ impl Relay {
         let owed = self.exchange.readies_owed();
         let open = self.exchange.is_open();
         core.account.errors.add(owed as u64 + u64::from(open));
+        core.note_failure();
+        let status = core.idle_status();
         let out = self.s.own();
         for _ in 0..owed {
             error.encode(out);
-            build::ready_for_query(out, b'I');
+            build::ready_for_query(out, status);
         }
         if open {
             error.encode(out);

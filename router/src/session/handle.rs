@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use switchyard_config::TenantId;
+
 use super::Who;
 use crate::cancel::key::CancelKey;
 use crate::classify::Pin;
@@ -88,6 +90,8 @@ pub(crate) struct SessionHandle {
     /// What the client has as the backend's process id and secret.
     pub(crate) key: CancelKey,
     pub(crate) who: Arc<Who>,
+    /// The tenant of a roaming session, as of its last transaction.
+    roams_as: arc_swap::ArcSwapOption<TenantId>,
     orders: AtomicU8,
     activity: AtomicU8,
     /// Seconds since the router began, of the last change of activity.
@@ -120,6 +124,7 @@ impl SessionHandle {
         Self {
             key,
             who,
+            roams_as: arc_swap::ArcSwapOption::empty(),
             orders: AtomicU8::new(0),
             activity: AtomicU8::new(Activity::Idle as u8),
             since: AtomicU32::new(crate::clock::seconds()),
@@ -130,6 +135,19 @@ impl SessionHandle {
             pinned_since: AtomicU32::new(0),
             statements: AtomicU32::new(0),
         }
+    }
+
+    /// Its tenant; of a roaming session, that of its last transaction.
+    pub(crate) fn tenant(&self) -> TenantId {
+        match &*self.roams_as.load() {
+            Some(tenant) => TenantId::clone(tenant),
+            None => self.who.tenant.clone(),
+        }
+    }
+
+    /// It is a session of this tenant from now on.
+    pub(crate) fn becomes(&self, tenant: &TenantId) {
+        self.roams_as.store(Some(Arc::new(tenant.clone())));
     }
 
     /// Its number: no two sessions of a process have the same. 0 before it is said.

@@ -221,6 +221,11 @@ impl Relay {
     /// a `DO` block. The client has been told already that it is done.
     #[cold]
     pub(super) fn found_listening(&mut self, core: &mut Core, channels: Vec<Box<[u8]>>) {
+        if core.roaming.is_some() {
+            // Of which tenant it would be heard is not known.
+            self.hush();
+            return;
+        }
         let known = |name: &[u8]| core.listening.as_ref().is_some_and(|l| l.channels.contains(name));
         let added: Vec<_> = channels.into_iter().filter(|name| !known(name)).collect();
         if !added.is_empty() {

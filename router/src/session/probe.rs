@@ -72,6 +72,7 @@ impl Relay {
             touched
                 .names
                 .extend(core.seat.context.variables().iter().map(|(name, _)| name.to_ascii_lowercase()));
+            touched.names.extend(core.roams_by());
             touched.names.extend(core.wishes.values.keys().filter(|name| name.contains('.')).cloned());
         }
         let mut sql = NAMES.to_owned();
@@ -206,6 +207,10 @@ impl Relay {
             } else if context.owns(&name) {
                 server.carried.lost = true;
             } else if let Some(value) = value {
+                // What was set for a transaction is empty after it, which is the same as not set.
+                if value.is_empty() && core.is_roamed_by(&name) && !values.contains_key(&name) {
+                    continue;
+                }
                 if name != "role" || value != "none" || values.contains_key(&name) {
                     values.insert(name, Wish::Value(value));
                 }

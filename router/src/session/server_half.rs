@@ -166,6 +166,7 @@ impl Relay {
                     if self.pending.is_some() {
                         self.settle(core);
                     }
+                    core.server_ready(status, self.exchange.is_quiet());
                 }
                 _ => match self.server_frame(core, &header)? {
                     Ok(true) => {}
@@ -204,6 +205,7 @@ impl Relay {
                     return Ok(Err(Desync));
                 }
                 self.statement_ended();
+                core.statement_completed();
                 if self.fresh_pin && header.tag == backend::COMMAND_COMPLETE {
                     let fresh = self.s.buffer.fresh();
                     let tag = &fresh[frame::HEADER.min(fresh.len())..];
@@ -350,6 +352,10 @@ impl Relay {
                     format!("prepared statement \"{name}\" already exists"),
                 )
                 .encode(self.s.own());
+            }
+            ErrorIs::Instead(error) => {
+                self.s.discard(header.len);
+                error.encode(self.s.own());
             }
             _ if again => self.s.discard(header.len),
             _ if expired && header.len <= WHOLE_BYTES => {

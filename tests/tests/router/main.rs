@@ -24,6 +24,7 @@ mod protocol;
 mod proxy;
 mod random;
 mod read_only;
+mod roaming;
 mod sealed;
 mod settings;
 mod standby_reads;

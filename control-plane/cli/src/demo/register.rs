@@ -60,6 +60,17 @@ pub(super) async fn admin(api: &Api, shard: &str, (user, password): (&str, &str)
     Ok(())
 }
 
+/// The user whose sessions act for every tenant.
+const ROAMING: &str = "service";
+
+/// Makes that user, and returns how its application connects to a router on `port`.
+pub(super) async fn roaming(api: &Api, port: u16, database: &str, password: &str) -> anyhow::Result<String> {
+    let body =
+        json!({ "name": ROAMING, "password": password, "any_tenant": true, "methods": { "roaming": true } });
+    api.post("/v1/users", body).await.map_err(plain)?;
+    Ok(format!("postgres://{ROAMING}:{password}@127.0.0.1:{port}/{database}"))
+}
+
 /// Makes `count` tenants, one of them placed by hand if there are two of them and two shards.
 pub(super) async fn tenants(api: &Api, count: usize, shards: &[String]) -> anyhow::Result<Vec<Tenant>> {
     let mut made = Vec::with_capacity(count);

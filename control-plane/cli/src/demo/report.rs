@@ -71,8 +71,7 @@ pub(super) fn state(stack: &Stack, site: &Site) -> Value {
             .map(|s| json!({ "name": s.name, "url": s.url(crm::DATABASE) })).collect::<Vec<_>>(),
         "tenants": stack.tenants.iter()
             .map(|t| json!({ "id": t.id, "shard": t.shard, "url": t.url })).collect::<Vec<_>>(),
-        // Sessions that act for many tenants are not there yet.
-        "roaming_url": null,
+        "roaming_url": stack.roaming_url,
         "pids": {
             "demo": std::process::id(),
             "router": router_pids.first(),
@@ -133,6 +132,12 @@ fn write(out: &mut String, stack: &Stack, seen: &[Seen]) -> std::fmt::Result {
         writeln!(out, "  {:<12} writing a row for somebody else: {}", s.tenant.id, s.refusal)?;
     }
 
+    writeln!(out, "\nOne pool for all tenants, which say in SQL whose each transaction is:\n")?;
+    for s in seen {
+        let set = format!("SET app.tenant_id = '\\''{}'\\''", s.tenant.id);
+        writeln!(out, "  psql '{}' -c '{set}' -c '{QUERY}'", stack.roaming_url)?;
+    }
+
     writeln!(out, "\nTo operate it:\n")?;
     writeln!(out, "  export SWITCHYARD_URL={} SWITCHYARD_TOKEN={}", stack.control_url, stack.token)?;
     let program = std::env::args().next().unwrap_or_else(|| "switchyard".to_owned());
@@ -141,9 +146,5 @@ fn write(out: &mut String, stack: &Stack, seen: &[Seen]) -> std::fmt::Result {
     if let Some(last) = stack.shards.last() {
         writeln!(out, "  {program} tenant place newco --to {}  # for its next transaction on", last.name)?;
     }
-    writeln!(
-        out,
-        "\nA placement takes no rows along: place tenants that have none, and move those that have."
-    )?;
-    write!(out, "Sessions that act for many tenants (roaming_url) are not there yet.")
+    write!(out, "\nA placement takes no rows along: place tenants that have none, and move those that have.")
 }

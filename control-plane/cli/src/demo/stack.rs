@@ -47,6 +47,8 @@ pub(super) struct Stack {
     pub(super) token: String,
     /// Ports of each router: for clients, and for HTTP.
     pub(super) routers: Vec<(u16, u16)>,
+    /// How an application connects that acts for all tenants.
+    pub(super) roaming_url: String,
     /// The tenants.
     pub(super) tenants: Vec<Tenant>,
 }
@@ -80,6 +82,7 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
         register::admin(&api, &shard.name, shard.superuser()).await?;
     }
     let names: Vec<String> = shards.iter().map(|s| s.name.clone()).collect();
+    let roaming_url = register::roaming(&api, port, crm::DATABASE, &random(18)?).await?;
     let tenants = register::tenants(&api, args.tenants.into(), &names).await?;
     for shard in &shards {
         let mut app = connect(&shard.url_of(crm::ROLE, &password, crm::DATABASE)).await?;
@@ -107,7 +110,7 @@ pub(super) async fn start(site: &mut Site, args: &DemoArgs) -> anyhow::Result<St
         ready(site, &format!("router-{}", i + 1), &format!("http://127.0.0.1:{http}/readyz")).await?;
     }
     let postgres = programs.version;
-    Ok(Stack { postgres, shards, catalog, catalog_url, control_url, token, routers, tenants })
+    Ok(Stack { postgres, shards, catalog, catalog_url, control_url, token, routers, tenants, roaming_url })
 }
 
 /// Starts the control plane; returns the catalog's URL, its own, and a token.

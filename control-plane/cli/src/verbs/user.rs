@@ -32,6 +32,9 @@ pub(crate) enum UserCommand {
         /// It may log in with a client certificate.
         #[arg(long)]
         cert: bool,
+        /// Its sessions act for many tenants: each transaction says in SQL for which.
+        #[arg(long)]
+        roaming: bool,
     },
     /// List users.
     List {
@@ -84,12 +87,12 @@ impl UserCommand {
     pub(crate) async fn run(self, session: Session) -> Outcome {
         let api = &session.api;
         match self {
-            Self::Create { name, tenants, any_tenant, pool_mode, password, jwt, cert } => {
+            Self::Create { name, tenants, any_tenant, pool_mode, password, jwt, cert, roaming } => {
                 let password = if password { Some(read_password()?) } else { None };
                 let body = json!({
                     "name": name, "tenants": tenants, "any_tenant": any_tenant, "pool_mode": pool_mode,
                     "password": password.as_ref().map(|p| p.expose_secret()),
-                    "methods": { "jwt": jwt, "cert": cert },
+                    "methods": { "jwt": jwt, "cert": cert, "roaming": roaming },
                 });
                 session.show(FIELDS, &api.post("/v1/users", body).await?)
             }

@@ -61,7 +61,7 @@ pub(super) fn rows(
     };
     let tenant_id = TenantId::new(id).map_err(|_| missing())?;
     let found = view.topology.tenant(&tenant_id).ok_or_else(missing)?;
-    let sessions = view.clients.iter().filter(|client| client.handle.who.tenant == tenant_id);
+    let sessions = view.clients.iter().filter(|client| client.handle.tenant() == tenant_id);
     let (mut connections, mut lent) = (0, 0);
     for client in sessions {
         connections += 1;

@@ -105,7 +105,7 @@ fn shard_name(client: &Client) -> String {
 }
 
 fn is_of(client: &Client, tenant: Option<&str>) -> bool {
-    tenant.is_none_or(|id| client.handle.who.tenant.as_str() == id)
+    tenant.is_none_or(|id| client.handle.tenant().as_str() == id)
 }
 
 pub(super) fn sessions(view: &View, tenant: Option<&str>) -> Vec<Vec<Value>> {
@@ -116,7 +116,7 @@ pub(super) fn sessions(view: &View, tenant: Option<&str>) -> Vec<Vec<Value>> {
         let peer = facts.socket.peer;
         Some(row![
             client_id(handle.number()),
-            handle.who.tenant.as_str().to_owned(),
+            handle.tenant().as_str().to_owned(),
             handle.who.user.clone(),
             shard_name(client),
             doing,
@@ -141,7 +141,7 @@ pub(super) fn pins(view: &View, tenant: Option<&str>) -> Vec<Vec<Value>> {
         let name = handle.facts.get().map(|facts| facts.application_name.to_string());
         Some(row![
             client_id(handle.number()),
-            handle.who.tenant.as_str().to_owned(),
+            handle.tenant().as_str().to_owned(),
             handle.who.user.clone(),
             shard_name(client),
             pin.label(),
@@ -201,10 +201,10 @@ struct Sessions {
     pinned: usize,
 }
 
-fn sessions_by_tenant(view: &View) -> HashMap<&str, Sessions> {
-    let mut all: HashMap<&str, Sessions> = HashMap::new();
+fn sessions_by_tenant(view: &View) -> HashMap<TenantId, Sessions> {
+    let mut all: HashMap<TenantId, Sessions> = HashMap::new();
     for client in &view.clients {
-        let sessions = all.entry(client.handle.who.tenant.as_str()).or_default();
+        let sessions = all.entry(client.handle.tenant()).or_default();
         sessions.all += 1;
         sessions.waiting += usize::from(client.waiting.is_some());
         sessions.servers += usize::from(client.server.is_some());

@@ -99,7 +99,7 @@ pub(super) fn clients(shared: &Shared, view: &View, tenant: Option<&str>) -> Vec
     let mut rows = Vec::with_capacity(view.clients.len());
     for client in &view.clients {
         let handle = &client.handle;
-        if tenant.is_some_and(|id| handle.who.tenant.as_str() != id) {
+        if tenant.is_some_and(|id| handle.tenant().as_str() != id) {
             continue;
         }
         let Some(facts) = handle.facts.get() else { continue };
@@ -166,7 +166,7 @@ pub(super) fn servers(view: &View, tenant: Option<&str>) -> Vec<Vec<Value>> {
         servers.sort_by_key(|(server, _)| server.id);
         for (server, doing) in servers {
             let client = view.client(server.holder()).filter(|_| *doing == Doing::Lent);
-            if tenant.is_some_and(|id| client.is_none_or(|client| client.handle.who.tenant.as_str() != id)) {
+            if tenant.is_some_and(|id| client.is_none_or(|client| client.handle.tenant().as_str() != id)) {
                 continue;
             }
             let facts = client.and_then(|client| client.handle.facts.get());

@@ -1,0 +1,1 @@
+"""A Django project with a schema for each tenant, by django-tenants."""
