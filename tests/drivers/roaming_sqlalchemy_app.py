@@ -40,7 +40,7 @@ def engines():
 @contextlib.contextmanager
 def request(engine, tenant, how):
     """What a web application does for each request."""
-    with Session(engine) as session:
+    with engine.connect() as connection, Session(connection) as session:
         if how == 0:
             session.execute(text("SELECT set_config('app.tenant_id', :tenant, true)"), {"tenant": tenant})
         elif how == 1:

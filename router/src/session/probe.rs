@@ -150,6 +150,8 @@ impl Relay {
             OwnReply::Failed(ref name) => {
                 if let Some(probe) = &mut self.probe {
                     probe.failed = true;
+                } else if name.is_none() && core.put_off_failed(body) {
+                    // The client is told when its own statement fails because of it.
                 } else if let (Some(server), Some(name)) = (&mut self.server, name) {
                     server.sql_names.remove(&**name);
                 }

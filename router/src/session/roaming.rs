@@ -291,12 +291,11 @@ impl Core {
     /// What a message leaves behind of which `effect` is said; a roaming session's own setting is known however it
     /// is spelt.
     pub(super) fn own_effect(&mut self, effect: Effect) -> Effect {
-        match &mut self.roaming {
-            Some(roaming) if std::mem::take(&mut roaming.sets_own) && effect == Effect::Pin(Pin::Setting) => {
-                Effect::Settings(vec![roaming.rules.name.clone()])
-            }
-            _ => effect,
+        let Some(roaming) = &mut self.roaming else { return effect };
+        if std::mem::take(&mut roaming.sets_own) && effect == Effect::Pin(Pin::Setting) {
+            return Effect::Settings(vec![roaming.rules.name.clone()]);
         }
+        effect
     }
 
     /// Whether that is `name`.

@@ -337,6 +337,8 @@ impl Relay {
             // next connection is looked at anew.
             server.short_lived = true;
         }
+        let because = code == Some(sqlstate::IN_FAILED_SQL_TRANSACTION.0);
+        let late = because.then(|| core.put_off_error()).flatten();
         let mut undo = std::mem::take(&mut self.undo);
         let is = self.exchange.got_error(&mut undo);
         for what in undo.drain(..) {
@@ -352,6 +354,10 @@ impl Relay {
                     format!("prepared statement \"{name}\" already exists"),
                 )
                 .encode(self.s.own());
+            }
+            _ if late.is_some() => {
+                self.s.discard(header.len);
+                late.iter().for_each(|error| error.encode(self.s.own()));
             }
             ErrorIs::Instead(error) => {
                 self.s.discard(header.len);

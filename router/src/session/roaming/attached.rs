@@ -1,6 +1,6 @@
 //! What a roaming session's client sends while it has a server connection: whether it is still for the same tenant.
 
-use switchyard_wire::error::{ErrorResponse, sqlstate};
+use switchyard_wire::error::{ErrorResponse, SqlState, sqlstate};
 use switchyard_wire::frame::{self, frontend};
 use switchyard_wire::{build, message};
 
@@ -79,7 +79,7 @@ impl Relay {
                     Err(ErrorResponse::error(sqlstate::FEATURE_NOT_SUPPORTED, text)
                         .hint("Use SET, or SELECT set_config(..)."))
                 } else {
-                    check(core, &[Step::Runs], None)
+                    check(core, &[Step::Runs], None, self.exchange.status)
                 };
                 if let Some(roaming) = &mut core.roaming {
                     roaming.sent.push_back(Sent::End);
@@ -106,7 +106,7 @@ impl Relay {
         let steps: Vec<Step> =
             read::read(&rules, text).into_iter().map(|s| s.step.with(&rules, &[])).collect();
         let said = rules.comment.as_deref().and_then(|key| comment::whom(text, key));
-        let checked = check(core, &steps, said.as_ref());
+        let checked = check(core, &steps, said.as_ref(), self.exchange.status);
         let Some(roaming) = &mut core.roaming else { return Ok(Look::On) };
         match checked {
             Ok(()) => {
@@ -162,7 +162,7 @@ impl Relay {
         step: Step,
         said: Option<crate::roaming::Named>,
     ) -> Result<Look, End> {
-        let checked = check(core, std::slice::from_ref(&step), said.as_ref());
+        let checked = check(core, std::slice::from_ref(&step), said.as_ref(), self.exchange.status);
         match checked {
             Ok(()) => {
                 if let Some(roaming) = &mut core.roaming {
@@ -217,8 +217,21 @@ impl Relay {
 }
 
 /// Whether `steps` are for the tenant that the connection serves.
-fn check(core: &mut Core, steps: &[Step], said: Option<&crate::roaming::Named>) -> Result<(), ErrorResponse> {
+fn check(
+    core: &mut Core,
+    steps: &[Step],
+    said: Option<&crate::roaming::Named>,
+    status: u8,
+) -> Result<(), ErrorResponse> {
     let Some(roaming) = &mut core.roaming else { return Ok(()) };
+    let ends = matches!(
+        steps.first(),
+        Some(Step::Commit { .. } | Step::Rollback { .. } | Step::RollbackTo(_) | Step::PrepareTransaction)
+    );
+    if status == b'E' && !ends && !roaming.sent.iter().any(|sent| matches!(sent, Sent::Step(_))) {
+        // It is not run, and PostgreSQL says so: the transaction has failed.
+        return Ok(());
+    }
     let track = roaming.ahead(&core.wishes);
     let commented = core.who.roams.as_ref().is_some_and(|roams| roams.commented);
     let serves = match core.who.tenant.is_nobody() {
@@ -251,6 +264,34 @@ fn pinned(pin: Pin) -> ErrorResponse {
 }
 
 impl Core {
+    /// A message of the router's own has failed with this error: whether it was a statement that the client has been
+    /// told was carried out.
+    pub(in super::super) fn put_off_failed(&mut self, error: &[u8]) -> bool {
+        let Some(roaming) = self.roaming.as_mut().filter(|roaming| !roaming.opening.is_empty()) else {
+            return false;
+        };
+        let Ok(fields) = message::ErrorFields::parse(error) else { return false };
+        let text = |field: Option<&[u8]>| field.map(|text| String::from_utf8_lossy(text).into_owned());
+        let code = fields.code().and_then(|code| <[u8; 5]>::try_from(code).ok()).map(SqlState);
+        if code == Some(sqlstate::IN_FAILED_SQL_TRANSACTION) {
+            // Because of one before.
+            return true;
+        }
+        let mut late = ErrorResponse::error(
+            code.unwrap_or(sqlstate::INTERNAL),
+            text(fields.message()).unwrap_or_default(),
+        );
+        late.detail = text(fields.detail());
+        late.hint = text(fields.hint());
+        roaming.late.get_or_insert(late);
+        true
+    }
+
+    /// What that failed with, once.
+    pub(in super::super) fn put_off_error(&mut self) -> Option<ErrorResponse> {
+        self.roaming.as_mut()?.late.take()
+    }
+
     /// A statement of the client's has completed.
     #[inline]
     pub(in super::super) fn statement_completed(&mut self) {
