@@ -92,6 +92,7 @@ fn full() -> Topology {
                 cert: name == "a",
                 trust: name == "b",
                 console: (name == "a").then_some(ConsoleRole::Operator),
+                roaming: name == "b",
             },
             tenants,
             pool_mode: Some(PoolMode::Session),

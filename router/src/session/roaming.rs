@@ -21,9 +21,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use switchyard_config::TenantId;
+use switchyard_config::limits::TenantLimits;
 use switchyard_config::topology::{ContextTemplate, PoolMode, Topology};
 use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 
+use super::expiry::TimeLimits;
 use super::{Core, End, Seat, Who, suspended};
 use crate::classify::{Effect, Pin};
 use crate::context::{Wish, Wishes};
@@ -64,14 +66,23 @@ pub(crate) struct Roaming {
     failed: bool,
     /// What was sent and is not answered yet.
     sent: VecDeque<Sent>,
-    /// What the portals do that were made since the last Sync: by name, with the text where it may be needed.
-    portals: Vec<(Box<[u8]>, Step, Box<[u8]>)>,
+    /// The portals that were made since the last Sync.
+    portals: Vec<Portal>,
     /// What a statement of `opening` failed with, which the client is still to be told.
     late: Option<ErrorResponse>,
     /// The message that comes next sets the setting, and does nothing else that lasts.
     sets_own: bool,
     /// Whom the session's own setting names, by the number of the wishes it was read from.
     session: (u64, Named),
+}
+
+/// A portal.
+struct Portal {
+    name: Box<[u8]>,
+    /// What running it does.
+    step: Step,
+    /// Its text, where the router may have to answer it.
+    text: Box<[u8]>,
 }
 
 /// An answer that is awaited.
@@ -406,7 +417,8 @@ impl Shared {
         let shard = shard.ok_or_else(gone)?;
         let pool = self.pool(&shard.name).ok_or_else(gone)?;
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
-        let context = self.contexts.context(&ContextTemplate::default(), &who.tenant, &who.user, route, 0);
+        let nothing = ContextTemplate::default();
+        let context = self.contexts.context(&nothing, &who.tenant, &who.user, route, 0, false);
         let stats = self.stats.tenant(&who.tenant);
         Ok(Seat {
             generation,
@@ -415,6 +427,7 @@ impl Shared {
             share: Share { tenant: stats.number, weight: 1 },
             voice: self.voices.get(&who.tenant),
             limited: None,
+            times: TimeLimits::new(&TenantLimits::default(), &settings.limits),
             mode: PoolMode::Transaction,
             held: false,
             shard_account: self.stats.shard(&shard.name, worker),

@@ -62,7 +62,10 @@ fn all_ways_to_set() {
         assert_eq!(steps(&rules, sql), set_by(Named::Unreadable, false, sql), "{sql}");
     }
     let runs = Step::Set { to: tenant("b"), local: true, select: true, runs: true };
-    assert_eq!(steps(&rules, "SELECT id, set_config('app.tenant_id', 'b', true) FROM leads"), [runs.clone()]);
+    assert_eq!(
+        steps(&rules, "SELECT id, set_config('app.tenant_id', 'b', true) FROM leads"),
+        std::slice::from_ref(&runs)
+    );
     assert_eq!(steps(&rules, "WITH x AS (SELECT set_config('app.tenant_id', 'b', true)) SELECT 1"), [runs]);
 }
 

@@ -8,8 +8,8 @@ use super::super::client_half::{built, violation};
 use super::super::relay::Relay;
 use super::super::{Core, End};
 use super::scout::{Look, bound, text_of_roaming};
-use super::{Need, Sent, changes};
-use crate::classify::Pin;
+use super::{Need, Portal, Sent, changes};
+use crate::classify::{Pin, read_only};
 use crate::exchange::Owed;
 use crate::roaming::comment;
 use crate::roaming::read::{self, Step};
@@ -63,8 +63,8 @@ impl Relay {
                 let execute =
                     message::execute(body).map_err(|_| violation("invalid message format".to_owned()))?;
                 let Some(roaming) = &mut core.roaming else { return Ok(Look::On) };
-                let step = roaming.portals.iter().find(|(name, _, _)| **name == *execute.portal);
-                let step = step.map_or(Step::Runs, |(_, step, _)| step.clone());
+                let step = roaming.portals.iter().find(|portal| *portal.name == *execute.portal);
+                let step = step.map_or(Step::Runs, |portal| portal.step.clone());
                 self.stall |= !step.is_plain();
                 roaming.sent.push_back(Sent::Step(step));
                 Ok(Look::On)
@@ -166,8 +166,8 @@ impl Relay {
         match checked {
             Ok(()) => {
                 if let Some(roaming) = &mut core.roaming {
-                    roaming.portals.retain(|(name, _, _)| *name != portal);
-                    roaming.portals.push((portal, step, Box::default()));
+                    roaming.portals.retain(|other| other.name != portal);
+                    roaming.portals.push(Portal { name: portal, step, text: Box::default() });
                 }
                 Ok(Look::On)
             }
@@ -208,9 +208,19 @@ impl Relay {
         };
         let Some(server) = &mut self.server else { return Ok(()) };
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
-        for statement in &roaming.opening {
-            built(build::query(self.c.own(), statement))?;
-            self.exchange.sent_own(Owed::OwnQuery(None));
+        let begin: &[u8] = b"BEGIN";
+        for (at, statement) in roaming.opening.iter().enumerate() {
+            let refused = core.seat.context.read_only && read_only::asks_to_write(statement);
+            // Without a BEGIN what follows would be run by itself.
+            let instead: &[&[u8]] = match (refused, at) {
+                (false, _) => &[statement],
+                (true, 0) => &[begin, read_only::REFUSAL],
+                (true, _) => &[read_only::REFUSAL],
+            };
+            for sql in instead {
+                built(build::query(self.c.own(), sql))?;
+                self.exchange.sent_own(Owed::OwnQuery(None));
+            }
         }
         Ok(())
     }

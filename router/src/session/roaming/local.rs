@@ -8,6 +8,7 @@ use switchyard_wire::{build, message};
 use super::super::client_half::{built, violation};
 use super::super::relay::Relay;
 use super::super::{Core, End};
+use super::Portal;
 use super::scout::{aborted, bound, first, text_of_roaming};
 use crate::classify::classify;
 use crate::context::Wish;
@@ -263,8 +264,8 @@ impl Relay {
                 };
                 let step = bound(&rules, &sql, body.get(names.rest..));
                 if let Some(roaming) = &mut core.roaming {
-                    roaming.portals.retain(|(name, _, _)| **name != *names.portal);
-                    roaming.portals.push((names.portal.into(), step, sql.into()));
+                    roaming.portals.retain(|portal| *portal.name != *names.portal);
+                    roaming.portals.push(Portal { name: names.portal.into(), step, text: sql.into() });
                 }
                 build::bind_complete(self.s.own());
             }
@@ -292,7 +293,7 @@ impl Relay {
                         core.statements().remove(target.name);
                     }
                 } else if let Some(roaming) = &mut core.roaming {
-                    roaming.portals.retain(|(name, _, _)| **name != *target.name);
+                    roaming.portals.retain(|portal| *portal.name != *target.name);
                 }
                 build::close_complete(self.s.own());
             }
@@ -340,8 +341,8 @@ impl Relay {
 
 impl super::Roaming {
     fn portal(&self, name: &[u8]) -> Option<(Step, Box<[u8]>)> {
-        let (_, step, text) = self.portals.iter().find(|(own, _, _)| **own == *name)?;
-        Some((step.clone(), text.clone()))
+        let portal = self.portals.iter().find(|portal| *portal.name == *name)?;
+        Some((portal.step.clone(), portal.text.clone()))
     }
 }
 

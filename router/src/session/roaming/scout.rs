@@ -137,7 +137,9 @@ impl Relay {
         let mut portals: Vec<(Box<[u8]>, Step)> = core
             .roaming
             .iter()
-            .flat_map(|roaming| roaming.portals.iter().map(|(name, step, _)| (name.clone(), step.clone())))
+            .flat_map(|roaming| {
+                roaming.portals.iter().map(|portal| (portal.name.clone(), portal.step.clone()))
+            })
             .collect();
         let mut said: Option<Named> = None;
         let Some(roaming) = &mut core.roaming else { return Ok(Group::More) };
