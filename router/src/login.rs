@@ -332,7 +332,11 @@ async fn begin(
         register(tenant.id.clone());
     }
     let login = user.server_login.as_ref().map_or(0, |login| shared.logins.number(login));
-    let reads = reads(&opened, user);
+    let reads = match reads(&opened, user) {
+        // What the client may change in any transaction: it stays on the primaries.
+        Reads::AtFirst if rules.is_some() => Reads::Anything,
+        reads => reads,
+    };
     let roams = rules.clone().map(Roams::new);
     let who = Arc::new(Who { user: user.name.clone(), tenant: tenant.id.clone(), reads, login, roams });
     let mut seat = shared.seat(&who, worker).map_err(Ended::Refused)?;

@@ -26,7 +26,7 @@ use switchyard_config::topology::{ContextTemplate, PoolMode, Topology};
 use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 
 use super::expiry::TimeLimits;
-use super::{Core, End, Seat, Who, suspended};
+use super::{Core, End, Reads, Seat, Who, suspended};
 use crate::classify::{Effect, Pin};
 use crate::context::{Wish, Wishes};
 use crate::pool::Share;
@@ -325,8 +325,8 @@ impl Core {
             self.who.clone()
         } else {
             let roams = Some(Roams { rules: roams.rules.clone(), commented });
-            let Who { user, login, .. } = &*self.who;
-            Arc::new(Who { user: user.clone(), login: *login, tenant: tenant.clone(), roams })
+            let Who { user, login, reads, .. } = &*self.who;
+            Arc::new(Who { user: user.clone(), login: *login, reads: *reads, tenant: tenant.clone(), roams })
         };
         let shared = self.shared.clone();
         let topology = shared.topology();
@@ -418,7 +418,8 @@ impl Shared {
         let pool = self.pool(&shard.name).ok_or_else(gone)?;
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
         let nothing = ContextTemplate::default();
-        let context = self.contexts.context(&nothing, &who.tenant, &who.user, route, 0, false);
+        let read_only = who.reads == Reads::Only;
+        let context = self.contexts.context(&nothing, &who.tenant, &who.user, route, 0, read_only);
         let stats = self.stats.tenant(&who.tenant);
         Ok(Seat {
             generation,
