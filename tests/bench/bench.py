@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import idle
+import neighbours
 import report
 import seal
 import workers
@@ -23,7 +24,7 @@ from servers import DATABASE, PgBouncer, Postgres, Switchyard, find_pgbouncer, v
 from syscalls import per_transaction
 from system import cpu_model, first_line
 
-EXTRAS = ("idle", "workers", "seal")
+EXTRAS = ("idle", "workers", "seal", "neighbours")
 
 
 def arguments():
@@ -171,6 +172,17 @@ class Bench:
         seal.show(self.out["seal"])
 
 
+    def neighbours(self, postgres):
+        proxies = self.proxies("neighbours", postgres)
+        try:
+            self.out["neighbours"] = neighbours.compare(
+                self.directory, postgres, proxies, min(self.rounds, 3), max(self.seconds, 4), progress)
+        finally:
+            for proxy in proxies:
+                proxy.stop()
+        neighbours.show(self.out["neighbours"])
+
+
 def wanted(args, chosen):
     if args.only:
         return [w for w in chosen if any(w.group == o or w.name.startswith(o) for o in args.only)]
@@ -191,6 +203,8 @@ def run(bench, chosen, saturated, extras, pgbouncer_version):
         bench.idle(postgres)
     if "seal" in extras:
         bench.attempt("seal", bench.seal, postgres)
+    if "neighbours" in extras:
+        bench.attempt("neighbours", bench.neighbours, postgres)
     if not saturated and "workers" not in extras:
         return
     postgres.stop()
@@ -214,7 +228,7 @@ def main():
         print(*(w.name for w in chosen + saturated), *EXTRAS, sep="\n")
         return
     chosen, saturated = wanted(args, chosen), wanted(args, saturated)
-    extras = [name for name in EXTRAS if name in args.only or (not args.only and not (args.quick and name in ("workers", "seal")))]
+    extras = [name for name in EXTRAS if name in args.only or (not args.only and not (args.quick and name in ("workers", "seal", "neighbours")))]
     if not chosen and not saturated and not extras:
         raise SystemExit("no such workload; see --list")
     # However we are ended, we stop what we started.

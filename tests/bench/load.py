@@ -22,6 +22,7 @@ class Load:
     script: object  # function from tenant number to SQL
     clients: int = 16
     tenants: int = 1
+    first: int = 0  # number of the first tenant
     protocol: str = "simple"
     connect: bool = False  # a connection per transaction
     database: str | None = None
@@ -62,7 +63,7 @@ class Run:
         program = program if os.path.exists(program) else "pgbench"
         environment = {**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable", "PGGSSENCMODE": "disable"}
         self.load, self.processes, self.log = load, [], None
-        for tenant in range(load.tenants):
+        for tenant in range(load.first, load.first + load.tenants):
             script = os.path.join(directory, f"script{tenant}.sql")
             with open(script, "w") as f:
                 f.write(load.script(tenant))
@@ -101,7 +102,7 @@ class Run:
     def transactions(self):
         """Per process, the transactions as (time of completion, latency in µs)."""
         if self.log is None:
-            self.log = [self._read(tenant) for tenant in range(self.load.tenants)]
+            self.log = [self._read(self.load.first + n) for n in range(self.load.tenants)]
         return self.log
 
     def _read(self, tenant):
