@@ -1,5 +1,6 @@
 //! The control plane's API over HTTP, and the commands that speak it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -15,7 +16,17 @@ pub(crate) struct ControlPlane {
     cluster: Arc<Cluster>,
     dir: TempDir,
     port: u16,
+    config: PathBuf,
     child: std::process::Child,
+}
+
+fn run(config: &Path, dir: &TempDir) -> std::process::Child {
+    let mut command = process::command(binary(), "TERM", None);
+    let log = std::fs::File::create(dir.path().join("log")).expect("the directory is ours");
+    command.arg("control-plane").arg("--config").arg(config);
+    command.env("SWITCHYARD_LOG", "debug");
+    command.stdout(log.try_clone().expect("a file")).stderr(log);
+    process::spawn(command)
 }
 
 impl ControlPlane {
@@ -25,6 +36,13 @@ impl ControlPlane {
 
     /// Another one, with the same catalog; `more` are lines of its configuration.
     pub(crate) fn over(cluster: Arc<Cluster>, more: &str) -> Self {
+        let plane = Self::spawn(cluster, more);
+        plane.wait();
+        plane
+    }
+
+    /// The same, which may not answer yet.
+    pub(crate) fn spawn(cluster: Arc<Cluster>, more: &str) -> Self {
         let (dir, port) = (TempDir::new(), free_port());
         let config = dir.write(
             "control-plane.toml",
@@ -34,18 +52,33 @@ impl ControlPlane {
                 cluster.url(SUPERUSER, SUPERUSER_PASSWORD)
             ),
         );
-        let mut command = process::command(binary(), "TERM", None);
-        let log = std::fs::File::create(dir.path().join("log")).expect("the directory is ours");
-        command.arg("control-plane").arg("--config").arg(config);
-        command.env("SWITCHYARD_LOG", "debug");
-        command.stdout(log.try_clone().expect("a file")).stderr(log);
-        let child = process::spawn(command);
-        let plane = Self { cluster, dir, port, child };
-        let address = plane.address();
+        let child = run(&config, &dir);
+        Self { cluster, dir, port, config, child }
+    }
+
+    fn wait(&self) {
+        let address = self.address();
         wait::until_true("the control plane", || {
             metrics::get(address, "/readyz").is_ok_and(|(status, _)| status == 200)
         });
-        plane
+    }
+
+    /// Whether it has made its token.
+    pub(crate) fn is_ready_to_be_asked(&self) -> bool {
+        self.dir.path().join("token").exists()
+    }
+
+    /// The file of its keys.
+    pub(crate) fn keys(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("keys")).expect("it was made")
+    }
+
+    /// Ends it, and starts it again with other keys.
+    pub(crate) fn restart_with_keys(&mut self, keys: &str) {
+        process::end(&mut self.child, "TERM");
+        std::fs::write(self.dir.path().join("keys"), keys).expect("the directory is ours");
+        self.child = run(&self.config, &self.dir);
+        self.wait();
     }
 
     /// Its catalog, and what else is in that cluster.

@@ -1,5 +1,6 @@
 //! The catalog: its schema, its writers and its readers, over a real cluster.
 
+mod access;
 mod api;
 mod life;
 mod matrix;
