@@ -1,8 +1,9 @@
 """What one tenant's crowd does to another tenant: a victim alone, and beside an aggressor, through PgBouncer and Switchyard.
 
 Both tenants use the same database by the same role, as tenants of shared tables do, and so the same pool. The victim has fewer
-clients than half of the pool has connections: its fair share is all that it does alone, as long as the pool is what is short (`wait`).
-Where the machine is (`select`), it is half of what both do together.
+clients than half of the pool has connections, so its fair share is a connection for each: all that it does alone, as long as the
+pool is what is short (`wait`). Where the machine is (`select`), which shares itself between all connections, it is their part of
+what both do together, and transactions take longer because more run at once: aims are for `wait`.
 """
 
 import time
@@ -78,7 +79,7 @@ def judged(name, runs):
     alone = {key: middle(runs["alone"], key) for key in ("tps", "p50", "p99")}
     beside = {key: middle(runs["beside"], key) for key in ("tps", "p50", "p99", "aggressor_tps")}
     both = beside["tps"] + beside["aggressor_tps"]
-    fair = alone["tps"] if name == "wait" else min(alone["tps"], both / 2)
+    fair = alone["tps"] if name == "wait" else min(alone["tps"], both * VICTIM_CLIENTS / POOL)
     return {"alone": alone, "beside": beside, "fair_tps": fair, "share": beside["tps"] / fair,
             "p99_ratio": beside["p99"] / alone["p99"]}
 
@@ -90,7 +91,7 @@ def show(found):
           f"{'p99 alone':>10} {'p99 beside':>11} {'ratio':>6} {'aggressor/s':>12}")
     for name, by_proxy in found.items():
         for proxy, r in by_proxy.items():
-            aims = "" if proxy != "switchyard" else (
+            aims = "" if (name, proxy) != ("wait", "switchyard") else (
                 "  ok" if r["share"] >= SHARE and r["p99_ratio"] <= P99 else "  MISSED")
             print(f"  {name:8} {proxy:11} {r['alone']['tps']:8.0f} {r['beside']['tps']:9.0f} {r['fair_tps']:7.0f} "
                   f"{r['share']:6.0%} {r['alone']['p99'] / 1000:7.1f} ms {r['beside']['p99'] / 1000:8.1f} ms "
