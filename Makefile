@@ -5,7 +5,7 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench
+.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench bench-moves
 
 # More for the demo, such as DEMO='--shards 3 --port 6432'.
 DEMO =
@@ -59,3 +59,12 @@ bench: postgres
 	@tests/bench/install.sh
 	$(CARGO) build --locked --release -p switchyard
 	python3 tests/bench/bench.py $(ARGS)
+
+# Moves back and forth under load, at each isolation level: nothing lost, no client error, and the pause. See
+# docs/moves.md. MOVES is for each level.
+MOVES = 200
+
+bench-moves: postgres
+	$(CARGO) build --locked --release -p switchyard
+	SWITCHYARD_BIN=$(CURDIR)/target/release/switchyard SWITCHYARD_TESTS_MOVES=$(MOVES) \
+		$(CARGO) test --locked --release -p switchyard-tests --test moves -- --test-threads 1 --nocapture load::

@@ -6,7 +6,7 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::store::Counts;
+use crate::store::{Counts, MoveCounts};
 
 /// The control plane's series.
 pub(crate) struct Metrics {
@@ -16,6 +16,9 @@ pub(crate) struct Metrics {
     up: IntGauge,
     version: IntGauge,
     objects: IntGaugeVec,
+    moves: IntGaugeVec,
+    pauses: IntGaugeVec,
+    moved: IntGaugeVec,
 }
 
 impl Metrics {
@@ -35,6 +38,21 @@ impl Metrics {
             Opts::new("switchyard_catalog_objects", "How much the catalog holds."),
             &["kind"],
         )?;
+        let moves = IntGaugeVec::new(
+            Opts::new(
+                "switchyard_moves",
+                "Moves that the catalog has, by phase, or by outcome if they are done.",
+            ),
+            &["state"],
+        )?;
+        let pauses = IntGaugeVec::new(
+            Opts::new("switchyard_move_pauses", "Moves in which no client waited for longer than `ms`."),
+            &["ms"],
+        )?;
+        let moved = IntGaugeVec::new(
+            Opts::new("switchyard_moved", "What moves have taken to another shard: tenants, rows, bytes."),
+            &["what"],
+        )?;
         let build = IntGaugeVec::new(
             Opts::new("switchyard_build_info", "The version that runs; always 1."),
             &["version"],
@@ -47,7 +65,10 @@ impl Metrics {
         registry.register(Box::new(version.clone()))?;
         registry.register(Box::new(objects.clone()))?;
         registry.register(Box::new(build))?;
-        Ok(Self { registry, requests, seconds, up, version, objects })
+        for series in [&moves, &pauses, &moved] {
+            registry.register(Box::new(series.clone()))?;
+        }
+        Ok(Self { registry, requests, seconds, up, version, objects, moves, pauses, moved })
     }
 
     /// Counts an answer. `route` is none for a path that we do not serve.
@@ -58,6 +79,23 @@ impl Metrics {
         let route = route.unwrap_or("other");
         self.requests.with_label_values(&[method, route, &status.to_string()]).inc();
         self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// What the catalog has of moves.
+    pub(crate) fn moves(&self, counts: &MoveCounts) {
+        // A state that no move is in any more must not keep its last number.
+        self.moves.reset();
+        for (state, n) in &counts.by_state {
+            self.moves.with_label_values(&[state]).set(*n);
+        }
+        for (ms, n) in &counts.within_ms {
+            self.pauses.with_label_values(&[&ms.to_string()]).set(*n);
+        }
+        for (what, n) in
+            [("tenants", counts.moved), ("rows", counts.rows as i64), ("bytes", counts.bytes as i64)]
+        {
+            self.moved.with_label_values(&[what]).set(n);
+        }
     }
 
     /// All series, in Prometheus's text format.

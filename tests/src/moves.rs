@@ -158,6 +158,14 @@ impl Moving {
         });
     }
 
+    /// What the control plane counts.
+    ///
+    /// # Panics
+    /// If it does not say.
+    pub fn metrics(&self) -> String {
+        metrics::get(([127, 0, 0, 1], self.port).into(), "/metrics").expect("the control plane answers").1
+    }
+
     /// Kills the control plane, and the mover in it, as a machine's end would.
     pub fn kill_control_plane(&mut self) {
         let _ = self.child.kill();

@@ -41,6 +41,9 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Probl
 pub(super) async fn metrics(_: MayScrape, State(app): State<App>) -> Result<impl IntoResponse, Problem> {
     // Without the catalog, what the process counts by itself is still told.
     let counts = app.store.counts().await.ok();
+    if let Ok(moves) = app.store.move_counts().await {
+        app.metrics.moves(&moves);
+    }
     let text = app.metrics.text(counts.as_ref());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

@@ -337,15 +337,44 @@ impl Store {
         Ok(t.commit().await?)
     }
 
-    /// How many moves stand where: for metrics.
+    /// How many moves stand where, and how long their pauses were: for metrics.
     ///
     /// # Errors
     /// If the catalog fails.
-    pub async fn moves_by_phase(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let sql = "SELECT CASE phase WHEN 'done' THEN outcome ELSE phase END, count(*) FROM moves GROUP BY 1";
-        let rows = self.client().await?.query(sql, &[]).await?;
-        Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+    pub async fn move_counts(&self) -> Result<MoveCounts, StoreError> {
+        let client = self.client().await?;
+        let sql = "SELECT CASE phase WHEN 'done' THEN outcome ELSE phase END, count(*) FROM moves
+                   WHERE kind <> 'plan' GROUP BY 1";
+        let by_state = client.query(sql, &[]).await?.iter().map(|r| (r.get(0), r.get(1))).collect();
+        let sql = "SELECT p, (SELECT count(*) FROM pauses WHERE ms <= p) FROM unnest($1::float8[]) p";
+        let pauses =
+            "WITH pauses AS (SELECT (receipt->'pause'->>'clients_us')::float8 / 1000 AS ms FROM moves
+                                      WHERE receipt->'pause'->>'clients_us' IS NOT NULL)";
+        let rows = client.query(&format!("{pauses} {sql}"), &[&PAUSES_MS.as_slice()]).await?;
+        let within_ms = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
+        let sql = "SELECT count(*), coalesce(sum((receipt->>'bytes')::float8), 0),
+                          coalesce(sum((receipt->>'rows')::float8), 0) FROM moves WHERE moved_at IS NOT NULL";
+        let row = client.query_one(sql, &[]).await?;
+        Ok(MoveCounts { by_state, within_ms, moved: row.get(0), bytes: row.get(1), rows: row.get(2) })
     }
+}
+
+/// Pauses that are told apart, in milliseconds.
+const PAUSES_MS: [f64; 9] = [5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 10_000.0];
+
+/// What there is to count of moves.
+#[derive(Debug, Clone, Default)]
+pub struct MoveCounts {
+    /// By phase, or by outcome for those that are done.
+    pub by_state: Vec<(String, i64)>,
+    /// Those in which no client waited for longer, by milliseconds.
+    pub within_ms: Vec<(f64, i64)>,
+    /// Those in which the tenant has gone over.
+    pub moved: i64,
+    /// Bytes of the rows that these have moved.
+    pub bytes: f64,
+    /// These rows.
+    pub rows: f64,
 }
 
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {

@@ -76,6 +76,15 @@ fn a_tenant_moves_comes_back_and_leaves_nothing_behind() {
     assert_eq!(m.one(0, "SELECT count(*) FROM clients WHERE tenant_id = 'other'"), "20");
     m.nothing_left();
 
+    let counted = m.metrics();
+    for line in [
+        "switchyard_moves{state=\"completed\"} 1",
+        "switchyard_moves{state=\"rolled_back\"} 1",
+        "switchyard_moved{what=\"tenants\"} 2",
+        "switchyard_move_pauses{ms=\"10000\"} 2",
+    ] {
+        assert!(counted.contains(line), "{line}: {counted}");
+    }
     let receipt = m.cli(&["move", "receipt", "acme"]);
     assert_eq!(receipt["verified"], Value::Bool(true), "{receipt}");
 }
