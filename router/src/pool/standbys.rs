@@ -151,11 +151,12 @@ impl Pool {
         self.hosts.standbys.as_ref().is_some_and(Standbys::is_any)
     }
 
-    /// No connection could be made: nobody is to try until they have been asked again.
+    /// A connection could not be made, or was lost: nobody is to try until they have been asked again.
     pub(crate) fn distrust_standbys(&self) {
         for host in self.hosts.standbys.iter().flat_map(|standbys| &standbys.hosts) {
             host.usable.store(false, Ordering::Relaxed);
         }
+        self.leave_others();
     }
 
     /// The hosts that are standbys, or were not heard of.

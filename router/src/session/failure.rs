@@ -45,7 +45,13 @@ impl Relay {
         let untold =
             self.reads_again && self.s.pass == 0 && self.s.drop == 0 && self.s.buffer.fresh().is_empty();
         if untold && !bound && core.pin.is_none() && self.exchange.status == b'I' {
-            // Of a standby nothing was heard yet: another one, or the primary, answers as well.
+            // Of a standby nothing was heard yet: the primary answers as well, until it is known which of them are there.
+            if core.seat.pool.shard.pool.reads_from_primary
+                && let Some(pool) = self.lender.as_ref().filter(|pool| pool.is_of_standbys())
+            {
+                pool.distrust_standbys();
+                core.shared.raise_generation();
+            }
             self.can_replay = true;
             self.exchange.prefix = crate::context::Prefix::default();
             if self.begin_anew(core)? {

@@ -298,7 +298,8 @@ impl Relay {
                 text.unwrap_or_else(|| "protocol violation".to_owned()),
             )));
         }
-        if ends && !quiet && header.len <= WHOLE_BYTES {
+        // A connection to a standby may end before the statement, which is sent once more, has left.
+        if ends && (!quiet || self.reads_again) && header.len <= WHOLE_BYTES {
             // The backend is about to close. Whether the session survives is decided then.
             let text = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
             self.last_words = Some(ErrorResponse::error(
