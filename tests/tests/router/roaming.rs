@@ -1,6 +1,7 @@
 //! Sessions that act for many tenants: each transaction goes to the shard of the tenant that it names, and is that
 //! tenant's alone.
 
+use switchyard_shard_schema::install::{Form, Revokes};
 use switchyard_tests::raw::messages::{self as m, Message};
 use switchyard_tests::{Dice, Raw, Running, Setup};
 
@@ -319,4 +320,19 @@ fn random_programs() {
         }
     }
     assert!(compared > 300 && refused > 10, "{compared} compared, {refused} refused");
+}
+
+#[test]
+fn under_seal_too() {
+    let s = with_home().sealed(Form::Parameter, Revokes::default()).start();
+    let mut r = service(&s);
+    for (tenant, _) in TENANTS.iter().cycle().take(8) {
+        r.rows("BEGIN");
+        r.rows(&format!("SET LOCAL app.tenant_id = '{tenant}'"));
+        assert_eq!(r.column(NAMES), s.canaries(tenant));
+        assert_eq!(r.error("SET LOCAL app.tenant_id = 'nobody-else'").sqlstate, "25001");
+        r.rows("ROLLBACK");
+        // On the default shard nothing is entered.
+        assert_eq!(r.error(NAMES).sqlstate, "TN001", "no rows without a token");
+    }
 }
