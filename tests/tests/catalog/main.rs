@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod fuzzed;
 mod life;
 mod matrix;
 mod places;
