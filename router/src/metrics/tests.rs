@@ -90,10 +90,9 @@ fn every_name_is_shown_with_its_type() {
     shared.stats.shard(&ShardName::new("s0").unwrap(), 1).transactions.record(Duration::from_millis(3));
     work(&shared, "acme", 1);
     let page = page(&shared);
-    // Without a catalog there is nothing to say of one.
-    let shown = |family: &&Family| {
-        !family.name.starts_with("switchyard_catalog_") && !family.name.starts_with("process_")
-    };
+    // Without a catalog or standbys there is nothing to say of them.
+    let absent = ["switchyard_catalog_", "switchyard_standby_", "process_"];
+    let shown = |family: &&Family| !absent.iter().any(|prefix| family.name.starts_with(prefix));
     for family in families().filter(shown) {
         let kind = format!("{:?}", family.kind).to_lowercase();
         let line = format!("# TYPE {} {kind}\n", family.name);
