@@ -44,11 +44,14 @@ const SPARE: Duration = Duration::from_millis(20);
 /// of them: each change costs a handover.
 const AHEAD_TURNS: u32 = 6;
 
+/// But by no more than this: a handover costs fractions of a millisecond, however long transactions take.
+const AHEAD_MAX: Duration = Duration::from_millis(3);
+
 /// By so many, where the connections are divided as evenly between the two as whole ones can be: then a
 /// change only swaps who has one more.
 const AHEAD_EVEN_TURNS: u32 = 100;
 
-/// But by no more than this, where that is more than [`AHEAD_TURNS`].
+/// But by no more than this.
 const AHEAD_EVEN_MAX: Duration = Duration::from_millis(100);
 
 /// How far behind the first somebody is looked for whom a connection suits better.
@@ -412,7 +415,7 @@ impl Queue {
         let account = self.accounts.get(&waiter.share.tenant);
         let ahead = account.map_or(0, |account| account.used).saturating_sub(used);
         if waiter.share.tenant != other.share.tenant {
-            let usual = lane.turn * AHEAD_TURNS;
+            let usual = (lane.turn * AHEAD_TURNS).min(AHEAD_MAX);
             let allowed = match self.is_even(context, waiter.share, least, other.share) {
                 true => (lane.turn * AHEAD_EVEN_TURNS).min(AHEAD_EVEN_MAX).max(usual),
                 false => usual,

@@ -309,6 +309,21 @@ fn who_wants_less_than_its_share_gets_it_beside_a_crowd() {
 }
 
 #[test]
+fn slow_transactions_of_few_clients_get_their_share_beside_a_crowd() {
+    for (took, pause) in [(10_000, 100), (10_000, 1000), (3000, 300)] {
+        let had = |tenants: &[(usize, Duration)]| {
+            let mut sim = Sim::new(20);
+            sim.uneven = true;
+            let begin = sim.now;
+            let had = sim.loops(tenants, pause * US, 10_000)[0];
+            had.as_secs_f64() / (sim.now - begin).as_secs_f64()
+        };
+        let (alone, beside) = (had(&[(8, took * US)]), had(&[(8, took * US), (500, took * US)]));
+        assert!(beside >= alone * 0.7, "{took} µs: {alone} alone, {beside} beside a crowd");
+    }
+}
+
+#[test]
 fn a_pause_saves_up_no_claim() {
     let mut sim = Sim::new(4);
     sim.loops(&[(50, 500 * US), (0, 500 * US)], Duration::ZERO, 5000);
