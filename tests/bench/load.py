@@ -22,10 +22,10 @@ class Load:
     script: object  # function from tenant number to SQL
     clients: int = 16
     tenants: int = 1
-    first: int = 0  # number of the first tenant
     protocol: str = "simple"
     connect: bool = False  # a connection per transaction
     database: str | None = None
+    first: int = 0  # number of the first tenant
 
     def start(self, directory, postgres, system, seconds):
         return Run(directory, postgres, system, self, seconds)
