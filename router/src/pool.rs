@@ -11,6 +11,7 @@ mod idle;
 mod lending;
 mod look;
 mod place;
+mod question;
 mod queue;
 mod standbys;
 mod upkeep;

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use switchyard_config::topology::{Endpoint, Shard};
-use switchyard_wire::{build, frame};
 
-use super::Pool;
 use super::standbys::Standbys;
+use super::{Pool, question};
 use crate::server::connect::{ConnectError, Parameters, Target};
 use crate::server::{Route, Server};
 
@@ -22,9 +21,6 @@ const LEAST_TIME: Duration = Duration::from_secs(1);
 /// its timeline, which rises with every promotion.
 const LOOK: &[u8] = b"SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()), \
     CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_walfile_name(pg_current_wal_lsn()) END";
-
-/// Most bytes of the answer.
-const LOOK_BYTES: usize = 16 * 1024;
 
 /// The hosts of a shard.
 pub(super) struct Hosts {
@@ -185,52 +181,12 @@ enum NotThis {
 
 /// Asks a host what it is. None if it does not say so in the expected form.
 async fn look(server: &mut Server) -> Option<Look> {
-    let mut out = Vec::new();
-    build::query(&mut out, LOOK).ok()?;
-    server.stream.write_all(&out).await.ok()?;
-    let mut held = Vec::new();
-    let mut look = None;
-    loop {
-        let mut chunk = [0; 1024];
-        let n = server.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
-        held.extend_from_slice(&chunk[..n]);
-        if held.len() > LOOK_BYTES {
-            return None;
-        }
-        let mut at = 0;
-        while let Some(header) = frame::header(&held[at..]).ok()? {
-            if at + header.len > held.len() {
-                break;
-            }
-            let body = &held[at + frame::HEADER..at + header.len];
-            match header.tag {
-                frame::backend::DATA_ROW => look = read_look(body),
-                frame::backend::ERROR => return None,
-                frame::backend::READY_FOR_QUERY => {
-                    return look.filter(|_| body == b"I" && at + header.len == held.len());
-                }
-                _ => {}
-            }
-            at += header.len;
-        }
-        held.drain(..at);
-    }
+    question::ask(server, LOOK, read_look).await
 }
 
 /// Three values of a row in text form.
 fn read_look(body: &[u8]) -> Option<Look> {
-    let (count, mut rest) = body.split_first_chunk::<2>()?;
-    if u16::from_be_bytes(*count) != 3 {
-        return None;
-    }
-    let mut value = || {
-        let (len, tail) = rest.split_first_chunk::<4>()?;
-        // A NULL has a length that no body has.
-        let (value, tail) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)?;
-        rest = tail;
-        std::str::from_utf8(value).ok()
-    };
-    let (recovery, identifier, file) = (value()?, value()?, value()?);
+    let [recovery, identifier, file] = question::texts(body)?;
     let in_recovery = recovery != "f";
     let timeline = if in_recovery { 0 } else { u32::from_str_radix(file.get(..8)?, 16).ok()? };
     Some(Look { in_recovery, identifier: identifier.to_owned(), timeline })

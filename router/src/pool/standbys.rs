@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use switchyard_config::topology::{Endpoint, Shard};
-use switchyard_wire::{build, frame, message};
 
-use super::Pool;
 use super::hosts::Hosts;
+use super::{Pool, question};
 use crate::logins::Logins;
 use crate::seal::Sealer;
 use crate::server::connect::{ConnectError, Parameters};
@@ -29,9 +28,6 @@ const ASK: &[u8] = b"SELECT pg_is_in_recovery(), (SELECT system_identifier FROM 
 
 /// Time for a host to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-
-/// Most bytes of an answer.
-const ANSWER_BYTES: usize = 16 * 1024;
 
 /// Answers of the primary that are kept: one for each second. Who is farther behind is too far.
 const SAMPLES: usize = 3700;
@@ -199,7 +195,7 @@ impl Pool {
                 None => self.target(&route, host.endpoint.clone()).connect().await.ok()?.0,
             };
             let asked = Instant::now();
-            let answer = ask(&mut server, asked).await?;
+            let answer = question::ask(&mut server, ASK, |body| read_answer(body, asked)).await?;
             Some((server, answer))
         };
         let (server, answer) = tokio::time::timeout(ANSWER, asking).await.ok()??;
@@ -232,42 +228,8 @@ impl Pool {
     }
 }
 
-/// Asks one host. None if it does not answer in the expected form.
-async fn ask(server: &mut Server, asked: Instant) -> Option<Answer> {
-    let mut out = Vec::new();
-    build::query(&mut out, ASK).ok()?;
-    server.stream.write_all(&out).await.ok()?;
-    let mut held = Vec::new();
-    let mut answer = None;
-    loop {
-        let mut chunk = [0; 1024];
-        let n = server.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
-        held.extend_from_slice(&chunk[..n]);
-        if held.len() > ANSWER_BYTES {
-            return None;
-        }
-        let mut at = 0;
-        while let Some(header) = frame::header(&held[at..]).ok()? {
-            if at + header.len > held.len() {
-                break;
-            }
-            let body = &held[at + frame::HEADER..at + header.len];
-            match header.tag {
-                frame::backend::DATA_ROW => answer = read_answer(body, asked),
-                frame::backend::ERROR => return None,
-                frame::backend::READY_FOR_QUERY => return answer,
-                _ => {}
-            }
-            at += header.len;
-        }
-        held.drain(..at);
-    }
-}
-
 fn read_answer(body: &[u8], asked: Instant) -> Option<Answer> {
-    let mut row = message::data_row(body).ok()?;
-    let mut next = || std::str::from_utf8(row.next()?.ok()??).ok();
-    let (recovery, identifier, position) = (next()?, next()?, next()?);
+    let [recovery, identifier, position] = question::texts(body)?;
     Some(Answer {
         asked,
         in_recovery: recovery != "f",
