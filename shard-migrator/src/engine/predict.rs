@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::{Place, Work};
 use crate::MoveError;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Table};
 use crate::preflight;
 
 /// Round trips and commits that are timed; the median counts.
@@ -20,6 +20,9 @@ const MESSAGES: u32 = 3;
 /// Round trips to the target in the last transaction, beside its commit: the changes, how far they reach, the
 /// activation.
 const LAST: u32 = 3;
+
+/// Largest table, in bytes and with its partitions, that is counted when only a plan is asked for.
+const COUNTED: i64 = 64 << 20;
 
 /// Time of an answer, and of a commit with something in it.
 struct Latency {
@@ -53,7 +56,31 @@ fn ms(time: Duration) -> f64 {
 }
 
 impl Work<'_> {
-    /// What the planner thinks there is (counting would be felt by others), how long it may take, and the pause.
+    /// Rows and bytes of the tenant in a table, and whether they were counted. Who only asks gets a table that is small
+    /// counted; all others are what the planner thinks, as counting would be felt by the neighbours.
+    async fn size_of(&self, table: &Table) -> Result<(f64, f64, bool), MoveError> {
+        let (source, name, filter) = (&self.source, table.quoted(), self.scope.filter());
+        let failed = source.at.failed();
+        if self.job.kind == "plan" {
+            // Of a table without partitions, the tree is empty.
+            let sql = "SELECT greatest(pg_table_size($1::text::regclass),
+                                       (SELECT sum(pg_table_size(relid)) FROM pg_partition_tree($1::text::regclass)))::int8";
+            let size: i64 = source.client.query_one(sql, &[&name]).await.map_err(failed)?.get(0);
+            if size <= COUNTED {
+                let sql = format!(
+                    "SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::int8 FROM {name} t{filter}"
+                );
+                let row = source.client.query_one(&sql, &[]).await.map_err(failed)?;
+                return Ok((row.get::<_, i64>(0) as f64, row.get::<_, i64>(1) as f64, true));
+            }
+        }
+        let sql = format!("EXPLAIN (FORMAT JSON) SELECT * FROM {name}{filter}");
+        let plan: Value = source.client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
+        let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
+        Ok((number("Plan Rows"), number("Plan Rows") * number("Plan Width"), false))
+    }
+
+    /// How much there is, how long it may take, and the pause.
     pub(super) async fn estimate(
         &self,
         inventory: &Inventory,
@@ -63,15 +90,12 @@ impl Work<'_> {
         let mut tables = Vec::new();
         let (mut all_rows, mut all_bytes) = (0.0, 0.0);
         for table in inventory.tables.values() {
-            let sql =
-                format!("EXPLAIN (FORMAT JSON) SELECT * FROM {}{}", table.quoted(), self.scope.filter());
-            let row = source.client.query_one(&sql, &[]).await.map_err(source.at.failed())?;
-            let plan: Value = row.get(0);
-            let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
-            let (rows, bytes) = (number("Plan Rows"), number("Plan Rows") * number("Plan Width"));
+            let (rows, bytes, counted) = self.size_of(table).await?;
             all_rows += rows;
             all_bytes += bytes;
-            tables.push(json!({ "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64 }));
+            tables.push(json!({
+                "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64, "counted": counted,
+            }));
         }
         let (oldest, usual) = transactions(source).await?;
         let catalog = self.journal.commit_latency(async |c| median(c, "SELECT pg_current_xact_id()").await);

@@ -1,5 +1,6 @@
 //! Verbs of moves.
 
+mod show;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::show::{FIELDS, show};
 use super::Session;
 use crate::failure::{Failure, Outcome};
 use crate::http::segment;
@@ -151,22 +153,6 @@ const COLUMNS: &[(&str, &str)] = &[
     ("PHASE", "phase"),
     ("OUTCOME", "outcome"),
     ("CREATED", "created_at"),
-];
-
-const FIELDS: &[(&str, &str)] = &[
-    ("id", "id"),
-    ("tenant", "tenant"),
-    ("from", "source"),
-    ("to", "target"),
-    ("kind", "kind"),
-    ("phase", "phase"),
-    ("wish", "wish"),
-    ("outcome", "outcome"),
-    ("error", "error"),
-    ("created", "created_at"),
-    ("created by", "created_by"),
-    ("moved", "moved_at"),
-    ("finished", "finished_at"),
 ];
 
 impl MoveCommand {
@@ -352,58 +338,6 @@ async fn wait(session: &Session, id: i64, how: &Wait, gone_over: bool) -> Outcom
         }
         sleep(LOOK).await;
     }
-}
-
-/// Shows all of a move.
-async fn show(session: &Session, found: &Value) -> Outcome {
-    if session.is_json() {
-        return output::json(found);
-    }
-    session.show(FIELDS, found)?;
-    if let Some(findings) = found["plan"]["findings"].as_array().filter(|f| !f.is_empty()) {
-        output::line("\nfindings:")?;
-        for finding in findings {
-            let text = |field: &str| finding[field].as_str().unwrap_or_default();
-            let kind = if finding["refuses"] == true { "refused" } else { "note" };
-            output::line(&format!("  {kind}  {}: {}", text("about"), text("reason")))?;
-            if !text("mend").is_empty() {
-                output::line(&format!("           {}", text("mend")))?;
-            }
-        }
-    }
-    if found["kind"] == "plan" && found["plan"].is_object() {
-        output::line("")?;
-        output::object(
-            &[
-                ("rows", "rows"),
-                ("bytes", "bytes"),
-                ("estimated seconds", "estimated_s"),
-                ("predicted pause, ms", "predicted_pause_ms"),
-                ("oldest transaction, s", "oldest_transaction_s"),
-            ],
-            &found["plan"],
-        )?;
-    }
-    if found["receipt"].is_object() {
-        output::line("\nreceipt:")?;
-        let tables = found["receipt"]["tables"].as_array().cloned().unwrap_or_default();
-        output::table(&[("TABLE", "table"), ("ROWS", "rows"), ("HASH", "hash")], &tables)?;
-        output::object(
-            &[
-                ("epochs", "epochs"),
-                ("changes applied", "changes_applied"),
-                ("attempts", "attempts"),
-                ("pause", "pause"),
-                ("durations, ms", "durations_ms"),
-                ("predicted pause, ms", "predicted_pause_ms"),
-            ],
-            &found["receipt"],
-        )?;
-    }
-    let events = session.api.get(&format!("/v1/moves/{}/events", number(found))).await?;
-    let events = events["items"].as_array().cloned().unwrap_or_default();
-    output::line("\nevents:")?;
-    output::table(&[("AT", "at"), ("PHASE", "phase"), ("WHAT", "what")], &events)
 }
 
 /// Moves everybody away from a shard.
