@@ -164,7 +164,7 @@ pub(crate) async fn add_up(
 }
 
 fn malformed(at: &ShardAccess, reason: &str) -> MoveError {
-    MoveError::Stream { shard: at.name.clone(), reason: reason.to_owned() }
+    MoveError::Invalid(format!("shard {}: {reason}", at.name))
 }
 
 #[cfg(test)]

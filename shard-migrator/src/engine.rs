@@ -16,7 +16,6 @@ use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::apply::Turn;
-use crate::cutover::turned;
 use crate::fence;
 use crate::inventory::Inventory;
 use crate::journal::{Job, Journal, Phase, Wish};
@@ -177,6 +176,10 @@ impl Work<'_> {
         match error {
             MoveError::Refused(found) => {
                 self.journal.plan(&json!({ "findings": found })).await?;
+                // Found late, by a mover that went on with what another had begun, or in what was made.
+                if self.is_begun().await? {
+                    return self.abort("refused").await;
+                }
                 self.leave_shards().await?;
                 self.journal.done("refused").await
             }
@@ -240,22 +243,9 @@ impl Work<'_> {
     /// it was.
     async fn resolve(&mut self) -> Result<bool, MoveError> {
         self.take_over().await?;
-        let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
-        let give_up = "SELECT coalesce(switchyard.give_up($1, 'target', $2, $3), '')";
-        let row = self
-            .target
-            .client
-            .query_one(give_up, &[&id, &self.turn.term, &tenant.as_str()])
-            .await
-            .map_err(|e| turned(self.target.at.failed()(e)))?;
-        let moved = row.get::<_, &str>(0) == "active";
+        let moved = self.resolve_attempt().await?;
         if !moved {
-            let unfreeze = "SELECT switchyard.unfreeze($1, 'source', $2, $3)";
-            self.source
-                .client
-                .execute(unfreeze, &[&id, &self.turn.term, &tenant.as_str()])
-                .await
-                .map_err(|e| turned(self.source.at.failed()(e)))?;
+            let tenant = self.job.tenant.clone();
             let order = Order::Release {
                 tenant,
                 attempt: String::new(),

@@ -42,6 +42,9 @@ pub enum MoveError {
     /// The cutover was given up for now: somebody was in the way.
     #[error("{0}")]
     InTheWay(String),
+    /// It was to be given up, and the tenant is at the target already.
+    #[error("the tenant has moved already")]
+    Arrived,
     /// An operator wants something else.
     #[error("stopped on request")]
     Asked,
@@ -66,12 +69,29 @@ pub(crate) fn told(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// What tokio-postgres calls an answer that did not come in time; its kind cannot be asked for.
+const TIMED_OUT: &str = "timeout waiting for server";
+
+/// Whether an error without a SQLSTATE is of the connection. Others are of what was sent or of how it was understood,
+/// and are the same the next time.
+fn broke(error: &tokio_postgres::Error) -> bool {
+    use std::error::Error;
+    use std::io;
+    let io = error.source().and_then(|e| e.downcast_ref::<io::Error>());
+    // What is malformed, a certificate that is not trusted among it, is told by these kinds.
+    let lasting = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
+    match io {
+        Some(io) => !lasting.contains(&io.kind()),
+        None => error.is_closed() || error.to_string() == TIMED_OUT,
+    }
+}
+
 impl MoveError {
     /// Whether trying again may help, with nothing changed by an operator.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Shard { error, .. } => match error.code() {
-                None => true,
+                None => broke(error),
                 Some(code) => {
                     let code = code.code();
                     ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
@@ -88,5 +108,34 @@ impl MoveError {
             Self::Shard { error, .. } => error.code().map(tokio_postgres::error::SqlState::code),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn of_shard(url: &str) -> MoveError {
+        let config: tokio_postgres::Config = url.parse().unwrap();
+        let error = config.connect(tokio_postgres::NoTls).await.map(drop).unwrap_err();
+        MoveError::Shard { shard: ShardName::new("s1").unwrap(), error }
+    }
+
+    #[tokio::test]
+    async fn what_only_an_operator_can_mend_is_not_tried_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("postgres://u@127.0.0.1:{port}/d?sslmode=require");
+        let answering = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut socket, b"N").await.unwrap();
+            socket
+        };
+        let (nobody, _socket) = tokio::join!(of_shard(&url), answering);
+        assert!(!nobody.is_transient(), "TLS is asked for and cannot be had: {nobody}");
+        drop(listener);
+        let refused = of_shard(&format!("postgres://u@127.0.0.1:{port}/d")).await;
+        assert!(refused.is_transient(), "nobody listens there now: {refused}");
+        assert!(!of_shard("postgres://u@127.0.0.1/d?port=1,2,3").await.is_transient());
     }
 }

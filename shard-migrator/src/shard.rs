@@ -77,7 +77,7 @@ impl ShardAccess {
         if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
-        let tls = Tls::new(&self.tls)?;
+        let tls = Tls::new(&self.tls).map_err(|e| MoveError::Invalid(format!("shard {}: {e}", self.name)))?;
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(tls));
         let connected = connecting.await.map_err(|_| MoveError::Stream {
             shard: self.name.clone(),

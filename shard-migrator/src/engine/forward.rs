@@ -129,7 +129,9 @@ impl Work<'_> {
         fault::point("taken over");
         let there = if made { self.make_structure(&inventory).await? } else { there };
         // An attempt of a mover that has gone may have left the source frozen; nobody arrives any more.
-        self.resolve_attempt().await?;
+        if self.resolve_attempt().await? {
+            return Err(MoveError::Arrived);
+        }
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
         let (source, target) = (&self.source, &self.target);
         fence::guard(&source.client, &source.at, &inventory, &self.scope).await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Place, Work};
 use crate::MoveError;
+use crate::cutover::turned;
 use crate::fault;
 use crate::fence;
 use crate::inventory::{Inventory, Table};
@@ -71,30 +72,47 @@ impl Work<'_> {
         structure::remove(&client, &place.home, &self.scope.model).await
     }
 
-    /// A source that an attempt has left frozen goes on; nobody arrives at the target any more.
-    pub(super) async fn resolve_attempt(&self) -> Result<(), MoveError> {
+    /// Whether the tenant has arrived at the target. If not, nobody arrives there any more, and a source that an attempt
+    /// has left frozen goes on.
+    pub(super) async fn resolve_attempt(&self) -> Result<bool, MoveError> {
         let (id, term, tenant) = (&self.turn.id, self.turn.term, self.tenant());
-        self.target
-            .client
-            .execute("SELECT switchyard.give_up($1, 'target', $2, $3)", &[id, &term, &tenant])
-            .await
-            .map_err(self.target.at.failed())?;
-        self.source
-            .client
-            .execute("SELECT switchyard.unfreeze($1, 'source', $2, $3)", &[id, &term, &tenant])
-            .await
-            .map_err(self.source.at.failed())?;
-        Ok(())
+        let give_up = "SELECT coalesce(switchyard.give_up($1, 'target', $2, $3), '')";
+        let row = self.target.client.query_one(give_up, &[id, &term, &tenant]).await;
+        let state = row.map_err(|e| turned(self.target.at.failed()(e)))?;
+        if state.get::<_, &str>(0) == "active" {
+            return Ok(true);
+        }
+        let unfreeze = "SELECT switchyard.unfreeze($1, 'source', $2, $3)";
+        let done = self.source.client.execute(unfreeze, &[id, &term, &tenant]).await;
+        done.map_err(|e| turned(self.source.at.failed()(e)))?;
+        Ok(false)
+    }
+
+    /// Whether anything of the move is on a shard.
+    pub(super) async fn is_begun(&self) -> Result<bool, MoveError> {
+        for place in [&self.source, &self.target] {
+            if !place.missing && crate::preflight::has_fence(&place.client, &place.at).await? {
+                let sql = "SELECT EXISTS (SELECT FROM switchyard.moves WHERE move_id = $1)";
+                let row = place.client.query_one(sql, &[&self.turn.id]).await.map_err(place.at.failed())?;
+                if row.get(0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(self.has_made())
     }
 
     /// Gives the move up. The tenant stays where it was.
     pub(super) async fn abort(&mut self, outcome: &str) -> Result<(), MoveError> {
-        self.enter(Phase::Aborting, outcome).await?;
         if self.job.kind != "plan" {
             self.take_over().await?;
             let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
+            // Before this is written down: behind the activation there is nothing to be given up.
+            if !self.target.missing && self.resolve_attempt().await? {
+                return Err(MoveError::Arrived);
+            }
+            self.enter(Phase::Aborting, outcome).await?;
             if !self.target.missing {
-                self.resolve_attempt().await?;
                 self.clear_target(&id, tenant.as_str()).await?;
             }
             let source = &self.source;

@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod late;
 mod load;
 mod models;
 mod policy;
