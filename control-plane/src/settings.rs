@@ -252,6 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn the_control_planes_on_kubernetes_have_settings_that_are_understood() {
+        let map = include_str!("../../deploy/kubernetes/control-plane.yaml");
+        let (_, map) = map.split_once("control-plane.toml: |\n").unwrap();
+        let lines = map.lines().take_while(|l| *l != "---").map(str::trim_start);
+        let text = lines.collect::<Vec<_>>().join("\n").replace("catalog_url_file", "catalog_url");
+        assert_eq!(parse(&text).unwrap().listen.to_string(), "0.0.0.0:6480");
+    }
+
+    #[test]
     fn a_catalog_is_enough() {
         let settings =
             parse("catalog_url = 'postgres://me:hush@localhost/catalog'\nbootstrap_token_file = 't'")

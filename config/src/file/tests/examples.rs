@@ -54,6 +54,18 @@ fn every_example_loads() {
 }
 
 #[test]
+fn the_routers_on_kubernetes_have_a_configuration_that_loads() {
+    let map = include_str!("../../../../deploy/kubernetes/router.yaml");
+    let (_, map) = map.split_once("router.toml: |\n").unwrap();
+    let lines = map.lines().take_while(|l| *l != "---").map(|l| l.strip_prefix("    ").unwrap_or(l));
+    let text = lines.collect::<Vec<_>>().join("\n").replace("@ID@", "3");
+    let text = text.replace("/etc/switchyard/tls/tls.", "tls/server.");
+    let text = text.replace("/etc/switchyard/catalog/url", "secrets/catalog-url");
+    let loaded = parse(&text, &full_dir("kubernetes").0.join("router.toml"), &env);
+    assert_eq!(loaded.unwrap_or_else(|e| panic!("{e}")).warnings, []);
+}
+
+#[test]
 fn what_is_commented_out_is_the_default() {
     let dir = full_dir("defaults");
     let path = dir.0.join("full.toml");
