@@ -22,6 +22,6 @@ mod vault;
 
 pub use migrations::{MIGRATIONS, MigrationError};
 pub use oidc::OidcSettings;
-pub use process::{StartError, run};
+pub use process::{Opener, StartError, run};
 pub use settings::{Settings, SettingsError};
 pub use vault::KeysError;

@@ -16,6 +16,7 @@ const STEPS: &[(&str, &str)] = &[
     ("moves", include_str!("../migrations/0010_moves.sql")),
     ("leases", include_str!("../migrations/0012_leases.sql")),
     ("moves, further", include_str!("../migrations/0013_moves.sql")),
+    ("sealed passwords", include_str!("../migrations/0020_sealed_passwords.sql")),
 ];
 
 /// How many steps there are.

@@ -19,6 +19,7 @@ use crate::listen::{Listener, Peer, acceptor};
 use crate::metrics::Metrics;
 use crate::oidc::Oidc;
 use crate::settings::Settings;
+use crate::store::passwords::Administrator;
 use crate::store::{Store, StoreError};
 use crate::vault::Keys;
 use crate::{jobs, leader, runner};
@@ -80,11 +81,8 @@ pub async fn run(
     if !address.ip().is_loopback() && tls.is_none() {
         warn!(%address, "serving without TLS beyond loopback: put something that adds it in front");
     }
-    let keys = match &settings.keys_file {
-        Some(path) => Some(Keys::load_or_make(path).map_err(|e| StartError::KeysFile(path.clone(), e))?),
-        None => None,
-    };
-    let store = Store::open(&settings.catalog_url).await?.with_keys(keys);
+    let store = Store::open(&settings.catalog_url).await?.with_keys(keys(&settings)?);
+    store.seal_passwords().await?;
     if let Some(path) = &settings.bootstrap_token_file {
         store.set_bootstrap_token(&bootstrap_token(path)?).await?;
     }
@@ -119,6 +117,30 @@ pub async fn run(
         served = serve => served.map_err(StartError::Serve),
         // A request that does not end must not keep the process.
         () = async { let _ = stopping.changed().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}
+
+fn keys(settings: &Settings) -> Result<Option<Keys>, StartError> {
+    let load = |path: &PathBuf| Keys::load_or_make(path).map_err(|e| StartError::KeysFile(path.clone(), e));
+    settings.keys_file.as_ref().map(load).transpose()
+}
+
+/// Opens the passwords of movers, which the catalog has sealed.
+#[derive(Debug, Clone)]
+pub struct Opener(Keys);
+
+impl Opener {
+    /// The opener with the keys of the control plane, if it has any; makes their file if it does not exist.
+    ///
+    /// # Errors
+    /// If the file cannot be read or made.
+    pub fn of(settings: &Settings) -> Result<Option<Self>, StartError> {
+        Ok(keys(settings)?.map(Self))
+    }
+
+    /// The password of the mover on a shard; none if the key is missing or the text was changed.
+    pub fn open(&self, shard: &str, key: &str, sealed: &[u8]) -> Option<SecretString> {
+        Administrator::Moves.open(&self.0, shard, key, sealed)
     }
 }
 

@@ -11,6 +11,7 @@ mod idempotency;
 mod model;
 mod moves;
 mod operations;
+pub(crate) mod passwords;
 mod plans;
 mod settings;
 mod shards;

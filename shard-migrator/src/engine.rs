@@ -6,7 +6,6 @@ mod leave;
 mod predict;
 mod sequences;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -21,6 +20,7 @@ use crate::inventory::Inventory;
 use crate::journal::{Job, Journal, Phase, Wish};
 use crate::preflight::Finding;
 use crate::scope::{Model, Scope};
+use crate::secrets::Secrets;
 use crate::shard::ShardAccess;
 use crate::stream::Wanted;
 use crate::streams::Streams;
@@ -35,7 +35,7 @@ const MADE: &str = "structure_made";
 pub(crate) struct Engine {
     pub(crate) catalog: SecretString,
     pub(crate) owner: String,
-    pub(crate) secrets_dir: Option<PathBuf>,
+    pub(crate) secrets: Secrets,
     pub(crate) streams: Streams,
 }
 
@@ -110,7 +110,7 @@ impl Engine {
         let (context, epoch) = journal.tenant(&job.tenant).await?;
         let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
         let place = async |name| -> Result<Place, MoveError> {
-            let at = journal.shard(name, self.secrets_dir.as_deref()).await?.ok_or_else(|| {
+            let at = journal.shard(name, &self.secrets).await?.ok_or_else(|| {
                 MoveError::Refused(vec![Finding::refuses(
                     name,
                     "the mover has no login there",

@@ -1,6 +1,5 @@
 //! A move in the catalog: what is asked for, what is being done, and what came of it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -13,6 +12,7 @@ use switchyard_config::{ShardName, TenantId};
 use tokio_postgres::{Client, Row};
 
 use crate::MoveError;
+use crate::secrets::{Kept, Secrets};
 use crate::shard::ShardAccess;
 
 /// Where a move stands. Written before what it names is done.
@@ -263,15 +263,17 @@ impl Journal {
     pub(crate) async fn shard(
         &self,
         name: &ShardName,
-        secrets_dir: Option<&Path>,
+        secrets: &Secrets,
     ) -> Result<Option<ShardAccess>, MoveError> {
         let sql = "SELECT s.host, s.port, s.database, s.tls, a.login_user, a.login_password, a.password_env,
-                          a.password_file
+                          a.password_file, a.kid, a.sealed
                    FROM shards s LEFT JOIN shard_admins a ON a.shard = s.name WHERE s.name = $1";
         let row = self.client.query_opt(sql, &[&name.as_str()]).await.map_err(catalog)?;
         let row = row.ok_or_else(|| MoveError::Invalid(format!("there is no shard `{name}`")))?;
         let Some(user) = row.get::<_, Option<String>>(4) else { return Ok(None) };
         let mut tls: switchyard_config::topology::ServerTls = parse::<TlsDoc>("tls", row.get(3))?.into();
+        let (key, sealed): (Option<&str>, Option<&[u8]>) = (row.get(8), row.get(9));
+        let kept = Kept { clear: row.get(5), env: row.get(6), file: row.get(7), sealed: key.zip(sealed) };
         let host: String = row.get(0);
         if host.starts_with('/') {
             tls.mode = SslMode::Disable;
@@ -282,7 +284,7 @@ impl Journal {
             port: u16::try_from(row.get::<_, i32>(1)).unwrap_or(5432),
             database: row.get(2),
             user,
-            password: password(name, (row.get(5), row.get(6), row.get(7)), secrets_dir)?,
+            password: secrets.password(name, &kept)?,
             tls,
         }))
     }
@@ -310,27 +312,6 @@ impl Journal {
         self.client.execute(sql, &[&tenant.as_str(), &shard.as_str(), &epoch]).await.map_err(catalog)?;
         Ok(())
     }
-}
-
-/// A password as the catalog has it, or as what it names does.
-fn password(
-    shard: &ShardName,
-    (kept, env, file): (Option<String>, Option<&str>, Option<&str>),
-    secrets_dir: Option<&Path>,
-) -> Result<Option<SecretString>, MoveError> {
-    let missing =
-        |what: String| MoveError::Invalid(format!("password of the mover on shard {shard}: {what}"));
-    if let Some(env) = env {
-        let value = std::env::var(env).map_err(|_| missing(format!("the variable {env} is not set")))?;
-        return Ok(Some(SecretString::from(value)));
-    }
-    if let Some(file) = file {
-        let dir = secrets_dir.ok_or_else(|| missing("`secrets_dir` is not configured".to_owned()))?;
-        let text = std::fs::read_to_string(dir.join(file)).map(zeroize::Zeroizing::new);
-        let text = text.map_err(|e| missing(format!("{file} in `secrets_dir`: {e}")))?;
-        return Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))));
-    }
-    Ok(kept.map(SecretString::from))
 }
 
 fn job(id: i64, row: &Row) -> Result<Job, MoveError> {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use crate::MoveError;
 use crate::engine::Engine;
 use crate::journal;
+use crate::secrets::Secrets;
 use crate::streams::Streams;
 
 /// Key of the advisory lock that the leading process holds: `swyd-mov` in ASCII.
@@ -37,8 +37,8 @@ pub struct Settings {
     pub owner: String,
     /// Moves that are worked on at a time from or to a shard, those that have moved and only follow not counted.
     pub per_shard: usize,
-    /// Directory of the files that hold passwords of shards, where the catalog names one.
-    pub secrets_dir: Option<PathBuf>,
+    /// Where the passwords of shards are.
+    pub secrets: Secrets,
 }
 
 /// Works on moves until `stop` is done. Nothing is lost if the process ends in any other way.
@@ -77,7 +77,7 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
     let engine = Arc::new(Engine {
         catalog: settings.catalog.clone(),
         owner: settings.owner.clone(),
-        secrets_dir: settings.secrets_dir.clone(),
+        secrets: settings.secrets.clone(),
         streams: Streams::default(),
     });
     let mut board = Board::default();

@@ -74,7 +74,7 @@ impl Moving {
             "control-plane.toml",
             &format!(
                 "listen = '127.0.0.1:{port}'\ncatalog_url = '{url}'\nbootstrap_token_file = 'token'\n\
-                 secrets_dir = '.'\n"
+                 secrets_dir = '.'\nkeys_file = 'keys'\n"
             ),
         );
         dir.write("shard.password", &format!("{SUPERUSER_PASSWORD}\n"));
@@ -205,6 +205,39 @@ impl Moving {
         let mut command = Command::new(binary());
         command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
         command.env("SWITCHYARD_TOKEN", token.trim()).output().expect("it runs")
+    }
+
+    /// The same, with something on its standard input.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn command_with(&self, args: &[&str], input: &str) -> Output {
+        use std::io::Write;
+        let token = std::fs::read_to_string(self.dir.path().join("token")).expect("it was made");
+        let mut command = Command::new(binary());
+        command.args(args).env("SWITCHYARD_URL", format!("http://127.0.0.1:{}", self.port));
+        command.env("SWITCHYARD_TOKEN", token.trim());
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("it runs");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+        child.wait_with_output().expect("it ends")
+    }
+
+    /// Writes a file into the control plane's directory.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, text: &str) {
+        self.dir.write(name, text);
+    }
+
+    /// Reads one.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).expect("it is there")
     }
 
     /// Runs one and reads its JSON.

@@ -69,11 +69,18 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let (told, mut stopping) = tokio::sync::watch::channel(());
+        let opener = switchyard_control_plane::Opener::of(&settings)?;
         let moves = switchyard_migrator::Settings {
             catalog: settings.catalog_url.clone(),
             owner: format!("{} pid {}", settings.listen, std::process::id()),
             per_shard: settings.moves_per_shard,
-            secrets_dir: settings.secrets_dir.clone(),
+            secrets: switchyard_migrator::Secrets {
+                dir: settings.secrets_dir.clone(),
+                unseal: opener.map(|opener| {
+                    let unseal = move |shard: &_, key: &_, sealed: &_| opener.open(shard, key, sealed);
+                    std::sync::Arc::new(unseal) as switchyard_migrator::Unseal
+                }),
+            },
         };
         let stop = async move {
             stop.await;

@@ -1,12 +1,13 @@
 //! Moves of tenants, as operators ask for them. The mover does the rest.
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
 
 use super::audit::{Deed, NONE, record};
+use super::passwords::Administrator;
 use super::{Caller, Store, StoreError, timestamp};
 
 /// A move.
@@ -151,7 +152,8 @@ pub struct MoveEvent {
 pub struct ShardAdmin {
     /// A role that sees all rows and may replicate.
     pub user: String,
-    /// Its password. It is kept in the catalog as it is; of the other two only the name is.
+    /// Its password. It is kept in the catalog, sealed, for which the control plane needs its `keys_file`; of the
+    /// other two only the name is.
     #[schema(value_type = Option<String>)]
     pub password: Option<SecretString>,
     /// The control plane's environment variable that holds it; its name begins with `SWITCHYARD_SHARD_`.
@@ -324,14 +326,20 @@ impl Store {
         if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&shard]).await?.is_none() {
             return Err(StoreError::not_found("shard", shard));
         }
-        let sql = "INSERT INTO shard_admins (shard, login_user, login_password, password_env, password_file)
-                   VALUES ($1, $2, $3, $4, $5)
+        let sql = "INSERT INTO shard_admins (shard, login_user, kid, sealed, password_env, password_file)
+                   VALUES ($1, $2, $3, $4, $5, $6)
                    ON CONFLICT (shard) DO UPDATE SET login_user = excluded.login_user,
-                       login_password = excluded.login_password, password_env = excluded.password_env,
-                       password_file = excluded.password_file";
-        let password = admin.password.as_ref().map(|p| p.expose_secret());
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&shard, &admin.user, &password, &admin.password_env, &admin.password_file];
+                       login_password = NULL, kid = excluded.kid, sealed = excluded.sealed,
+                       password_env = excluded.password_env, password_file = excluded.password_file";
+        let (kid, sealed) = match &admin.password {
+            Some(password) => {
+                let (kid, sealed) = Administrator::Moves.seal(self.keys()?, shard, password)?;
+                (Some(kid), Some(sealed))
+            }
+            None => (None, None),
+        };
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&shard, &admin.user, &kid, &sealed, &admin.password_env, &admin.password_file];
         t.execute(sql, &values).await?;
         record(&t, caller, Deed { action: "set admin", kind: "shard", target: shard }, NONE, NONE).await?;
         Ok(t.commit().await?)

@@ -8,11 +8,12 @@ use switchyard_config::topology::{self, ServerSecret};
 use switchyard_config::url::shard_from_url;
 use switchyard_config::{BUCKETS, ShardName};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use utoipa::ToSchema;
 
 use super::audit::{Deed, NONE, record};
 use super::tenants::{from_json, to_json};
-use super::{Caller, Store, StoreError, lock_version, timestamp};
+use super::{Caller, Store, StoreError, lock_version, passwords, timestamp};
 
 /// A shard, without its secret.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -69,7 +70,7 @@ pub struct NewShard {
     /// A role that may make schemas and databases, and look behind row-level security.
     #[schema(max_length = 63)]
     pub admin_user: Option<String>,
-    /// Its password.
+    /// Its password. It is kept sealed, for which the control plane needs its `keys_file`.
     #[schema(value_type = Option<String>)]
     pub admin_password: Option<SecretString>,
 }
@@ -116,10 +117,15 @@ impl Store {
     pub(crate) async fn shard_access(&self, name: &str, admin: bool) -> Result<ShardAccess, StoreError> {
         let sql = "SELECT host, port, database, tls,
                           CASE WHEN $2 AND admin_user IS NOT NULL THEN admin_user ELSE login_user END,
-                          CASE WHEN $2 AND admin_user IS NOT NULL THEN admin_password ELSE login_password END
+                          login_password, $2 AND admin_user IS NOT NULL
                    FROM shards WHERE name = $1";
-        let row = self.client().await?.query_opt(sql, &[&name, &admin]).await?;
+        let client = self.client().await?;
+        let row = client.query_opt(sql, &[&name, &admin]).await?;
         let row = row.ok_or_else(|| StoreError::not_found("shard", name))?;
+        let password = match row.get(6) {
+            true => passwords::of_administrator(&client, self.keys.as_deref(), name).await?,
+            false => row.get::<_, Option<String>>(5).map(SecretString::from),
+        };
         Ok(ShardAccess {
             name: name.to_owned(),
             host: row.get(0),
@@ -127,7 +133,7 @@ impl Store {
             database: row.get(2),
             tls: from_json::<TlsDoc>("tls", row.get(3))?.into(),
             user: row.get(4),
-            password: row.get::<_, Option<String>>(5).map(SecretString::from),
+            password,
         })
     }
 
@@ -157,13 +163,14 @@ impl Store {
         let at = address(&name, &new.url)?;
         check_weight(new.weight)?;
         let admin = check_admin(new.admin_user.as_deref(), new.admin_password.as_ref())?;
+        let sealed = self.seal_administrator(&new.name, new.admin_password.as_ref())?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let sql =
             "INSERT INTO shards (name, host, port, database, login_user, login_password, tls, pool, cordoned,
-                                 weight, admin_user, admin_password)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, COALESCE($10, 100), $11, $12) ON CONFLICT (name) DO NOTHING";
+                                 weight, admin_user, admin_kid, admin_sealed)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, COALESCE($10, 100), $11, $12, $13) ON CONFLICT (name) DO NOTHING";
         let made = t
             .execute(
                 sql,
@@ -178,8 +185,9 @@ impl Store {
                     &to_json(&new.pool)?,
                     &new.cordoned,
                     &new.weight,
-                    &admin.0,
-                    &admin.1,
+                    &admin,
+                    &sealed.0,
+                    &sealed.1,
                 ],
             )
             .await?;
@@ -212,6 +220,7 @@ impl Store {
         let pool = patch.pool.as_ref().map(to_json).transpose()?;
         check_weight(patch.weight)?;
         let admin = check_admin(patch.admin_user.as_deref(), patch.admin_password.as_ref())?;
+        let sealed = self.seal_administrator(name, patch.admin_password.as_ref())?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
         lock_version(&t).await?;
@@ -229,8 +238,12 @@ impl Store {
         let sql =
             "UPDATE shards SET cordoned = COALESCE($2, cordoned), pool = COALESCE($3, pool), weight = COALESCE($4, weight),
                     admin_user = COALESCE($5, admin_user),
-                    admin_password = CASE WHEN $5 IS NULL THEN admin_password ELSE $6 END WHERE name = $1";
-        t.execute(sql, &[&name, &patch.cordoned, &pool, &patch.weight, &admin.0, &admin.1]).await?;
+                    admin_kid = CASE WHEN $5 IS NULL THEN admin_kid ELSE $6 END,
+                    admin_sealed = CASE WHEN $5 IS NULL THEN admin_sealed ELSE $7 END,
+                    admin_password = CASE WHEN $5 IS NULL THEN admin_password END WHERE name = $1";
+        let values: [&(dyn ToSql + Sync); 7] =
+            [&name, &patch.cordoned, &pool, &patch.weight, &admin, &sealed.0, &sealed.1];
+        t.execute(sql, &values).await?;
         let after = read(&t, name).await?;
         record(&t, caller, deed("update", name), Some(&before), Some(&after)).await?;
         t.commit().await?;
@@ -259,6 +272,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The name of the key that has sealed a password, and what it made of it.
+    fn seal_administrator(
+        &self,
+        shard: &str,
+        password: Option<&SecretString>,
+    ) -> Result<(Option<String>, Option<Vec<u8>>), StoreError> {
+        let Some(password) = password else { return Ok((None, None)) };
+        let (kid, sealed) = passwords::Administrator::Places.seal(self.keys()?, shard, password)?;
+        Ok((Some(kid), Some(sealed)))
+    }
+}
+
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
     Deed::new(action, "shard", target)
 }
@@ -274,19 +300,18 @@ fn check_weight(weight: Option<i32>) -> Result<(), StoreError> {
 
 fn check_admin<'a>(
     user: Option<&'a str>,
-    password: Option<&'a SecretString>,
-) -> Result<(Option<&'a str>, Option<&'a str>), StoreError> {
+    password: Option<&SecretString>,
+) -> Result<Option<&'a str>, StoreError> {
     if user.is_some_and(|u| u.is_empty() || u.len() > 63 || u.chars().any(char::is_control)) {
         return Err(StoreError::invalid("admin_user", "must be 1 to 63 bytes on one line"));
     }
     if password.is_some() && user.is_none() {
         return Err(StoreError::invalid("admin_password", "needs an `admin_user`"));
     }
-    let password = password.map(ExposeSecret::expose_secret);
-    if password.is_some_and(|p| p.contains('\0')) {
+    if password.is_some_and(|p| p.expose_secret().contains('\0')) {
         return Err(StoreError::invalid("admin_password", "must not contain NUL"));
     }
-    Ok((user, password))
+    Ok(user)
 }
 
 fn address(name: &ShardName, url: &SecretString) -> Result<topology::Shard, StoreError> {

@@ -175,8 +175,8 @@ impl Store {
         Ok(values)
     }
 
-    /// Seals every data key and webhook secret that another key has sealed anew with the current
-    /// one. How many there were.
+    /// Seals every data key, webhook secret and administrator's password that another key has sealed
+    /// anew with the current one. How many there were.
     ///
     /// # Errors
     /// If there are no keys, one cannot be opened, or the catalog fails.
@@ -214,7 +214,7 @@ impl Store {
                 )
                 .await?;
             }
-            rotated += (rows.len() + hooks.len()) as u64;
+            rotated += (rows.len() + hooks.len()) as u64 + super::passwords::rotate(&t, keys).await?;
             let done = rows.is_empty() && hooks.is_empty();
             if done {
                 let deed = Deed::new("rotate", "keys", keys.current());

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use switchyard_catalog::Watcher;
 use switchyard_config::settings::CatalogSettings;
 use switchyard_config::topology::Topology;
-use switchyard_control_plane::store::{Caller, NewShard, NewTenant, NewUser, Store};
+use switchyard_control_plane::store::{Caller, NewShard, NewTenant, NewUser, ShardAdmin, Store};
 use switchyard_tests::Cluster;
 use switchyard_tests::cluster::{SUPERUSER, SUPERUSER_PASSWORD};
 use tokio::sync::watch;
@@ -74,4 +74,22 @@ async fn seen(
 ) -> Arc<Topology> {
     let waited = tokio::time::timeout(within, topologies.wait_for(is)).await;
     waited.unwrap_or_else(|_| panic!("not seen in time: {what}")).expect("the watcher lives").clone()
+}
+
+#[tokio::test]
+async fn a_password_that_cannot_be_sealed_is_not_kept() {
+    let cluster = Cluster::start();
+    let store = store(&cluster).await;
+    let with = NewShard {
+        admin_user: Some("postgres".to_owned()),
+        admin_password: Some("hush".into()),
+        ..shard("s1")
+    };
+    let refused = store.add_shard(&me(), with).await.unwrap_err();
+    assert!(refused.to_string().contains("`keys_file`"), "{refused}");
+    store.add_shard(&me(), shard("s1")).await.unwrap();
+    let mover: ShardAdmin = serde_json::from_str(r#"{"user": "postgres", "password": "hush"}"#).unwrap();
+    let refused = store.set_shard_admin(&me(), "s1", mover).await.unwrap_err();
+    assert!(refused.to_string().contains("`keys_file`"), "{refused}");
+    assert_eq!(cluster.value("SELECT count(*) FROM switchyard.shard_admins"), "0");
 }

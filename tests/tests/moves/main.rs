@@ -5,6 +5,7 @@ mod crash;
 mod late;
 mod load;
 mod models;
+mod passwords;
 mod policy;
 
 /// Tables of the workloads, on every shard.
