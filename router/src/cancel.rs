@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::server::ServerIdentity;
 use crate::server::connect;
-use crate::session::handle::Order;
+use crate::session::handle::{Canceled, SessionHandle};
 use crate::shared::Shared;
 use key::Holder;
 pub(crate) use rate::Guesses;
@@ -101,15 +101,15 @@ async fn pass_on(shared: &Arc<Shared>, peers: &[Peer], pid: u32, key: &[u8], hop
 }
 
 /// Cancels what a session of this process runs, or is about to run.
-async fn deliver(shared: &Arc<Shared>, session: &crate::session::handle::SessionHandle) {
-    let Some(identity) = session.begin_cancel() else {
-        // Idle, or waiting for a server connection.
-        session.command(Order::CancelWait);
-        shared.stats.cancels_ignored.add(1);
-        return;
-    };
-    tracing::debug!(tenant = %session.tenant(), shard = %identity.shard.name, "cancel request");
-    send(shared, &identity).await;
+async fn deliver(shared: &Arc<Shared>, session: &SessionHandle) {
+    match session.cancel() {
+        Canceled::On(identity) => {
+            tracing::debug!(tenant = %session.tenant(), shard = %identity.shard.name, "cancel request");
+            send(shared, &identity).await;
+        }
+        Canceled::Wait => shared.stats.cancels_of_waits.add(1),
+        Canceled::Nothing => shared.stats.cancels_ignored.add(1),
+    }
 }
 
 /// Sends a cancel request that was counted in by [`ServerIdentity::cancel_begins`], and counts it

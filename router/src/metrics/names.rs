@@ -92,7 +92,7 @@ pub(super) mod router {
             "Named statements that a client prepared and the server connection had already.";
         PREPARED_EVICTIONS: Counter "switchyard_prepared_evictions_total"
             "Statements closed on a server connection to make room for others.";
-        CANCELS: Counter "switchyard_cancels_total" "Cancel requests: forwarded to a shard, passed on to another router, ignored, or dropped by the limit.";
+        CANCELS: Counter "switchyard_cancels_total" "Cancel requests: forwarded to a shard, an end to a wait for a server connection, passed on to another router, ignored, or dropped by the limit.";
 
         RESIDENT_MEMORY: Gauge "process_resident_memory_bytes" "Resident memory.";
         VIRTUAL_MEMORY: Gauge "process_virtual_memory_bytes" "Virtual memory.";

@@ -228,6 +228,7 @@ impl RouterCollector {
         families.push(names::PREPARED_EVICTIONS.single(stats.statement_evictions.get() as f64));
         let mut cancels = names::CANCELS.samples();
         cancels.add(&[("outcome", "forwarded")], stats.cancels_sent.get() as f64);
+        cancels.add(&[("outcome", "ended_wait")], stats.cancels_of_waits.get() as f64);
         cancels.add(&[("outcome", "ignored")], stats.cancels_ignored.get() as f64);
         cancels.add(&[("outcome", "passed_on")], stats.cancels_passed_on.get() as f64);
         cancels.add(&[("outcome", "limited")], stats.cancels_limited.get() as f64);

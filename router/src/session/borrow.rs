@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::relay::Relay;
+use super::server_half::canceled_by_user;
 use super::{Core, End, Reads};
 use crate::buffer::Buffer;
 use crate::context::{self, Handover, HandoverError};
@@ -65,6 +66,7 @@ impl Relay {
                     core.account.waits.add(1);
                     core.account.limited.add(1);
                     self.c.buffer.shrink();
+                    core.handle.waits();
                     self.wait = Some(Box::new(Wait {
                         answer: Answer::Turn(Box::pin(limited.clone().wait(at, now))),
                         timeout: None,
@@ -93,7 +95,7 @@ impl Relay {
         while core.seat.held {
             if let Some(answer) = core.shared.holds.join(&core.who.tenant) {
                 self.lender = None;
-                self.wait_for(answer, crate::holds::LONGEST);
+                self.wait_for(core, answer, crate::holds::LONGEST);
                 return Ok(());
             }
             core.refresh_seat()?;
@@ -114,14 +116,21 @@ impl Relay {
             Lend::Now(server) => self.attach(core, server, now),
             Lend::Later(answer) => {
                 core.account.waits.add(1);
-                self.wait_for(answer, core.seat.pool.shard.pool.queue_timeout);
+                let limit = core.seat.pool.shard.pool.queue_timeout;
+                self.wait_for(core, answer, limit);
                 Ok(())
             }
             Lend::Never(error) => self.not_lent(core, &error),
         }
     }
 
-    fn wait_for(&mut self, answer: oneshot::Receiver<Result<Box<Server>, PoolError>>, limit: Duration) {
+    fn wait_for(
+        &mut self,
+        core: &Core,
+        answer: oneshot::Receiver<Result<Box<Server>, PoolError>>,
+        limit: Duration,
+    ) {
+        core.handle.waits();
         // Many may wait for long: hold what has arrived in no more memory than it needs.
         self.c.buffer.shrink();
         let timeout = Box::pin(tokio::time::sleep(limit));
@@ -247,7 +256,8 @@ impl Relay {
     /// The session begins with this connection, and keeps it.
     pub(super) fn keep(&mut self, core: &Core, server: Box<Server>) {
         self.lender = Some(core.seat.pool.clone());
-        core.handle.attached(&server.identity);
+        // It has not waited for it as a session.
+        let _ = core.handle.attached(&server.identity);
         core.seat.shard_account.assignments.add(1);
         self.server = Some(server);
     }
@@ -269,7 +279,11 @@ impl Relay {
         if core.seat.context.sealed.is_some() && server.seal.is_none() {
             return self.attach_sealed(core, server);
         }
-        core.handle.attached(&server.identity);
+        if !core.handle.attached(&server.identity) {
+            self.return_server(server);
+            self.refuse(core, &canceled_by_user());
+            return Ok(());
+        }
         if core.seat.generation != core.shared.generation() {
             // Who holds the tenant looks at what is attached after it has raised the generation: either
             // it has seen this connection, or the session sees the hold here.

@@ -16,6 +16,7 @@ use switchyard_wire::error::{ErrorResponse, sqlstate};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use super::handle::Canceled;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::stats::TimeLimit;
@@ -113,7 +114,7 @@ impl Relay {
                 }
                 expiry.canceled = Some(now);
                 due = now + AGAIN;
-                if let Some(identity) = core.handle.begin_cancel() {
+                if let Canceled::On(identity) = core.handle.cancel() {
                     let (arrived, arriving) = oneshot::channel();
                     let shared = core.shared.clone();
                     tokio::spawn(async move {

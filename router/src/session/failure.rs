@@ -14,6 +14,7 @@ impl Relay {
     /// Fails what the client has sent and nobody has seen: its first message or, where that is of
     /// the extended protocol, all up to its Sync. The session goes on.
     pub(super) fn refuse(&mut self, core: &mut Core, error: &ErrorResponse) {
+        core.handle.waits_no_more();
         core.account.errors.add(1);
         core.note_failure();
         error.encode(self.s.own());
@@ -99,17 +100,12 @@ impl Relay {
     }
 
     /// A cancel request came while the session waited for a server connection: what it would have
-    /// run is canceled.
+    /// run is canceled. Not what it waits for now, if that is something else already.
     pub(super) fn cancel_wait(&mut self, core: &mut Core) {
-        if self.wait.take().is_some() {
+        if self.wait.is_some() && core.handle.waits_no_more() {
+            self.wait = None;
             self.c.buffer.widen();
             self.refuse(core, &canceled_by_user());
-        } else if !self.exchange.is_quiet()
-            && let Some(identity) = core.handle.begin_cancel()
-        {
-            // The connection came just then, and the statement runs.
-            let shared = core.shared.clone();
-            tokio::spawn(async move { crate::cancel::send(&shared, &identity).await });
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum Order {
     Refresh = 16,
     /// End if idle inside a transaction.
     IdleInTransactionTimeout = 8,
-    /// Stop waiting for a server connection.
+    /// Stop waiting for a server connection, if it is the wait that was canceled.
     CancelWait = 32,
     /// Look at the mailbox.
     Mail = 64,
@@ -69,6 +69,28 @@ struct Cancelable {
     server: Option<Arc<ServerIdentity>>,
     /// A request has begun since it was borrowed.
     canceled: bool,
+    /// Whether it waits for one.
+    wait: Wait,
+}
+
+/// A session's wait for a server connection, as cancel requests see it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    #[default]
+    No,
+    Yes,
+    /// What it waits for is not to run.
+    Canceled,
+}
+
+/// What a cancel request has met.
+pub(crate) enum Canceled {
+    /// A server connection, on which the request is counted in.
+    On(Arc<ServerIdentity>),
+    /// A wait for one, which ends.
+    Wait,
+    /// A session that is idle.
+    Nothing,
 }
 
 impl ClientFacts {
@@ -222,10 +244,30 @@ impl SessionHandle {
         (activity, crate::clock::seconds().saturating_sub(self.since.load(Ordering::Relaxed)))
     }
 
-    /// The session has borrowed this server connection.
+    /// The session waits for a server connection, for a statement that the client has sent.
+    pub(crate) fn waits(&self) {
+        let mut target = self.target.lock();
+        if target.wait == Wait::No {
+            target.wait = Wait::Yes;
+        }
+    }
+
+    /// It does not wait any more. Whether a cancel request has ended the wait.
+    pub(crate) fn waits_no_more(&self) -> bool {
+        std::mem::take(&mut self.target.lock().wait) == Wait::Canceled
+    }
+
+    /// The session has borrowed this server connection. False if a cancel request came while it waited:
+    /// then it is not attached, and nothing must run.
     #[inline]
-    pub(crate) fn attached(&self, server: &Arc<ServerIdentity>) {
-        *self.target.lock() = Cancelable { server: Some(server.clone()), canceled: false };
+    #[must_use]
+    pub(crate) fn attached(&self, server: &Arc<ServerIdentity>) -> bool {
+        let mut target = self.target.lock();
+        if std::mem::take(&mut target.wait) == Wait::Canceled {
+            return false;
+        }
+        (target.server, target.canceled) = (Some(server.clone()), false);
+        true
     }
 
     /// It gives it back. After this, no cancel request for the session can begin on it; one that
@@ -276,17 +318,61 @@ impl SessionHandle {
         self.target.lock().server.is_some()
     }
 
-    /// The server connection to cancel on, if there is one, with the cancel request counted in.
-    pub(crate) fn begin_cancel(&self) -> Option<Arc<ServerIdentity>> {
+    /// A cancel request has come. What it means is decided here and now: what the client sends after it
+    /// has been dealt with is not to be hit.
+    pub(crate) fn cancel(&self) -> Canceled {
         let mut target = self.target.lock();
-        let server = target.server.clone()?;
-        target.canceled = true;
-        server.cancel_begins();
-        Some(server)
+        if let Some(server) = target.server.clone() {
+            target.canceled = true;
+            server.cancel_begins();
+            return Canceled::On(server);
+        }
+        if target.wait == Wait::No {
+            return Canceled::Nothing;
+        }
+        target.wait = Wait::Canceled;
+        drop(target);
+        self.command(Order::CancelWait);
+        Canceled::Wait
+    }
+
+    /// The same, once for all requests since it was asked last.
+    pub(crate) fn take_canceled(&self) -> bool {
+        std::mem::take(&mut self.target.lock().canceled)
     }
 
     /// Whether a cancel request has begun on the server connection that the session has, or had last.
     pub(crate) fn was_canceled(&self) -> bool {
         self.target.lock().canceled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::key::{Holder, Keys};
+    use crate::session::Reads;
+
+    fn handle() -> SessionHandle {
+        let key = Keys::new(Holder { router: 1, process: 1 }).draw(false, None).unwrap();
+        let tenant = TenantId::new("acme").unwrap();
+        let who = Who { user: "app".to_owned(), tenant, reads: Reads::Anything, login: 0, roams: None };
+        SessionHandle::new(key, Arc::new(who))
+    }
+
+    #[test]
+    fn a_request_ends_the_wait_that_it_meets_and_no_other() {
+        let session = handle();
+        assert!(matches!(session.cancel(), Canceled::Nothing));
+        assert!(!session.has(Order::CancelWait), "what is sent after it must not be hit");
+        session.waits();
+        assert!(!session.waits_no_more());
+        session.waits();
+        assert!(matches!(session.cancel(), Canceled::Wait));
+        // A turn has come, and then a connection is waited for: it is the same statement.
+        session.waits();
+        assert!(session.waits_no_more());
+        session.waits();
+        assert!(session.has(Order::CancelWait) && !session.waits_no_more(), "the order comes late");
     }
 }

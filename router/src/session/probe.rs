@@ -183,6 +183,11 @@ impl Relay {
         let Some(server) = &mut self.server else { return };
         let was_lost = server.carried.lost;
         let custom = probe.named.keys().any(|name| name != "role" && !context.owns(name));
+        if probe.failed && core.handle.take_canceled() {
+            // A late request for the client's own statement has hit the question: it is put once more.
+            self.touched = Some(Box::new(probe.asked));
+            return;
+        }
         if probe.failed {
             self.pin(core, Pin::Setting);
             return;

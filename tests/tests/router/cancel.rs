@@ -106,6 +106,60 @@ fn it_never_hits_the_next_on_the_same_server() {
     });
 }
 
+/// One round of a client that cancels its own statement, which ends by itself at about the same time.
+/// When both its reply and the end of the request have come, no later statement may be hit.
+fn round_of_cancel(s: &Running, session: &mut Raw, sql: &str, pause_us: u64) {
+    session.send(&m::query(sql));
+    std::thread::sleep(std::time::Duration::from_micros(pause_us));
+    let mut request = s.plain_target("", "").open().expect("the router listens");
+    request.send(&m::cancel_request(session.key()));
+    let messages = session.until_ready();
+    let hit = messages.iter().find(|m| m.tag == b'E');
+    assert!(hit.is_none_or(|m| m.sqlstate() == "57014"), "{messages:?}");
+    let open = messages.last().is_some_and(|m| m.body[0] != b'I');
+    assert!(request.ends());
+    if open {
+        let after = session.try_rows("ROLLBACK");
+        assert!(after.is_ok(), "{after:?}");
+    }
+    for _ in 0..2 {
+        let after = session.try_rows("SELECT pg_sleep(0.001), 'whole'");
+        assert!(after.is_ok(), "after {sql}: {after:?}");
+    }
+}
+
+/// Eight clients over two server connections, so that they often wait for one.
+fn many_cancel(setup: Setup, sql: &'static str) {
+    let s = setup.start();
+    std::thread::scope(|scope| {
+        for client in 0..8_u64 {
+            let s = &s;
+            scope.spawn(move || {
+                let mut session = s.login(if client % 2 == 0 { "acme" } else { "globex" });
+                for n in 0..60 {
+                    round_of_cancel(s, &mut session, sql, (n * 37 + client * 11) % 1500);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn heavy_it_hits_nothing_that_comes_after_it() {
+    many_cancel(setup().pool("size = 2"), "SELECT pg_sleep(0.001)");
+}
+
+#[test]
+fn heavy_it_hits_nothing_that_comes_after_it_in_a_transaction() {
+    many_cancel(setup().pool("size = 2"), "BEGIN; SELECT pg_sleep(0.001)");
+}
+
+#[test]
+fn heavy_it_hits_nothing_that_comes_after_it_where_connections_are_kept() {
+    let setup = setup().pool("size = 8").router("pool_mode = \"session\"");
+    many_cancel(setup, "SELECT pg_sleep(0.001)");
+}
+
 #[test]
 fn it_ends_the_wait_for_a_server() {
     let s = setup().pool("size = 1").start();
