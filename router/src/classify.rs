@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 
 use memchr::memchr;
 
+use crate::context::is_parsed_by;
+
 /// Why a session keeps its server connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pin {
@@ -76,6 +78,8 @@ pub(crate) enum Effect {
     Execute(String),
     /// LISTEN or UNLISTEN, and nothing else that lasts.
     Channels,
+    /// Nothing that lasts; what follows in the transaction may be parsed under other settings.
+    ParsedOtherwise,
     /// State that cannot be carried.
     Pin(Pin),
 }
@@ -97,10 +101,7 @@ pub(crate) fn classify(sql: &[u8]) -> Effect {
         Some(b'i' | b'u' | b's' | b'w' | b'b' | b'c' | b'r' | b'd' | b'e' | b'v' | b'(' | b'm' | b't')
     ) || text.is_empty();
     if usual && is_plain_word(&text[..end]) && single(text) {
-        return match suspects(text) {
-            Effect::Nothing if harmless::calls_unknown(text) => Effect::Unknown,
-            effect => effect,
-        };
+        return with_functions(suspects(text), text);
     }
     let mut all = Several::default();
     let mut rest = sql;
@@ -127,6 +128,7 @@ struct Several {
     resets: bool,
     unknown: bool,
     channels: bool,
+    parsed_otherwise: bool,
     settings: Vec<String>,
 }
 
@@ -136,6 +138,7 @@ impl Several {
         match &effect {
             Effect::Nothing => {}
             Effect::Channels => self.channels = true,
+            Effect::ParsedOtherwise => self.parsed_otherwise = true,
             Effect::Pin(pin) => self.pin = self.pin.or(Some(*pin)),
             Effect::ResetAll | Effect::DiscardAll | Effect::AnyReset(_) => self.resets = true,
             Effect::AnySetting => self.any = true,
@@ -154,7 +157,10 @@ impl Several {
             _ if self.resets => Effect::AnyReset(self.settings),
             // What is not known is looked at as closely as can be: settings are part of that.
             _ if self.unknown => Effect::Unknown,
-            _ if self.any => Effect::AnySetting,
+            // Which they are is not told by names alone.
+            _ if self.any || self.parsed_otherwise && !self.settings.is_empty() => Effect::AnySetting,
+            _ if self.parsed_otherwise && self.channels => Effect::Unknown,
+            _ if self.parsed_otherwise => Effect::ParsedOtherwise,
             _ if !self.settings.is_empty() => Effect::Settings(self.settings),
             _ if self.channels => Effect::Channels,
             _ => Effect::Nothing,
@@ -210,12 +216,22 @@ fn is_above_suspicion(text: &[u8]) -> bool {
         })
 }
 
+/// The same, of a text that calls functions of somebody's own beside.
+fn with_functions(effect: Effect, text: &[u8]) -> Effect {
+    use Effect::{AnySetting, Nothing, ParsedOtherwise, Settings, Unknown};
+    match effect {
+        Nothing | ParsedOtherwise | Settings(_) | AnySetting if harmless::calls_unknown(text) => Unknown,
+        effect => effect,
+    }
+}
+
 fn suspects(text: &[u8]) -> Effect {
     if is_above_suspicion(text) {
         return Effect::Nothing;
     }
     let mut effect = Effect::Nothing;
     let mut settings = Vec::new();
+    let mut parsed_otherwise = false;
     for found in SUSPECTS.find_iter(text) {
         let after = &text[found.end()..];
         match found.pattern().as_usize() {
@@ -223,7 +239,8 @@ fn suspects(text: &[u8]) -> Effect {
                 // Local to the transaction unless its third argument is false; whatever cannot be
                 // told apart is taken for lasting.
                 match set_config(after) {
-                    SetConfig::Local => {}
+                    SetConfig::Local(name) if name.as_deref().is_some_and(|name| !is_parsed_by(name)) => {}
+                    SetConfig::Local(_) => parsed_otherwise = true,
                     SetConfig::Lasting(Some(name)) => settings.push(name),
                     SetConfig::Lasting(None) => effect = Effect::AnySetting,
                 }
@@ -250,10 +267,12 @@ fn suspects(text: &[u8]) -> Effect {
             _ => return Effect::Unknown,
         }
     }
-    if effect == Effect::Nothing && !settings.is_empty() {
-        return Effect::Settings(settings);
+    match (effect, settings.is_empty()) {
+        (Effect::Nothing, false) if parsed_otherwise => Effect::AnySetting,
+        (Effect::Nothing, false) => Effect::Settings(settings),
+        (Effect::Nothing, true) if parsed_otherwise => Effect::ParsedOtherwise,
+        (effect, _) => effect,
     }
-    effect
 }
 
 /// `pg_advisory_xact_lock`, whose name has `xact_` in front of `lock`, never matches
@@ -270,8 +289,8 @@ fn word_before(before: &[u8], word: &[u8]) -> bool {
 /// What a call of `set_config` does.
 #[derive(Debug, PartialEq, Eq)]
 enum SetConfig {
-    /// It lasts as long as the transaction.
-    Local,
+    /// It lasts as long as the transaction; the name, where it stands in the text.
+    Local(Option<String>),
     /// It lasts; the name, where it stands in the text.
     Lasting(Option<String>),
 }
@@ -293,15 +312,15 @@ fn set_config(after: &[u8]) -> SetConfig {
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
                     let inside = after[begin.unwrap_or(i)..i].trim_ascii();
-                    let last = inside.rsplit(|b| *b == b',').next().unwrap_or(inside).trim_ascii();
-                    if last.eq_ignore_ascii_case(b"true") || last.eq_ignore_ascii_case(b"'t'") {
-                        return SetConfig::Local;
-                    }
                     let name = inside.strip_prefix(b"'").and_then(|rest| {
                         let end = memchr(b'\'', rest)?;
                         rest[end + 1..].trim_ascii_start().starts_with(b",").then_some(&rest[..end])
                     });
                     let name = name.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase());
+                    let last = inside.rsplit(|b| *b == b',').next().unwrap_or(inside).trim_ascii();
+                    if last.eq_ignore_ascii_case(b"true") || last.eq_ignore_ascii_case(b"'t'") {
+                        return SetConfig::Local(name);
+                    }
                     return SetConfig::Lasting(name);
                 }
             }
@@ -396,10 +415,7 @@ fn one(text: &[u8]) -> Effect {
                 Effect::Nothing
             }
         }
-        word if is_plain_word(word.as_bytes()) => match suspects(text) {
-            Effect::Nothing if harmless::calls_unknown(text) => Effect::Unknown,
-            effect => effect,
-        },
+        word if is_plain_word(word.as_bytes()) => with_functions(suspects(text), text),
         // DO, CALL, EXECUTE, and what we do not know.
         _ => Effect::Unknown,
     }
@@ -420,7 +436,19 @@ fn is_default(text: &[u8], name: &str) -> bool {
 fn set(words: &mut Words<'_>) -> Effect {
     let mut word = words.next();
     match word.as_deref() {
-        Some("local" | "constraints" | "transaction") => return Effect::Nothing,
+        Some("constraints" | "transaction") => return Effect::Nothing,
+        Some("local") => {
+            let name = match words.next().as_deref() {
+                Some("time") => "timezone".to_owned(),
+                Some("names") => "client_encoding".to_owned(),
+                Some("schema") => "search_path".to_owned(),
+                Some("xml") => "xmloption".to_owned(),
+                // SESSION AUTHORIZATION
+                Some("session") => "session_authorization".to_owned(),
+                name => name.unwrap_or_default().to_owned(),
+            };
+            return if is_parsed_by(&name) { Effect::ParsedOtherwise } else { Effect::Nothing };
+        }
         Some("session") => {
             word = words.next();
             match word.as_deref() {
@@ -569,6 +597,13 @@ mod tests {
             ("/* a */ -- b\n select 1", Effect::Nothing),
             ("BEGIN; SET LOCAL app.tenant_id = 'x'; SELECT 1; COMMIT", Effect::Nothing),
             ("SET LOCAL x TO 1", Effect::Nothing),
+            ("SET LOCAL search_path TO a", Effect::ParsedOtherwise),
+            ("BEGIN; set local TIME ZONE 'UTC'; SELECT 1", Effect::ParsedOtherwise),
+            ("SET LOCAL role TO a; SET b = 1", Effect::AnySetting),
+            ("SELECT set_config('search_path', $1, true)", Effect::ParsedOtherwise),
+            ("SELECT set_config($1, $2, true)", Effect::ParsedOtherwise),
+            ("SELECT set_config('search_path', $1, true), f()", Effect::Unknown),
+            ("SELECT set_config('a.b', $1, false), f()", Effect::Unknown),
             ("SET search_path TO a, b", set("search_path")),
             ("set SESSION statement_timeout=5", set("statement_timeout")),
             ("SET TIME ZONE 'UTC'", set("timezone")),

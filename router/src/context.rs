@@ -87,10 +87,52 @@ pub(crate) struct Wishes {
     pub(crate) values: BTreeMap<String, Wish>,
     /// The parameters that the server reports, once they have been seen with these wishes.
     pub(crate) reported: std::sync::OnceLock<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// Those of them that texts are parsed by, if any.
+    parsing: Option<Arc<Parsing>>,
+}
+
+impl Wishes {
+    /// What texts of SQL are parsed under; the same for all sessions for which a text means the same.
+    #[inline]
+    pub(crate) fn parsed_under(&self) -> u64 {
+        self.parsing.as_ref().map_or(0, |parsing| parsing.id)
+    }
 }
 
 /// What asks for nothing.
-static NO_WISHES: Wishes = Wishes { id: 0, values: BTreeMap::new(), reported: std::sync::OnceLock::new() };
+static NO_WISHES: Wishes =
+    Wishes { id: 0, values: BTreeMap::new(), reported: std::sync::OnceLock::new(), parsing: None };
+
+/// The settings by which PostgreSQL reads a text and the constants in it, and finds what it names.
+const PARSING: [&str; 15] = [
+    "array_nulls",
+    "backslash_quote",
+    "client_encoding",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    "lc_numeric",
+    "role",
+    "search_path",
+    "session_authorization",
+    "standard_conforming_strings",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// Whether texts are parsed by setting `name`, which is in lower case.
+pub(crate) fn is_parsed_by(name: &str) -> bool {
+    PARSING.contains(&name)
+}
+
+/// What sessions wish of [`PARSING`].
+#[derive(Debug)]
+struct Parsing {
+    /// Never used twice in the life of the process, and never 0, which is the server's own settings.
+    id: u64,
+}
 
 /// One wish of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,6 +157,7 @@ impl Wish {
 pub(crate) struct Interner {
     contexts: DashMap<ContextKey, Weak<TenantContext>>,
     wishes: DashMap<BTreeMap<String, Wish>, Weak<Wishes>>,
+    parsing: DashMap<BTreeMap<String, Wish>, Weak<Parsing>>,
     /// The last few, kept although no session has them: applications that connect for each request
     /// ask for the same each time, and trying it out costs a turn on the shard.
     recent: Mutex<VecDeque<Arc<Wishes>>>,
@@ -170,6 +213,15 @@ impl Interner {
         })
     }
 
+    fn parsing(&self, values: &BTreeMap<String, Wish>) -> Option<Arc<Parsing>> {
+        let wanted = values.iter().filter(|(name, _)| is_parsed_by(name));
+        let wanted: BTreeMap<_, _> = wanted.map(|(name, wish)| (name.clone(), wish.clone())).collect();
+        if wanted.is_empty() {
+            return None;
+        }
+        Some(intern(&self.parsing, wanted, |_| Parsing { id: self.next_id() }))
+    }
+
     /// The wishes of a session.
     pub(crate) fn wishes(&self, values: BTreeMap<String, Wish>) -> Arc<Wishes> {
         let mut made = false;
@@ -179,6 +231,7 @@ impl Interner {
                 id: if values.is_empty() { 0 } else { self.next_id() },
                 values: values.clone(),
                 reported: std::sync::OnceLock::new(),
+                parsing: self.parsing(values),
             }
         });
         if made {

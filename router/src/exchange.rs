@@ -635,7 +635,7 @@ mod tests {
     #[test]
     fn an_error_undoes_up_to_the_next_sync_only() {
         let statements = crate::statements::StatementInterner::default();
-        let s = statements.get(b"x", &[0, 0]);
+        let s = statements.get(b"x", &[0, 0], Some(0));
         let mut x = exchange();
         x.sent_extended(Owed::Parse((*b"a").into(), s.clone()));
         x.sent_sync();

@@ -403,6 +403,7 @@ async fn begin(
         handle,
         seat,
         startup_wishes: wishes.clone(),
+        parses_unknown: false,
         wishes,
         statements: None,
         pin: None,

@@ -116,6 +116,8 @@ pub(crate) struct Core {
     /// What it asks for now.
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) statements: Option<Box<ClientStatements>>,
+    /// It keeps its connection, and the settings there that texts are parsed by are not known.
+    pub(crate) parses_unknown: bool,
     /// Why the server connection is kept between transactions, if it is.
     pub(crate) pin: Option<Pin>,
     pub(crate) account: Arc<TenantAccount>,

@@ -1,8 +1,8 @@
 //! Prepared statements across server connections.
 //!
 //! A client's named statement gets one name on all server connections, made from an id that the
-//! same text with the same types shares. A connection that does not have it yet is given it in
-//! front of the Bind or Describe that needs it.
+//! same text with the same types shares, where it is parsed under the same settings. A connection that
+//! does not have it yet is given it in front of the Bind or Describe that needs it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -29,6 +29,9 @@ pub(crate) struct Statement {
     pub(crate) name: Box<[u8]>,
     /// What running it leaves behind.
     pub(crate) effect: Effect,
+    /// What it is parsed under, see [`crate::context::Wishes::parsed_under`]; none if that is not known, or if
+    /// it means something else each time it is parsed. Then nobody shares it.
+    pub(crate) parsed_under: Option<u64>,
     /// The text, a zero byte, then the types as they stand in Parse.
     text_and_types: Box<[u8]>,
     text_len: usize,
@@ -54,32 +57,50 @@ pub(crate) struct StatementInterner {
 }
 
 impl StatementInterner {
-    /// The statement of this text and these types.
-    pub(crate) fn get(&self, sql: &[u8], types: &[u8]) -> Arc<Statement> {
-        let mut key = Vec::with_capacity(sql.len() + 1 + types.len());
+    /// The statement of this text and these types, to be parsed under these settings.
+    pub(crate) fn get(&self, sql: &[u8], types: &[u8], parsed_under: Option<u64>) -> Arc<Statement> {
+        let mut key = Vec::with_capacity(sql.len() + 1 + types.len() + 8);
         key.extend_from_slice(sql);
         key.push(0);
         key.extend_from_slice(types);
+        let Some(settings) = parsed_under.filter(|_| !means_a_moment(sql)) else {
+            return Arc::new(self.make(key, sql.len(), None));
+        };
+        let len = key.len();
+        if settings != 0 {
+            // The types say how many they are, so that what follows them is no part of another key.
+            key.extend_from_slice(&settings.to_be_bytes());
+        }
         if let Some(found) = self.known.get(key.as_slice()).and_then(|weak| weak.upgrade()) {
             return found;
         }
         if self.known.len().is_power_of_two() && self.known.len() >= 256 {
             self.known.retain(|_, weak| weak.strong_count() > 0);
         }
+        let made = Arc::new(self.make(key[..len].to_vec(), sql.len(), parsed_under));
+        self.known.insert(key.into_boxed_slice(), Arc::downgrade(&made));
+        made
+    }
+
+    fn make(&self, text_and_types: Vec<u8>, text_len: usize, parsed_under: Option<u64>) -> Statement {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut name = NAME_PREFIX.to_vec();
         name.extend_from_slice(format!("{id:x}").as_bytes());
-        let key = key.into_boxed_slice();
-        let made = Arc::new(Statement {
-            id,
-            name: name.into(),
-            effect: classify(sql),
-            text_and_types: key.clone(),
-            text_len: sql.len(),
-        });
-        self.known.insert(key, Arc::downgrade(&made));
-        made
+        let effect = classify(&text_and_types[..text_len]);
+        let text_and_types = text_and_types.into();
+        Statement { id, name: name.into(), effect, parsed_under, text_and_types, text_len }
     }
+}
+
+/// Whether a text may have a constant that is read as the moment at which it is parsed, such as
+/// `'now'::timestamp`. // src/backend/utils/adt/datetime.c datetktbl
+fn means_a_moment(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now'", b"today'", b"tomorrow'", b"yesterday'"];
+    let quoted = |at: usize, word: &[u8]| {
+        let text = &sql[at + 1..];
+        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    memchr::memchr_iter(b'\'', sql).any(|at| WORDS.iter().any(|word| quoted(at, word)))
 }
 
 /// The statements of one client, by the client's names.
@@ -249,21 +270,38 @@ mod tests {
     #[test]
     fn types_are_part_of_what_a_statement_is() {
         let interner = StatementInterner::default();
-        let a = interner.get(b"select $1", &[0, 0]);
-        let b = interner.get(b"select $1", &[0, 1, 0, 0, 0, 23]);
+        let a = interner.get(b"select $1", &[0, 0], Some(0));
+        let b = interner.get(b"select $1", &[0, 1, 0, 0, 0, 23], Some(0));
         assert_ne!(a.id, b.id);
-        assert_eq!(interner.get(b"select $1", &[0, 0]).id, a.id);
+        assert_eq!(interner.get(b"select $1", &[0, 0], Some(0)).id, a.id);
         assert_eq!((a.sql(), a.types()), (&b"select $1"[..], &[0, 0][..]));
         let id = a.id;
         drop(a);
-        assert_ne!(interner.get(b"select $1", &[0, 0]).id, id);
+        assert_ne!(interner.get(b"select $1", &[0, 0], Some(0)).id, id);
+    }
+
+    #[test]
+    fn settings_are_part_of_what_a_statement_is() {
+        let interner = StatementInterner::default();
+        let get = |sql: &[u8], settings| interner.get(sql, &[0, 0], settings);
+        let (a, b) = (get(b"select here", Some(0)), get(b"select here", Some(1)));
+        assert_ne!(a.id, b.id);
+        assert_eq!((get(b"select here", Some(0)).id, get(b"select here", Some(1)).id), (a.id, b.id));
+        assert_eq!((b.sql(), b.types()), (&b"select here"[..], &[0, 0][..]));
+        let unknown = get(b"select here", None);
+        assert_ne!(get(b"select here", None).id, unknown.id);
+        for sql in ["select 'Now'::timestamp", "select date 'today' + 1", "'', 'tomorrow'"] {
+            let now = get(sql.as_bytes(), Some(0));
+            assert!(now.parsed_under.is_none() && get(sql.as_bytes(), Some(0)).id != now.id, "{sql}");
+        }
+        assert_eq!(get(b"select 'know', now()", Some(0)).parsed_under, Some(0));
     }
 
     #[test]
     fn the_least_recently_used_goes() {
         let interner = StatementInterner::default();
         let mut server = ServerStatements::new(2);
-        let [a, b, c] = [b"a", b"b", b"c"].map(|sql| interner.get(sql, &[0, 0]));
+        let [a, b, c] = [b"a", b"b", b"c"].map(|sql| interner.get(sql, &[0, 0], Some(0)));
         assert!(server.insert(&a).is_none());
         assert!(server.insert(&b).is_none());
         assert!(server.touch(a.id));

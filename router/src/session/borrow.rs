@@ -447,6 +447,7 @@ impl Relay {
             return;
         }
         self.stall = false;
+        self.parses_otherwise = false;
         self.turn = None;
         let now = Instant::now();
         if let Some(began) = self.began.take() {

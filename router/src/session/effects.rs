@@ -69,6 +69,7 @@ impl Relay {
         self.failed = false;
         match effect {
             Effect::Nothing | Effect::Channels => {}
+            Effect::ParsedOtherwise => self.parses_otherwise = true,
             Effect::Unknown | Effect::AnySetting => {
                 server.carried.dirty = true;
                 let key = text.as_deref().filter(|_| effect == Effect::Unknown);
@@ -121,14 +122,14 @@ impl Relay {
                 _ => self.touch(|touched| touched.names.extend([name])),
             },
             Effect::Reset(name) => {
+                // To what the session began with, which on this connection is not the default.
+                if let Some(Wish::Value(value)) = core.startup_wishes.values.get(&name) {
+                    self.after_sync.push((name.clone(), value.clone()));
+                }
                 if alone {
                     self.pending = Some(Pending::Unwish(name));
                     self.stall = true;
                 } else {
-                    // To what the session began with, which on this connection is not the default.
-                    if let Some(Wish::Value(value)) = core.startup_wishes.values.get(&name) {
-                        self.after_sync.push((name.clone(), value.clone()));
-                    }
                     self.touch(|touched| touched.names.extend([name]));
                 }
             }
@@ -142,16 +143,19 @@ impl Relay {
                 // The tenant's variables go with the rest; they are set again before anything else.
                 server.carried.lost = true;
                 self.stall = true;
+                self.set_back_all(core, &[]);
                 if alone {
                     self.pending = Some(Pending::ResetAll);
                 } else {
-                    self.set_back_all(core, &[]);
                     self.touch(|touched| touched.all = true);
                 }
             }
             Effect::DiscardAll => {
                 server.carried.lost = true;
                 self.stall = true;
+                if alone {
+                    self.set_back_all(core, &[]);
+                }
                 self.pending = Some(Pending::DiscardAll);
             }
             Effect::Prepare(name) => match text {
@@ -212,7 +216,8 @@ impl Relay {
     }
 
     /// Sets again what the client's last statement has set back too far. To be called when that
-    /// statement and what ends its group are on their way.
+    /// statement and what ends its group are on their way. The client is told that it is ready when that is
+    /// done: by then it has heard what is reported.
     #[inline]
     pub(super) fn send_after(&mut self) {
         if !self.after_sync.is_empty() {
@@ -241,6 +246,7 @@ impl Relay {
             };
             if made.is_ok() {
                 self.exchange.sent_own(Owed::OwnQuery(None));
+                self.sets_back = true;
             }
         }
     }
@@ -281,6 +287,9 @@ impl Relay {
     pub(super) fn settle(&mut self, core: &mut Core) {
         let Some(pending) = self.pending.take() else { return };
         if self.failed {
+            if self.sets_back {
+                self.distrust_settings(core);
+            }
             return;
         }
         let mut values = core.wishes.values.clone();
@@ -292,23 +301,20 @@ impl Relay {
             }
             Pending::Unwish(name) => {
                 values.remove(&name);
-                let without = core.shared.contexts.wishes(values.clone());
-                if let Some(server) = &mut self.server {
-                    server.carried.wishes = without;
-                }
                 if let Some(wish) = core.startup_wishes.values.get(&name) {
+                    // It is being set again.
                     values.insert(name, wish.clone());
                 }
                 core.wishes = core.shared.contexts.wishes(values);
+                self.carry_wishes(core);
             }
             Pending::ResetAll => {
                 core.wishes = core.startup_wishes.clone();
-                if let Some(server) = &mut self.server {
-                    server.carried.wishes = Arc::default();
-                }
+                self.carry_wishes(core);
             }
             Pending::DiscardAll => {
                 core.wishes = core.startup_wishes.clone();
+                core.parses_unknown = false;
                 core.pin = None;
                 self.touched = None;
                 core.unlisten_all();
@@ -318,8 +324,8 @@ impl Relay {
                 core.statements().forget_unnamed();
                 if let Some(server) = &mut self.server {
                     server.was_cleaned();
-                    server.carried.wishes = Arc::default();
                 }
+                self.carry_wishes(core);
             }
             Pending::Prepared(name, sql) => {
                 if let Some(server) = &mut self.server {
@@ -352,6 +358,17 @@ impl Relay {
                     server.sql_names.clear();
                 }
             }
+        }
+    }
+
+    /// What is set on the connection is not what it was to be.
+    pub(super) fn distrust_settings(&mut self, core: &Core) {
+        let Some(server) = &mut self.server else { return };
+        if core.is_pooled() {
+            // It is cleaned before anybody uses it.
+            (server.carried.dirty, server.carried.session) = (true, 0);
+        } else {
+            server.carried.wishes = Arc::default();
         }
     }
 

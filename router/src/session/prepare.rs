@@ -1,5 +1,7 @@
 //! Prepared statements: the messages that make, use and close them.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use switchyard_wire::error::{ErrorResponse, sqlstate};
 use switchyard_wire::frame::{self, frontend};
@@ -10,6 +12,7 @@ use super::effects::Pending;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::classify::{Effect, classify, read_only};
+use crate::context::is_parsed_by;
 use crate::exchange::Owed;
 use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement};
 
@@ -72,7 +75,8 @@ impl Relay {
         // If the server skips it after an error, the name means what it meant: what follows this
         // group must wait until that is known.
         self.stall = true;
-        let statement = core.shared.statements.get(parse.sql, parse.types);
+        let settings = self.parsed_under(core);
+        let statement = core.shared.statements.get(parse.sql, parse.types, settings);
         self.arm_replan(&statement);
         self.c.discard(len);
         if core.statements().contains(parse.name) {
@@ -107,7 +111,7 @@ impl Relay {
     }
 
     /// Notes that the server gets `statement`, and closes the one that makes room for it.
-    fn make_room_for(&mut self, core: &Core, statement: &std::sync::Arc<Statement>) -> Result<(), End> {
+    fn make_room_for(&mut self, core: &Core, statement: &Arc<Statement>) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
         if let Some(evicted) = server.statements.insert(statement) {
             built(build::close(self.c.own(), b'S', &evicted.name))?;
@@ -117,8 +121,41 @@ impl Relay {
         Ok(())
     }
 
+    /// The settings that a text is parsed under which is sent now; none if they are not known.
+    fn parsed_under(&self, core: &Core) -> Option<u64> {
+        use super::effects::Pending::{DiscardAll, ResetAll, Unwish, Wish};
+        let touched = self.touched.as_ref();
+        let unknown = self.parses_otherwise
+            || core.parses_unknown
+            || touched.is_some_and(|t| t.all || t.names.iter().any(|name| is_parsed_by(name)))
+            || match &self.pending {
+                Some(Wish(name, _) | Unwish(name)) => is_parsed_by(name),
+                Some(ResetAll | DiscardAll) => true,
+                _ => false,
+            };
+        (!unknown).then(|| core.wishes.parsed_under())
+    }
+
+    /// Whether the server has `statement`.
+    fn has(&mut self, statement: &Statement) -> bool {
+        self.server.as_mut().is_some_and(|server| server.statements.touch(statement.id))
+    }
+
+    /// What the client's statement `name` is where the server lacks it: `statement`, or another one where that
+    /// would be parsed under other settings than it is known by.
+    #[cold]
+    fn renewed(&self, core: &mut Core, name: &[u8], statement: Arc<Statement>) -> Arc<Statement> {
+        let settings = self.parsed_under(core);
+        if statement.parsed_under.is_none() || statement.parsed_under == settings {
+            return statement;
+        }
+        let anew = core.shared.statements.get(statement.sql(), statement.types(), settings);
+        core.statements().insert(name, anew.clone());
+        anew
+    }
+
     /// Prepares `statement` on the server, if it is not there.
-    fn ensure_statement(&mut self, core: &Core, statement: &std::sync::Arc<Statement>) -> Result<(), End> {
+    fn ensure_statement(&mut self, core: &Core, statement: &Arc<Statement>) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
         if server.statements.touch(statement.id) {
             return Ok(());
@@ -181,7 +218,7 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
-        let known = core.statements.as_ref().and_then(|s| s.get(names.statement)).cloned();
+        let mut known = core.statements.as_ref().and_then(|s| s.get(names.statement)).cloned();
         let unknown_of_ours = known.is_none() && names.statement.starts_with(NAME_PREFIX);
         if known.is_none() && !unknown_of_ours {
             if let Ok(name) = std::str::from_utf8(names.statement) {
@@ -195,7 +232,12 @@ impl Relay {
         }
         let (rest, old) = (frame::HEADER + names.rest, names.statement.len());
         let portal: SmallVec<[u8; 64]> = SmallVec::from_slice(names.portal);
-        if let Some(statement) = &known {
+        if let Some(statement) = &mut known {
+            let name: SmallVec<[u8; 64]> = SmallVec::from_slice(names.statement);
+            let there = self.has(statement);
+            if !there {
+                *statement = self.renewed(core, &name, statement.clone());
+            }
             self.arm_replan(statement);
             if statement.effect == Effect::Nothing {
                 self.note_plain(core, statement.sql());
@@ -204,7 +246,9 @@ impl Relay {
                 self.note_effect(core, statement.effect.clone(), text);
                 self.note_parameters(rest, len);
             }
-            self.ensure_statement(core, statement)?;
+            if !there {
+                self.ensure_statement(core, statement)?;
+            }
         }
         let server_name = known.as_ref().map_or(NO_STATEMENT, |statement| &statement.name);
         let declared = (len - 1 - old + server_name.len()) as u32;
@@ -237,9 +281,15 @@ impl Relay {
     /// says what it always says.
     fn server_name_of(&mut self, core: &mut Core, name: Vec<u8>) -> Result<Option<Box<[u8]>>, End> {
         match core.statements.as_ref().and_then(|s| s.get(&name)).cloned() {
-            Some(statement) => {
+            Some(mut statement) => {
+                let there = self.has(&statement);
+                if !there {
+                    statement = self.renewed(core, &name, statement);
+                }
                 self.arm_replan(&statement);
-                self.ensure_statement(core, &statement)?;
+                if !there {
+                    self.ensure_statement(core, &statement)?;
+                }
                 Ok(Some(statement.name.clone()))
             }
             // A name of ours on the server is nobody's to guess.

@@ -15,7 +15,7 @@ use super::effects::Touched;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::classify::Pin;
-use crate::context::Wish;
+use crate::context::{Wish, is_parsed_by};
 use crate::exchange::{Desync, Owed, OwnReply};
 
 /// Most settings of one session that are carried; one with more keeps its connection.
@@ -65,6 +65,7 @@ impl Relay {
         if core.seat.mode != switchyard_config::topology::PoolMode::Transaction {
             // The session keeps its connection, and what it has set there; but not the tenant's own.
             server.carried.lost |= touched.all;
+            core.parses_unknown |= touched.all || touched.names.iter().any(|name| is_parsed_by(name));
             return false;
         }
         if touched.all {
@@ -96,6 +97,7 @@ impl Relay {
             .and_then(|()| build::bind_text(out, b"", b"", &[names.as_bytes()]))
             .and_then(|()| build::execute(out, b"", 0));
         if built.is_err() {
+            core.parses_unknown = true;
             self.c.own().truncate(begin);
             self.pin(core, Pin::Setting);
             return false;
@@ -154,6 +156,8 @@ impl Relay {
                     // The client is told when its own statement fails because of it.
                 } else if let (Some(server), Some(name)) = (&mut self.server, name) {
                     server.sql_names.remove(&**name);
+                } else if self.sets_back {
+                    self.distrust_settings(core);
                 }
             }
             OwnReply::FailedTheClients => {
@@ -169,6 +173,12 @@ impl Relay {
             }
         }
         self.s.discard(header.len);
+        if reply == OwnReply::Ready && self.sets_back && !self.exchange.is_own_next() {
+            self.sets_back = self.exchange.own_readies_owed() > 0;
+            if std::mem::take(&mut self.ready_later) {
+                build::ready_for_query(self.s.own(), status);
+            }
+        }
         if reply == OwnReply::Ready
             && let Some(probe) = self.probe.take()
         {
@@ -189,6 +199,7 @@ impl Relay {
             return;
         }
         if probe.failed {
+            core.parses_unknown = true;
             self.pin(core, Pin::Setting);
             return;
         }

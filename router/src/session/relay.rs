@@ -58,8 +58,14 @@ pub(super) struct Relay {
     pub(super) probe: Option<Box<Probe>>,
     /// The unnamed statement was prepared in the group that is not ended: what it does is noted.
     pub(super) parsed_unnamed: bool,
+    /// Texts are parsed under settings of the transaction's own from here on, which are not followed.
+    pub(super) parses_otherwise: bool,
     /// Settings to be set again behind the client's statement.
     pub(super) after_sync: Vec<(String, String)>,
+    /// That is under way.
+    pub(super) sets_back: bool,
+    /// The server is ready, and the client is to be told when the settings are set again.
+    pub(super) ready_later: bool,
     /// The current transaction has had an error.
     pub(super) failed: bool,
     /// No frame of the client passes until the server owes nothing: the last one may have taken
@@ -112,7 +118,10 @@ impl Relay {
                 touched: None,
                 probe: None,
                 parsed_unnamed: false,
+                parses_otherwise: false,
                 after_sync: Vec::new(),
+                sets_back: false,
+                ready_later: false,
                 failed: false,
                 stall: false,
                 last_words: None,
@@ -149,7 +158,10 @@ impl Relay {
         self.touched = None;
         self.probe = None;
         self.parsed_unnamed = false;
+        self.parses_otherwise = false;
         self.after_sync.clear();
+        self.sets_back = false;
+        self.ready_later = false;
         self.failed = false;
         self.stall = false;
         self.last_words = None;

@@ -157,7 +157,12 @@ impl Relay {
                         return Ok(Ok(()));
                     }
                     self.statement_ended();
-                    self.s.forward(header.len);
+                    self.ready_later = self.sets_back && self.exchange.is_own_next();
+                    if self.ready_later {
+                        self.s.discard(header.len);
+                    } else {
+                        self.s.forward(header.len);
+                    }
                     let next = self.s.buffer.fresh().first();
                     let unasked = matches!(next, Some(&(backend::DATA_ROW | backend::COPY_DATA)));
                     if unasked && self.exchange.is_quiet() {
@@ -324,10 +329,16 @@ impl Relay {
             && !again
             && let Some(server) = &mut self.server
         {
-            // Drivers prepare again: they must not find the old one here, so the connection is
-            // cleaned before anybody uses it.
-            server.carried.dirty = true;
-            server.carried.session = 0;
+            // Drivers prepare again: they must not find the old one here, neither in this transaction nor
+            // later, so the connection is cleaned before anybody uses it.
+            self.parses_otherwise = true;
+            if core.is_pooled() {
+                server.carried.dirty = true;
+                server.carried.session = 0;
+            } else {
+                // It keeps what it has there; what it prepares from now on is its own.
+                core.parses_unknown = true;
+            }
         }
         if code == Some(*b"25006")
             && let Some(server) = &mut self.server

@@ -63,6 +63,90 @@ fn the_same_name_means_something_else_to_each_client() {
     }
 }
 
+/// Prepares on one session after the other, over one server connection, and runs what each has.
+#[track_caller]
+fn each_reads_it_its_own_way(sql: &str, settings: &[&str]) {
+    let s = setup().pool("size = 1").sql("CREATE TABLE scratch.clients (id text)").start();
+    let begin = |raw: &mut Raw, set: &str| {
+        raw.rows(set);
+        raw.round(&[m::parse("s", sql), m::sync()].concat());
+    };
+    let mut routed: Vec<_> = settings.iter().map(|_| s.login("acme")).collect();
+    routed.iter_mut().zip(settings).for_each(|(raw, set)| begin(raw, set));
+    for _ in 0..3 {
+        for (raw, set) in routed.iter_mut().zip(settings) {
+            let mut direct = s.direct("acme");
+            begin(&mut direct, set);
+            assert_eq!(values(raw, &run("s")), values(&mut direct, &run("s")), "{set}");
+        }
+    }
+}
+
+#[test]
+fn a_text_is_another_statement_where_it_is_read_otherwise() {
+    let sql = "SELECT extract(month FROM '02/03/2020'::date), extract(epoch FROM '2020-01-02 00:00'::timestamptz), \
+        length('é'), length('a\\\\b')";
+    let settings = [
+        "SELECT 1",
+        "SET DateStyle = 'SQL, DMY'",
+        "SET TimeZone = 'Asia/Tokyo'",
+        "SET client_encoding = 'LATIN1'",
+        "SELECT set_config('standard_conforming_strings', 'off', false)",
+        "DO $$ BEGIN PERFORM set_config('timezone', 'Asia/Tokyo', false); END $$",
+        "SET TIME ZONE 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'",
+    ];
+    each_reads_it_its_own_way(sql, &settings);
+}
+
+#[test]
+fn a_text_finds_what_the_search_path_of_its_session_has() {
+    let sql = "SELECT relnamespace FROM pg_class WHERE oid = 'clients'::regclass";
+    each_reads_it_its_own_way(
+        sql,
+        &["SELECT 1", "SET search_path TO scratch, public", "SET SCHEMA 'scratch'"],
+    );
+}
+
+#[test]
+fn a_constant_that_means_now_is_read_when_its_session_prepares_it() {
+    let s = setup().pool("size = 1").start();
+    let (mut first, mut second) = (s.login("acme"), s.login("acme"));
+    let sql = "SELECT 'now'::timestamptz";
+    let moments = [&mut first, &mut second].map(|raw| {
+        raw.round(&[m::parse("s", sql), m::sync()].concat());
+        values(raw, &run("s"))
+    });
+    assert_ne!(moments[0], moments[1]);
+    assert_eq!(values(&mut first, &run("s")), moments[0]);
+}
+
+#[test]
+fn a_statement_goes_on_after_its_settings_have_changed() {
+    let s = setup().pool("size = 2").start();
+    let (mut acme, mut other, mut holder) = (s.login("acme"), s.login("acme"), s.login("acme"));
+    let sql = "SELECT extract(epoch FROM '2020-01-02 00:00'::timestamptz)";
+    let prepared = |raw: &mut Raw| {
+        raw.round(&[m::parse("s", sql), m::sync()].concat());
+        let found = values(raw, &run("s"));
+        raw.round(&[m::close(b'S', "s"), m::sync()].concat());
+        found
+    };
+    let utc = prepared(&mut other);
+    acme.round(&[m::parse("s", sql), m::sync()].concat());
+    // On another connection it is prepared anew, under what is set by then; nobody else gets that.
+    acme.rows("SET TimeZone = 'Asia/Tokyo'");
+    for _ in 0..4 {
+        holder.rows("BEGIN");
+        values(&mut acme, &run("s"));
+        assert_eq!(prepared(&mut other), utc);
+        acme.rows("BEGIN");
+        holder.rows("COMMIT");
+        assert_eq!(prepared(&mut holder), utc);
+        assert_eq!(prepared(&mut other), utc);
+        acme.rows("COMMIT");
+    }
+}
+
 #[test]
 fn the_unnamed_statement_survives_a_sync() {
     let s = setup().pool("size = 1").start();

@@ -252,7 +252,8 @@ impl Relay {
                             error.detail(format!("The limit is {limit} for each client.")),
                         ));
                     }
-                    let statement = core.shared.statements.get(parse.sql, parse.types);
+                    let statement =
+                        core.shared.statements.get(parse.sql, parse.types, Some(core.wishes.parsed_under()));
                     core.statements().insert(parse.name, statement);
                 }
                 build::parse_complete(self.s.own());

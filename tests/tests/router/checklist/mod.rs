@@ -33,8 +33,6 @@ struct Case {
     play: Play,
     /// What the router says instead, if it may: parts of what it says, in this order.
     instead: Option<(&'static Deviation, Vec<&'static str>)>,
-    /// What is known to be missing, and is nobody's intention.
-    gap: Option<&'static str>,
 }
 
 impl Case {
@@ -43,7 +41,7 @@ impl Case {
         name: impl Into<String>,
         play: impl Fn(&Side) -> Vec<String> + 'static,
     ) -> Self {
-        Self { line, name: name.into(), tls: false, play: Box::new(play), instead: None, gap: None }
+        Self { line, name: name.into(), tls: false, play: Box::new(play), instead: None }
     }
 
     /// On servers with TLS.
@@ -58,21 +56,12 @@ impl Case {
         self
     }
 
-    /// Something is missing for this one.
-    fn gap(mut self, what: &'static str) -> Self {
-        self.gap = Some(what);
-        self
-    }
-
     fn outcome(&self, stand: &Stand) -> Outcome {
         let pair = stand.pair(self.tls);
         let (expected, found) = ((self.play)(&pair.direct), (self.play)(&pair.routed));
         match (&self.instead, compare(&expected, &found)) {
             (None, None) => Outcome::Same,
-            (None, Some(difference)) => match self.gap {
-                Some(gap) => Outcome::Gap(gap),
-                None => Outcome::Differs(difference),
-            },
+            (None, Some(difference)) => Outcome::Differs(difference),
             (Some((deviation, _)), None) => {
                 Outcome::Differs(format!("deviates no longer by {:?}: {found:#?}", deviation.id))
             }
@@ -90,7 +79,6 @@ impl Case {
 enum Outcome {
     Same,
     Deviates(&'static Deviation),
-    Gap(&'static str),
     Differs(String),
 }
 
@@ -113,7 +101,6 @@ fn section(letter: char, cases: Vec<Case>) {
             let said = match case.outcome(&stand) {
                 Outcome::Same => "same".to_owned(),
                 Outcome::Deviates(deviation) => format!("deviation: {}, as {}", deviation.id, deviation.why),
-                Outcome::Gap(what) => format!("GAP: {what}"),
                 Outcome::Differs(difference) => {
                     differences.push(format!("{} {}: {difference}", case.line, case.name));
                     "DIFFERS".to_owned()

@@ -58,6 +58,10 @@ fn formats(statement: &str, of_params: &[u16], params: &[&[u8]], of_results: &[u
     m::frame(b'B', &body)
 }
 
+/// Numbers, so that how they are shown is no part of it.
+const CONSTANTS: &str = "SELECT extract(month FROM '02/03/2020'::date), \
+    extract(epoch FROM '2020-01-02 00:00'::timestamptz), length('a\\\\b')";
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new(
@@ -81,8 +85,69 @@ pub(super) fn cases() -> Vec<Case> {
                 describe(b'S', "b"),
                 m::query("DROP TABLE scratch.here"),
             ])),
-        )
-        .gap("a statement on the server does not know under which search_path it was prepared"),
+        ),
+        Case::new(
+            "Q1",
+            "types that are found by search_path",
+            session(rounds(&[
+                m::query("CREATE TABLE scratch.typed (a int); CREATE TEMP TABLE typed (a text)"),
+                parse("a", "SELECT * FROM typed WHERE a = $1"),
+                describe(b'S', "a"),
+                m::query("SET search_path TO scratch, pg_temp"),
+                parse("b", "SELECT * FROM typed WHERE a = $1"),
+                describe(b'S', "b"),
+                m::query("DROP TABLE scratch.typed"),
+            ])),
+        ),
+        Case::new(
+            "Q1",
+            "constants that are read by settings",
+            session(rounds(&[
+                parse("a", CONSTANTS),
+                run("a"),
+                m::query("SET DateStyle = 'SQL, DMY'"),
+                parse("b", CONSTANTS),
+                run("b"),
+                m::query("SET TimeZone = 'Asia/Tokyo'"),
+                parse("c", CONSTANTS),
+                run("c"),
+                m::query("SET standard_conforming_strings = off"),
+                parse("d", CONSTANTS),
+                run("d"),
+                m::query("RESET ALL"),
+                parse("e", CONSTANTS),
+                run("a"),
+                run("b"),
+                run("c"),
+                run("d"),
+                run("e"),
+            ])),
+        ),
+        Case::new(
+            "Q1",
+            "constants that are read by settings of a transaction",
+            session(rounds(&[
+                parse("a", CONSTANTS),
+                m::query("BEGIN"),
+                m::query("SET LOCAL DateStyle = 'SQL, DMY'"),
+                parse("b", CONSTANTS),
+                run("b"),
+                m::query("COMMIT"),
+                run("b"),
+                m::query("BEGIN; SELECT set_config('timezone', 'Asia/Tokyo', true)"),
+                parse("c", CONSTANTS),
+                m::query("SAVEPOINT s; SET DateStyle = 'SQL, DMY'"),
+                parse("d", CONSTANTS),
+                run("d"),
+                m::query("ROLLBACK TO s"),
+                parse("e", CONSTANTS),
+                run("e"),
+                m::query("COMMIT"),
+                run("c"),
+                parse("f", CONSTANTS),
+                run("f"),
+            ])),
+        ),
         Case::new(
             "Q1",
             "a name of 5000 bytes",

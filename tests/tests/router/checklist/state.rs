@@ -238,10 +238,7 @@ pub(super) fn cases() -> Vec<Case> {
     for &(line, name, statements) in SCRIPTS {
         cases.push(Case::new(line, name, session(shown(statements))));
         let over = Case::new(line, format!("{name}, over settings of startup"), with_startup(statements));
-        cases.push(match name {
-            "SET TIME ZONE in its forms" => over.gap("what is reported is not told again when it goes back"),
-            _ => over,
-        });
+        cases.push(over);
     }
     let extended: Vec<Step> =
         ["SET work_mem = '7MB'", "SELECT set_config('my.own', 'x', false)", "RESET work_mem", SHOWN]
