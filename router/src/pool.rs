@@ -139,7 +139,7 @@ struct State {
 impl State {
     /// Notes that the connection is lent.
     fn lent(&mut self, server: &mut Server, loan: Loan) {
-        self.queue.lent(server.carried.context, loan.context);
+        self.queue.lent(server.carried.context, &loan);
         server.place.lent_to = Some(loan);
     }
 
@@ -156,7 +156,7 @@ impl State {
     /// A connection will not be used any more.
     fn lost(&mut self, place: &mut ServerPlace, carried: u64) {
         let carried = place.lent_to.take().map_or(carried, |loan| {
-            self.queue.lost(loan.context);
+            self.queue.lost(loan.context, loan.share);
             loan.context
         });
         self.queue.carries(carried, 0);

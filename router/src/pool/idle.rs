@@ -12,6 +12,8 @@ pub(super) struct Idle {
     pub(super) since: Instant,
     /// When it was last seen to answer.
     pub(super) checked: Instant,
+    /// Until then it is lent to nobody but its tenant; whoever looks after that clears it.
+    pub(super) kept: Option<Instant>,
 }
 
 /// How well a connection suits a session, the best first. Of each pair, the first is on the session's
@@ -40,7 +42,7 @@ pub(super) fn best(idle: &[Idle], want: &Want<'_>) -> Option<(Fit, usize)> {
         let carried = &server.carried;
         let own = carried.context == want.context;
         // A context has one route.
-        if !own && server.route != *want.route {
+        if !own && (candidate.kept.is_some() || server.route != *want.route) {
             continue;
         }
         let clean = !carried.dirty || carried.session == want.session;
@@ -73,7 +75,7 @@ pub(super) fn richest(idle: &[Idle], oldest: usize, held: impl Fn(u64) -> u32) -
     let mut found = (held(idle[oldest].server.carried.context), oldest);
     for (at, candidate) in idle.iter().enumerate().skip(oldest + 1) {
         let rich = held(candidate.server.carried.context);
-        if rich > found.0 && candidate.server.route == *route {
+        if rich > found.0 && candidate.kept.is_none() && candidate.server.route == *route {
             found = (rich, at);
         }
     }

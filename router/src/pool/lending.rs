@@ -65,9 +65,11 @@ impl Pool {
             let comes = state.live.contains_key(want.route) || self.is_held(state, &error);
             return if comes { Ok(()) } else { Err(error) };
         }
-        if state.open >= self.size() && !state.idle.is_empty() {
-            // All idle ones are for other databases or logins: the one idle longest makes room.
-            let mut idle = state.idle.remove(0);
+        if state.open >= self.size()
+            && let Some(at) = state.idle.iter().position(|idle| idle.kept.is_none())
+        {
+            // All that are not kept are for other databases or logins: the one idle longest makes room.
+            let mut idle = state.idle.remove(at);
             self.forget(state, &mut idle.server);
         }
         if state.open < self.size() && state.connecting <= state.queue.len_up_to(self.size()) {
@@ -113,6 +115,14 @@ impl Pool {
             say_goodbye(*server);
             return;
         }
+        if !state.queue.is_empty()
+            && let Some(until) = state.queue.keeps(server.carried.context, now)
+        {
+            server.identity.came_back(server.statements.len());
+            state.idle.push(Idle { server, since: now, checked: now, kept: Some(until) });
+            self.watch(&mut state);
+            return;
+        }
         self.hand_on(&mut state, server, now);
     }
 
@@ -142,7 +152,7 @@ impl Pool {
             }
         }
         let since = server.idle_since.take().unwrap_or(now);
-        state.idle.push(Idle { server, since, checked: now });
+        state.idle.push(Idle { server, since, checked: now, kept: None });
         self.watch(state);
     }
 
@@ -168,7 +178,7 @@ impl Pool {
                 server.place.lent_to = None;
                 state.queue.refund(waiter.share, waiter.charged);
                 server.identity.came_back(server.statements.len());
-                state.queue.lost(waiter.context);
+                state.queue.lost(waiter.context, waiter.share);
                 state.queue.carries(waiter.context, server.carried.context);
                 Some(server)
             }
@@ -176,7 +186,7 @@ impl Pool {
     }
 
     /// Sees to it that nobody waits for a connection of its own tenant for much longer than
-    /// [`PATIENCE`] while others are idle.
+    /// [`PATIENCE`] while others are idle, and that none is kept for longer than it was to be.
     fn watch(self: &Arc<Self>, state: &mut State) {
         if state.watched || state.idle.is_empty() || state.queue.is_empty() {
             return;
@@ -198,7 +208,18 @@ impl Pool {
     fn serve_impatient(self: &Arc<Self>) -> bool {
         let mut state = self.state.lock();
         let now = Instant::now();
-        for context in state.queue.impatient(now) {
+        while let Some(at) = state.idle.iter().position(|idle| idle.kept.is_some_and(|until| until <= now)) {
+            let mut idle = state.idle.remove(at);
+            idle.server.idle_since = Some(idle.since);
+            if idle.server.is_alive() {
+                self.hand_on(&mut state, idle.server, now);
+            } else {
+                self.forget(&mut state, &mut idle.server);
+            }
+        }
+        let any = state.idle.iter().any(|idle| idle.kept.is_none());
+        let impatient = if any { state.queue.impatient(now) } else { Vec::new() };
+        for context in impatient {
             while let Some(waiter) = state.queue.take_impatient(context, now) {
                 let want = Want {
                     route: &waiter.route,
@@ -226,7 +247,8 @@ impl Pool {
         if state.connecting == 0 {
             self.serve_next(&mut state);
         }
-        state.watched = !state.idle.is_empty() && !state.queue.is_empty();
+        let kept = state.idle.iter().any(|idle| idle.kept.is_some());
+        state.watched = kept || (!state.idle.is_empty() && !state.queue.is_empty());
         !state.watched
     }
 

@@ -5,21 +5,28 @@
 //! in demand, a session takes another tenant's only if that tenant has more of them, or none of its own
 //! is about to come back. For how long it waits is bounded by [`PATIENCE_MAX`].
 //!
-//! Where there are fewer connections than sessions that want one, they are shared between tenants by the
-//! time for which each has had connections, divided by its weight: the tenant that has had least is next.
-//! The time counts only while somebody waits, and a tenant that comes back after a pause begins where the
-//! others stand: it neither pays for what nobody else wanted nor saves up a claim.
+//! Where there are fewer connections than sessions that want one, they are divided between the tenants that
+//! have or want some, by weight. A tenant that lacks a whole one of its part is next. So one with few clients,
+//! which never has all of them waiting, gets its part at once beside one with many. And its connection is kept
+//! for it for the moment that its clients take to ask again, where that is short beside their transactions:
+//! else each of them would change hands twice.
+//!
+//! Between others decides the time for which each has had connections, divided by its weight: the tenant that
+//! has had least is next. The time counts only while somebody waits, and a tenant that comes back after a pause
+//! begins where the others stand: it neither pays for what nobody else wanted nor saves up a claim.
 //!
 //! Nothing here knows connections or clocks: the pool says what happens and when.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod accounts;
+
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
 use switchyard_config::TenantId;
-use switchyard_config::limits::DEFAULT_WEIGHT;
 use tokio::sync::oneshot;
 
+use self::accounts::{Accounts, cost};
 use super::{PoolError, Want};
 use crate::server::{Route, Server};
 use crate::statements::IdHasher;
@@ -53,6 +60,13 @@ const AHEAD_EVEN_TURNS: u32 = 100;
 
 /// But by no more than this.
 const AHEAD_EVEN_MAX: Duration = Duration::from_millis(100);
+
+/// A connection is kept for its tenant only if that asks again, on average, within this part of the time that its
+/// transactions take: no more of its share of the pool is idle for it.
+const KEEP_PART: u32 = 8;
+
+/// And for no longer than this.
+const KEEP_MAX: Duration = PATIENCE_MAX;
 
 /// How far behind the first somebody is looked for whom a connection suits better.
 const SEARCH: usize = 64;
@@ -92,15 +106,6 @@ pub(super) struct Loan {
     pub(super) charged: Duration,
 }
 
-/// What a tenant has had of the pool.
-#[derive(Default)]
-struct Account {
-    /// Nanoseconds for which its sessions had connections while somebody waited, divided by its weight.
-    used: u64,
-    /// Its lanes in which somebody waits, by since when the first does.
-    lanes: BTreeSet<(Instant, u64)>,
-}
-
 impl Waiter {
     /// One who waits from now on, and where its answer will be.
     pub(super) fn new(want: &Want<'_>) -> (Self, oneshot::Receiver<Result<Box<Server>, PoolError>>) {
@@ -131,8 +136,14 @@ struct Lane {
     busy: u32,
     /// When one of them last came back.
     returned: Option<Instant>,
+    /// Nobody has asked since then.
+    unasked: bool,
+    /// After how long somebody asked again lately, on average.
+    gap: Duration,
     /// For how long they were lent lately, on average.
     turn: Duration,
+    /// Whose it is.
+    tenant: u64,
     /// The first has waited longest.
     waiters: VecDeque<Waiter>,
 }
@@ -144,6 +155,16 @@ impl Lane {
 
     fn patience(&self) -> Duration {
         (self.turn * PATIENCE_TURNS).clamp(PATIENCE, PATIENCE_MAX)
+    }
+
+    /// Somebody asks for a connection.
+    fn asks(&mut self, now: Instant) {
+        if std::mem::take(&mut self.unasked)
+            && let Some(returned) = self.returned
+        {
+            let gap = now.saturating_duration_since(returned).min(KEEP_MAX * 2);
+            self.gap = (self.gap * 7 + gap) / 8;
+        }
     }
 
     /// Whether a connection will come back for one more session soon enough to be waited for.
@@ -170,22 +191,22 @@ pub(super) fn is_spare(idle_since: Instant, now: Instant) -> bool {
 #[derive(Default)]
 pub(super) struct Queue {
     lanes: HashMap<u64, Lane, BuildHasherDefault<IdHasher>>,
-    accounts: HashMap<u64, Account, BuildHasherDefault<IdHasher>>,
-    /// The tenants of which somebody waits, by what they have used.
-    order: BTreeSet<(u64, u64)>,
-    /// What the tenant that has used least of those that wait has used: where who comes back begins.
-    level: u64,
+    accounts: Accounts,
 }
 
 impl Queue {
     // --- what is lent ---
 
-    /// A connection that carried `carried` was lent to a session of `context`, and carries that now.
-    pub(super) fn lent(&mut self, carried: u64, context: u64) {
-        if carried != context {
-            self.carries(carried, context);
+    /// A connection that carried `carried` was lent, and carries the context of the session now.
+    pub(super) fn lent(&mut self, carried: u64, loan: &Loan) {
+        if carried != loan.context {
+            self.carries(carried, loan.context);
         }
-        self.lanes.entry(context).or_default().busy += 1;
+        let lane = self.lanes.entry(loan.context).or_default();
+        lane.busy += 1;
+        lane.tenant = loan.share.tenant;
+        lane.asks(loan.since);
+        self.accounts.lent(loan.share);
     }
 
     /// A connection carries another context now; 0 is none.
@@ -204,40 +225,28 @@ impl Queue {
         if let Some(lane) = self.lanes.get_mut(&loan.context) {
             lane.busy = lane.busy.saturating_sub(1);
             lane.returned = Some(now);
+            lane.unasked = true;
             lane.turn = (lane.turn * 7 + took) / 8;
         }
+        self.accounts.ended(loan.share.tenant);
         if !self.is_empty() {
-            let cost = |took| cost(took, loan.share.weight);
-            self.charge(loan.share, cost(took), cost(loan.charged));
-        }
-    }
-
-    /// Charges a tenant `more`, of what it has paid `less` before.
-    fn charge(&mut self, share: Share, more: u64, less: u64) {
-        let level = self.level;
-        let account = self.accounts.entry(share.tenant).or_default();
-        let waits = !account.lanes.is_empty();
-        let used = if waits { account.used } else { account.used.max(level) };
-        let used = used.saturating_add(more).saturating_sub(less);
-        let before = std::mem::replace(&mut account.used, used);
-        if waits {
-            self.order.remove(&(before, share.tenant));
-            self.order.insert((used, share.tenant));
+            self.accounts.charge(loan.share, took, loan.charged);
         }
     }
 
     /// A tenant does not get what it was charged for.
     pub(super) fn refund(&mut self, share: Share, charged: Duration) {
         if !charged.is_zero() {
-            self.charge(share, 0, cost(charged, share.weight));
+            self.accounts.charge(share, Duration::ZERO, charged);
         }
     }
 
     /// It will not come back.
-    pub(super) fn lost(&mut self, context: u64) {
+    pub(super) fn lost(&mut self, context: u64, share: Share) {
         if let Some(lane) = self.lanes.get_mut(&context) {
             lane.busy = lane.busy.saturating_sub(1);
         }
+        self.accounts.ended(share.tenant);
     }
 
     /// Connections that carry this context, idle or lent.
@@ -248,13 +257,12 @@ impl Queue {
     // --- who waits ---
 
     pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.accounts.is_empty()
     }
 
     /// The lanes in which somebody waits, with since when.
     fn waiting_lanes(&self) -> impl Iterator<Item = (Instant, u64)> {
-        let accounts = self.order.iter().filter_map(|(_, tenant)| self.accounts.get(tenant));
-        accounts.flat_map(|account| account.lanes.iter().copied())
+        self.accounts.waiting().flat_map(|(_, account)| account.lanes.iter().copied())
     }
 
     /// Sessions that wait, without those that gave up.
@@ -301,9 +309,10 @@ impl Queue {
     pub(super) fn push(&mut self, waiter: Waiter) {
         let lane = self.lanes.entry(waiter.context).or_default();
         let first = lane.waiters.is_empty().then_some((waiter.share, waiter.since, waiter.context));
+        lane.asks(waiter.since);
         lane.waiters.push_back(waiter);
         if let Some((share, since, context)) = first {
-            self.list(share, since, context);
+            self.accounts.list(share, since, context);
         }
     }
 
@@ -315,9 +324,9 @@ impl Queue {
         let before = lane.first().map(|first| (first.share, first.since));
         lane.waiters.push_front(waiter);
         if let Some((share, since)) = before {
-            self.unlist(share, since, context);
+            self.accounts.unlist(share, since, context);
         }
-        self.list(share, since, context);
+        self.accounts.list(share, since, context);
     }
 
     fn take(&mut self, context: u64, at: usize) -> Option<Waiter> {
@@ -325,30 +334,12 @@ impl Queue {
         let waiter = lane.waiters.remove(at)?;
         if at == 0 {
             let next = lane.first().map(|first| (first.share, first.since));
-            self.unlist(waiter.share, waiter.since, context);
+            self.accounts.unlist(waiter.share, waiter.since, context);
             if let Some((share, since)) = next {
-                self.list(share, since, context);
+                self.accounts.list(share, since, context);
             }
         }
         Some(waiter)
-    }
-
-    /// Notes that somebody waits in a lane, the first since `since`.
-    fn list(&mut self, share: Share, since: Instant, context: u64) {
-        let account = self.accounts.entry(share.tenant).or_default();
-        if account.lanes.is_empty() {
-            account.used = account.used.max(self.level);
-            self.order.insert((account.used, share.tenant));
-        }
-        account.lanes.insert((since, context));
-    }
-
-    fn unlist(&mut self, share: Share, since: Instant, context: u64) {
-        let Some(account) = self.accounts.get_mut(&share.tenant) else { return };
-        account.lanes.remove(&(since, context));
-        if account.lanes.is_empty() {
-            self.order.remove(&(account.used, share.tenant));
-        }
     }
 
     /// Removes those at the head of a lane who have given up. Since when its first waits.
@@ -362,24 +353,34 @@ impl Queue {
         }
     }
 
+    /// Until when a connection that has come back just now is kept for its tenant, although others wait: one that
+    /// lacks some has none waiting, but will soon.
+    pub(super) fn keeps(&self, context: u64, now: Instant) -> Option<Instant> {
+        let lane = self.lanes.get(&context)?;
+        let soon = lane.gap * KEEP_PART <= lane.turn && lane.gap * 2 <= KEEP_MAX;
+        let came = lane.unasked && lane.returned == Some(now) && lane.waiters.is_empty();
+        (soon && came && self.accounts.lacks(lane.tenant)).then(|| now + (lane.gap * 2).max(PATIENCE))
+    }
+
     /// Who gets a connection that has come back.
     ///
-    /// The tenant that has used least, but for its sessions that still do better to wait for a connection
-    /// of their own; of one tenant, who has waited longest. The connection stays with the tenant that it
-    /// served last, unless that is ahead of the others by more than [`AHEAD_TURNS`].
+    /// A tenant that lacks one of its part, else the one that has used least, but for their sessions that still
+    /// do better to wait for a connection of their own; of one tenant, who has waited longest. The connection
+    /// stays with the tenant that it served last, unless another lacks one and that does not, or that is ahead
+    /// of the others by more than [`AHEAD_TURNS`].
     pub(super) fn next(&mut self, offer: &Offer<'_>, now: Instant) -> Option<Waiter> {
         let own = self.prune(offer.context);
         let least = loop {
-            let Some((used, since, context)) = self.find(offer, now) else { break None };
+            let Some((since, context)) = self.find(offer, now) else { break None };
             // Each time round, somebody who has given up is gone.
             if self.prune(context) == Some(since) {
-                break Some((used, context));
+                break Some(context);
             }
         };
         let context = match (own, least) {
-            (Some(own), Some((used, least))) if !self.stays(offer.context, own, used, least, now) => least,
+            (Some(own), Some(least)) if !self.stays(offer.context, own, least, now) => least,
             (Some(_), _) => offer.context,
-            (None, Some((_, least))) => least,
+            (None, Some(least)) => least,
             (None, None) => return None,
         };
         let mut waiter = self.take_from(context, offer.worker, now)?;
@@ -390,40 +391,41 @@ impl Queue {
     /// Charges for what a transaction takes on average, so that a tenant that has used little does not get
     /// all connections before the first of them comes back.
     fn charge_ahead(&mut self, waiter: &mut Waiter) {
-        if let Some((least, _)) = self.order.first() {
-            self.level = self.level.max(*least);
-        }
+        self.accounts.raise_level();
         waiter.charged = self.lanes.get(&waiter.context).map_or(Duration::ZERO, |lane| lane.turn);
-        self.charge(waiter.share, cost(waiter.charged, waiter.share.weight), 0);
+        self.accounts.charge(waiter.share, waiter.charged, Duration::ZERO);
     }
 
-    /// The lane of the tenant that has used least, of those that may have the connection.
-    fn find(&self, offer: &Offer<'_>, now: Instant) -> Option<(u64, Instant, u64)> {
-        let lanes = self.order.iter().filter_map(|(used, tenant)| Some((*used, self.accounts.get(tenant)?)));
-        let each = lanes.flat_map(|(used, account)| account.lanes.iter().map(move |lane| (used, *lane)));
-        let mut each = each.take(SEARCH);
-        let (used, (since, context)) =
-            each.find(|(_, (since, context))| self.may_have(*context, *since, offer, now))?;
-        Some((used, since, context))
+    /// The lane of the tenant that is next, of those that may have the connection, and since when its first
+    /// waits.
+    fn find(&self, offer: &Offer<'_>, now: Instant) -> Option<(Instant, u64)> {
+        let may_have = |lane: &&(Instant, u64)| self.may_have(lane.1, lane.0, offer, now);
+        let lacking = self.accounts.waiting().take(SEARCH).filter(|(tenant, _)| self.accounts.lacks(*tenant));
+        let mut first = lacking.flat_map(|(_, account)| account.lanes.iter().take(SEARCH));
+        let mut others = self.waiting_lanes().take(SEARCH);
+        first.find(may_have).copied().or_else(|| others.find(|lane| may_have(&lane)))
     }
 
-    /// Whether a connection stays with its context, whose first waits since `own`, although `least`,
-    /// whose tenant has used so much, may have it.
-    fn stays(&self, context: u64, own: Instant, used: u64, least: u64, now: Instant) -> bool {
+    /// Whether a connection stays with its context, whose first waits since `own`, although that of `least`
+    /// may have it.
+    fn stays(&self, context: u64, own: Instant, least: u64, now: Instant) -> bool {
         let first = |context| Some((self.lanes.get(&context)?, self.lanes.get(&context)?.first()?));
         let (Some((lane, waiter)), Some((_, other))) = (first(context), first(least)) else { return true };
-        let account = self.accounts.get(&waiter.share.tenant);
-        let ahead = account.map_or(0, |account| account.used).saturating_sub(used);
-        if waiter.share.tenant != other.share.tenant {
-            let usual = (lane.turn * AHEAD_TURNS).min(AHEAD_MAX);
-            let allowed = match self.is_even(context, waiter.share, least, other.share) {
-                true => (lane.turn * AHEAD_EVEN_TURNS).min(AHEAD_EVEN_MAX).max(usual),
-                false => usual,
-            };
-            return ahead <= cost(allowed, waiter.share.weight);
+        let (mine, its) = (waiter.share, other.share);
+        if mine.tenant == its.tenant {
+            // Between sessions of one tenant that differ in user or role, time decides.
+            return now.saturating_duration_since(own) * 2 >= now.saturating_duration_since(other.since);
         }
-        // Between sessions of one tenant that differ in user or role, time decides.
-        now.saturating_duration_since(own) * 2 >= now.saturating_duration_since(other.since)
+        if self.accounts.lacks(its.tenant) && !self.accounts.lacks(mine.tenant) {
+            return false;
+        }
+        let usual = (lane.turn * AHEAD_TURNS).min(AHEAD_MAX);
+        let allowed = match self.is_even(context, mine, least, its) {
+            true => (lane.turn * AHEAD_EVEN_TURNS).min(AHEAD_EVEN_MAX).max(usual),
+            false => usual,
+        };
+        let ahead = self.accounts.used(mine.tenant).saturating_sub(self.accounts.used(its.tenant));
+        ahead <= cost(allowed, mine.weight)
     }
 
     /// Whether one context holds no more connections than another, which has some, would with one more, by
@@ -512,27 +514,19 @@ impl Queue {
             lane.held > 0 || lane.busy > 0 || recent || !lane.waiters.is_empty()
         });
         self.list_all();
-        let level = self.level;
-        self.accounts.retain(|_, account| account.used > level || !account.lanes.is_empty());
+        self.accounts.tidy();
     }
 
     fn list_all(&mut self) {
-        self.order.clear();
-        self.accounts.values_mut().for_each(|account| account.lanes.clear());
+        self.accounts.unlist_all();
         let firsts = self.lanes.iter().filter_map(|(context, lane)| {
             let first = lane.first()?;
             Some((first.share, first.since, *context))
         });
         for (share, since, context) in firsts.collect::<Vec<_>>() {
-            self.list(share, since, context);
+            self.accounts.list(share, since, context);
         }
     }
-}
-
-/// What it costs a tenant of this weight to have a connection for so long.
-fn cost(took: Duration, weight: u32) -> u64 {
-    let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-    nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(weight.max(1))
 }
 
 #[cfg(test)]
