@@ -143,7 +143,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(operations::resume))
         .routes(routes!(operations::events))
         .routes(routes!(users::list, users::create))
-        .routes(routes!(users::show, users::delete))
+        .routes(routes!(users::show, users::update, users::delete))
         .routes(routes!(users::reset_password))
         .routes(routes!(users::list_of_tenant, users::create_of_tenant))
         .routes(routes!(users::delete_of_tenant))

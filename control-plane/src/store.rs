@@ -36,7 +36,10 @@ pub use caller::{Caller, Precondition, etag};
 pub use error::StoreError;
 pub use events::Event;
 pub(crate) use idempotency::{Claim, Earlier};
-pub use model::{NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, given};
+pub use model::{
+    MethodsPatch, NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, UserPatch,
+    given,
+};
 pub use moves::{Move, MoveCounts, MoveEvent, MoveFilter, MoveKind, MoveOptions, NewMove, ShardAdmin};
 pub use operations::{Ending, NewOperation, Operation, OperationFilter, Progress, Report};
 pub use plans::{Limits, NewPlan, Plan, PlanPatch, TenantLimits};

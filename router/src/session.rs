@@ -183,7 +183,8 @@ impl Shared {
         if !tenant.is_served() {
             return Err(suspended(&who.tenant));
         }
-        let user = topology.users.get(&who.user).ok_or_else(gone)?;
+        let user = topology.users.get(&who.user).filter(|user| user.tenants.allows(&who.tenant));
+        let user = user.ok_or_else(gone)?;
         let held = self.holds.is_held(&who.tenant);
         let placed = self.holds.place(&topology, &tenant).ok_or_else(|| {
             ErrorResponse::fatal(sqlstate::SQLCLIENT_UNABLE, "no shard is configured for this tenant")

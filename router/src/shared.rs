@@ -273,11 +273,12 @@ impl Shared {
         // Once more, for what was paused between the first time and the pool's being found.
         self.pools().iter().for_each(|pool| self.pauses.apply_to(pool));
         self.notifications.topology_changed();
-        // Sessions of tenants that are not served any more end even if they are idle.
+        // Sessions of tenants that are not served any more, or not to this user, end even if they are idle.
         for session in &self.sessions {
             let tenant = session.tenant();
             let served = tenant.is_nobody() || topology.tenant(&tenant).is_some_and(|t| t.is_served());
-            if !served || !topology.users.contains_key(&session.who.user) {
+            let user = topology.users.get(&session.who.user);
+            if !served || user.is_none_or(|user| !tenant.is_nobody() && !user.tenants.allows(&tenant)) {
                 session.command(Order::Refresh);
             }
         }

@@ -90,3 +90,8 @@ impl Session {
         }
     }
 }
+
+/// What a word on the command line says that takes something away with `none`.
+fn or_none(name: String) -> Value {
+    if name == "none" { Value::Null } else { name.into() }
+}

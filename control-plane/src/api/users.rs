@@ -14,7 +14,7 @@ use super::answer::{Tagged, behind, cut, page_size, tagged};
 use super::caller::{Operator, TenantOperator, TenantViewer, Viewer};
 use super::input::{Json, Name, Names, Query};
 use super::problem::Problem;
-use crate::store::{NewUser, User};
+use crate::store::{NewUser, User, UserPatch};
 
 /// Which users to list.
 #[derive(Default, Deserialize, IntoParams)]
@@ -122,6 +122,20 @@ pub(super) async fn show(
     Name(name): Name,
 ) -> Result<Tagged<User>, Problem> {
     Ok(Tagged(app.store.user(&name).await?))
+}
+
+/// Changes what is given. Sessions that are open stay as they are, but for those of a tenant that is taken away from
+/// the user: they end.
+#[utoipa::path(patch, path = "/v1/users/{name}", tag = "users",
+    params(("name" = String, Path), ("If-Match" = String, Header)), request_body = UserPatch,
+    responses((status = 200, body = User), (status = "default", body = Problem)))]
+pub(super) async fn update(
+    Operator(caller): Operator,
+    State(app): State<App>,
+    Name(name): Name,
+    Json(patch): Json<UserPatch>,
+) -> Result<Tagged<User>, Problem> {
+    Ok(Tagged(app.store.update_user(&caller, &name, patch).await?))
 }
 
 /// Takes a user away. Its open sessions end.

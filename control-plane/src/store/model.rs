@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use switchyard_config::topology::{ContextTemplate, LoginMethods, PoolMode, TenantState};
+use switchyard_config::topology::{ConsoleRole, ContextTemplate, LoginMethods, PoolMode, TenantState};
 use utoipa::ToSchema;
 
 use super::Limits;
@@ -201,6 +201,69 @@ impl NewUser {
             pool_mode: None,
             server_user: None,
             server_password: None,
+        }
+    }
+}
+
+/// What to change of a user. What says how it logs in and what its sessions are holds for sessions from then on; those
+/// of a tenant that is taken away from it end.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserPatch {
+    /// `SCRAM-SHA-256$...` or `md5...`, as in `pg_authid`; `null` takes the password away.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub verifier: Option<Option<SecretString>>,
+    /// Other ways to log in, and what its sessions are.
+    pub methods: Option<MethodsPatch>,
+    /// Whether it may act for every tenant. If true, no tenants are named any more.
+    pub any_tenant: Option<bool>,
+    /// Else, for whom it may act, all of them.
+    pub tenants: Option<Vec<String>>,
+    /// Its own pool mode, where its tenant has none; `null` takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub pool_mode: Option<Option<PoolMode>>,
+    /// The role on the shards; `null` takes it and its password away.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub server_user: Option<Option<String>>,
+    /// That role's password, or `SCRAM-SHA-256-KEYS$...`; `null` takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub server_password: Option<Option<SecretString>>,
+}
+
+/// What to change of the ways to log in; what is not given stays.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MethodsPatch {
+    /// A JWT in place of the password.
+    pub jwt: Option<bool>,
+    /// A client certificate whose common name is the user's name.
+    pub cert: Option<bool>,
+    /// No proof at all; only on loopback or a unix socket.
+    pub trust: Option<bool>,
+    /// All its sessions are read-only, and are served by standbys where there are any.
+    pub read_only: Option<bool>,
+    /// Its sessions are of no tenant: each transaction says in SQL whose it is.
+    pub roaming: Option<bool>,
+    /// What it may do in the console, which administrators alone may say; `null` for nothing.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub console: Option<Option<ConsoleRole>>,
+}
+
+impl MethodsPatch {
+    /// `methods` with the changes.
+    pub(super) fn apply_to(&self, methods: &LoginMethods) -> LoginMethods {
+        LoginMethods {
+            jwt: self.jwt.unwrap_or(methods.jwt),
+            cert: self.cert.unwrap_or(methods.cert),
+            trust: self.trust.unwrap_or(methods.trust),
+            read_only: self.read_only.unwrap_or(methods.read_only),
+            roaming: self.roaming.unwrap_or(methods.roaming),
+            console: self.console.unwrap_or(methods.console),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::audit::{Deed, NONE, record_of, refuse};
 use super::tenants::{from_json, pool_mode_name, to_json};
-use super::{Caller, NewUser, Secrets, Store, StoreError, User, lock_version, timestamp};
+use super::{Caller, NewUser, Secrets, Store, StoreError, User, UserPatch, lock_version, timestamp};
 use crate::credentials::new_password;
 
 /// Iterations of verifiers that we make: PostgreSQL's `SCRAM_SHA_256_DEFAULT_ITERATIONS`
@@ -88,7 +88,77 @@ impl Store {
         Ok((after, Secrets { password: Some(password) }))
     }
 
-    /// Takes a user away. Its open sessions are not ended.
+    /// Changes what is given.
+    ///
+    /// # Errors
+    /// If there is no such user, the caller may not have to do with what it is or would be, what it would be makes no
+    /// sense, or the catalog fails.
+    pub async fn update_user(
+        &self,
+        caller: &Caller,
+        name: &str,
+        patch: UserPatch,
+    ) -> Result<User, StoreError> {
+        let mut client = self.client().await?;
+        let t = client.transaction().await?;
+        lock_version(&t).await?;
+        let deed = Deed::new("update", "user", name);
+        let before = read(&t, name).await?;
+        let methods = patch.methods.unwrap_or_default().apply_to(&before.methods);
+        if !caller.may_touch(&before.methods) || !caller.may_touch(&methods) {
+            return Err(refuse(t, caller, deed, only(&before), CONSOLE_USER).await);
+        }
+        caller.expects(&before)?;
+        let any_tenant = patch.any_tenant.unwrap_or(before.any_tenant && patch.tenants.is_none());
+        let kept = || if any_tenant { Vec::new() } else { before.tenants.clone() };
+        let tenants = patch.tenants.unwrap_or_else(kept);
+        check_tenants(&t, any_tenant, &tenants).await?;
+        let has_password = patch.verifier.as_ref().map_or(before.password, Option::is_some);
+        if !has_password && !methods.jwt && !methods.cert && !methods.trust {
+            return Err(StoreError::invalid("methods", "would leave it no way to log in"));
+        }
+        let verifier = patch.verifier.as_ref().map(Option::as_ref);
+        if let Some(Some(verifier)) = verifier {
+            check_verifier(verifier.expose_secret()).map_err(|e| StoreError::invalid("verifier", e))?;
+        }
+        let server_user = patch.server_user.clone().unwrap_or_else(|| before.server_user.clone());
+        let server_password = match patch.server_user {
+            Some(None) => Some(patch.server_password.flatten()),
+            _ => patch.server_password,
+        };
+        check_server_login(server_user.as_deref(), server_password.as_ref().and_then(Option::as_ref))?;
+        let sql = "UPDATE users SET
+                       verifier = CASE WHEN $2 THEN $3 ELSE verifier END,
+                       methods = $4, any_tenant = $5, tenants = $6,
+                       pool_mode = CASE WHEN $7 THEN $8 ELSE pool_mode END,
+                       server_user = $9,
+                       server_password = CASE WHEN $10 THEN $11 ELSE server_password END
+                   WHERE name = $1";
+        t.execute(
+            sql,
+            &[
+                &name,
+                &verifier.is_some(),
+                &verifier.flatten().map(ExposeSecret::expose_secret),
+                &to_json(&methods)?,
+                &any_tenant,
+                &tenants,
+                &patch.pool_mode.is_some(),
+                &patch.pool_mode.flatten().map(pool_mode_name),
+                &server_user,
+                &server_password.is_some(),
+                &server_password.as_ref().and_then(Option::as_ref).map(ExposeSecret::expose_secret),
+            ],
+        )
+        .await?;
+        let after = read(&t, name).await?;
+        let of = only(&after).or_else(|| only(&before));
+        record_of(&t, caller, deed, of, Some(&before), Some(&after)).await?;
+        t.commit().await?;
+        Ok(after)
+    }
+
+    /// Takes a user away. Its open sessions end as soon as routers hear of it.
     ///
     /// # Errors
     /// If there is none, the caller may not touch it, or the catalog fails.
@@ -114,11 +184,7 @@ pub(super) async fn insert_user(
     new: NewUser,
 ) -> Result<(User, Secrets), StoreError> {
     check(&new)?;
-    // All that are named must exist; an unknown one would never be let in, or, worse, be made.
-    let sql = "SELECT id FROM unnest($1::text[]) AS asked(id) WHERE id NOT IN (SELECT id FROM tenants)";
-    if let Some(missing) = t.query(sql, &[&new.tenants]).await?.first() {
-        return Err(StoreError::not_found("tenant", missing.get(0)));
-    }
+    check_tenants(t, new.any_tenant, &new.tenants).await?;
     let (verifier, secrets) = proof(&new)?;
     let sql = "INSERT INTO users (name, verifier, methods, any_tenant, tenants, pool_mode, server_user, server_password)
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING";
@@ -158,20 +224,33 @@ fn check(new: &NewUser) -> Result<(), StoreError> {
     if new.name.is_empty() || new.name.len() > MAX_NAME_BYTES || new.name.chars().any(char::is_control) {
         return Err(StoreError::invalid("name", "must be 1 to 256 bytes on one line"));
     }
-    let named = !new.tenants.is_empty();
-    if new.any_tenant == named {
-        return Err(StoreError::invalid("tenants", "must name tenants, unless `any_tenant` is true"));
-    }
-    for tenant in &new.tenants {
-        TenantId::new(tenant).map_err(|e| StoreError::invalid("tenants", e))?;
-    }
     if new.password.is_some() && new.verifier.is_some() {
         return Err(StoreError::invalid("password", "and `verifier` exclude each other"));
     }
-    if new.server_password.is_some() && new.server_user.is_none() {
+    check_server_login(new.server_user.as_deref(), new.server_password.as_ref())
+}
+
+/// For whom a user may act: everybody, or at least one tenant, all of which must exist; an unknown one would never be
+/// let in, or, worse, be made.
+async fn check_tenants(t: &Transaction<'_>, any: bool, tenants: &[String]) -> Result<(), StoreError> {
+    if any != tenants.is_empty() {
+        return Err(StoreError::invalid("tenants", "must name tenants, unless `any_tenant` is true"));
+    }
+    for tenant in tenants {
+        TenantId::new(tenant).map_err(|e| StoreError::invalid("tenants", e))?;
+    }
+    let sql = "SELECT id FROM unnest($1::text[]) AS asked(id) WHERE id NOT IN (SELECT id FROM tenants)";
+    match t.query(sql, &[&tenants]).await?.first() {
+        Some(missing) => Err(StoreError::not_found("tenant", missing.get(0))),
+        None => Ok(()),
+    }
+}
+
+fn check_server_login(user: Option<&str>, password: Option<&SecretString>) -> Result<(), StoreError> {
+    if password.is_some() && user.is_none() {
         return Err(StoreError::invalid("server_password", "needs a `server_user`"));
     }
-    match new.server_password.as_ref().map(ExposeSecret::expose_secret) {
+    match password.map(ExposeSecret::expose_secret) {
         Some(keys) if keys.starts_with("SCRAM-SHA-256") => {
             parse_scram_keys(keys).map(|_| ()).map_err(|e| StoreError::invalid("server_password", e))
         }

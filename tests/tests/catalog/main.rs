@@ -10,6 +10,7 @@ mod reading;
 mod scale;
 mod schema;
 mod shared_limits;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,6 +53,7 @@ const MATRIX: &[(&str, &str, Needs)] = &[
     ("GET", "/v1/users", Everywhere("viewer")),
     ("POST", "/v1/users", Everywhere("operator")),
     ("GET", "/v1/users/{name}", Everywhere("viewer")),
+    ("PATCH", "/v1/users/{name}", Everywhere("operator")),
     ("DELETE", "/v1/users/{name}", Everywhere("operator")),
     ("POST", "/v1/users/{name}/password", Everywhere("operator")),
     ("GET", "/v1/usage", Own("viewer")),
@@ -256,6 +257,11 @@ fn users_with_a_role_in_the_console_are_for_administrators() {
                 }
             }
         }
+        let changes = [json!({ "methods": { "console": null } }), json!({ "verifier": null }), json!({})];
+        for change in changes {
+            let (status, _, answer) = plane.request("PATCH", &global, &operator, &change.to_string());
+            assert_eq!(status, 403, "{change}: {answer}");
+        }
         assert_eq!(plane.request("GET", &global, &admin, "").2, before);
     }
     // Nor by way of the tenant that they belong to.
@@ -267,6 +273,9 @@ fn users_with_a_role_in_the_console_are_for_administrators() {
     assert_eq!(plane.request("POST", "/v1/users/viewer/password", &admin, "").0, 200);
     assert_eq!(plane.request("DELETE", "/v1/tenants/acme/users/viewer", &admin, "").0, 204);
     assert_eq!(plane.request("POST", "/v1/users", &operator, &user("plain", None)).0, 201);
+    let to_console = r#"{"methods": {"console": "viewer"}}"#;
+    assert_eq!(plane.request("PATCH", "/v1/users/plain", &operator, to_console).0, 403);
+    assert_eq!(plane.request("PATCH", "/v1/users/plain", &operator, r#"{"methods": {"jwt": true}}"#).0, 200);
     assert_eq!(plane.request("POST", "/v1/users/plain/password", &operator, "").0, 200);
     assert_eq!(plane.request("POST", "/v1/tenants/acme/users/plain/password", &of_acme, "").0, 200);
     assert_eq!(plane.request("DELETE", "/v1/users/plain", &operator, "").0, 204);
@@ -279,4 +288,5 @@ fn users_with_a_role_in_the_console_are_for_administrators() {
         deeds.filter(|d| d["outcome"] == "refused" && d["action"] == action).count()
     };
     assert_eq!((refused("create"), refused("reset-password"), refused("delete")), (1, 3, 3), "{audit}");
+    assert_eq!(refused("update"), 3, "{audit}");
 }

@@ -1,7 +1,7 @@
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::{Session, limits};
+use super::{Session, limits, or_none};
 use crate::failure::{Failure, Outcome};
 use crate::http::segment;
 
@@ -115,10 +115,6 @@ impl PlanCommand {
             }
         }
     }
-}
-
-fn or_none(name: String) -> Value {
-    if name == "none" { Value::Null } else { name.into() }
 }
 
 fn of(name: &str) -> String {

@@ -1,8 +1,8 @@
 use clap::Subcommand;
 use secrecy::ExposeSecret;
-use serde_json::json;
+use serde_json::{Map, json};
 
-use super::Session;
+use super::{Session, or_none};
 use crate::failure::{Failure, Outcome};
 use crate::http::segment;
 use crate::local::read_password;
@@ -36,6 +36,36 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         roaming: bool,
     },
+    /// Change what is given of a user. Sessions that are open stay as they are, but for those of a tenant that is
+    /// taken away from it.
+    Set {
+        /// Its name.
+        name: String,
+        /// A tenant that it may act for, in place of all it could until now; may be repeated.
+        #[arg(long = "tenant", conflicts_with = "any_tenant")]
+        tenants: Vec<String>,
+        /// It may act for every tenant.
+        #[arg(long)]
+        any_tenant: bool,
+        /// Its own pool mode; `none` for none.
+        #[arg(long, value_parser = ["transaction", "session", "none"])]
+        pool_mode: Option<String>,
+        /// Whether it may log in with a JWT.
+        #[arg(long)]
+        jwt: Option<bool>,
+        /// Whether it may log in with a client certificate.
+        #[arg(long)]
+        cert: Option<bool>,
+        /// Whether its sessions are read-only, served by standbys where there are any.
+        #[arg(long)]
+        read_only: Option<bool>,
+        /// Whether its sessions act for many tenants: each transaction says in SQL for which.
+        #[arg(long)]
+        roaming: Option<bool>,
+        /// What it may do in the routers' console; for administrators to say.
+        #[arg(long, value_parser = ["viewer", "operator", "admin", "none"])]
+        console: Option<String>,
+    },
     /// List users.
     List {
         /// Those that may act for this tenant by name.
@@ -52,7 +82,7 @@ pub(crate) enum UserCommand {
         /// Its name.
         name: String,
     },
-    /// Take a user away. Its open sessions go on.
+    /// Take a user away. Its open sessions end.
     Delete {
         /// Its name.
         name: String,
@@ -95,6 +125,28 @@ impl UserCommand {
                     "methods": { "jwt": jwt, "cert": cert, "roaming": roaming },
                 });
                 session.show(FIELDS, &api.post("/v1/users", body).await?)
+            }
+            Self::Set { name, tenants, any_tenant, pool_mode, jwt, cert, read_only, roaming, console } => {
+                let mut methods = Map::new();
+                let flags = [("jwt", jwt), ("cert", cert), ("read_only", read_only), ("roaming", roaming)];
+                for (method, flag) in flags.into_iter().filter_map(|(m, flag)| Some((m, flag?))) {
+                    methods.insert(method.to_owned(), flag.into());
+                }
+                methods.extend(console.map(|role| ("console".to_owned(), or_none(role))));
+                let mut body = Map::new();
+                if any_tenant {
+                    body.insert("any_tenant".to_owned(), true.into());
+                } else if !tenants.is_empty() {
+                    body.insert("tenants".to_owned(), tenants.into());
+                }
+                body.extend(pool_mode.map(|mode| ("pool_mode".to_owned(), or_none(mode))));
+                if !methods.is_empty() {
+                    body.insert("methods".to_owned(), methods.into());
+                }
+                if body.is_empty() {
+                    return Err(Failure::Usage("say what to change; see --help".to_owned()));
+                }
+                session.show(FIELDS, &api.patch(&of(&name, ""), body.into()).await?)
             }
             Self::List { tenant } => {
                 let filter = tenant.map(|t| format!("&tenant={}", segment(&t))).unwrap_or_default();
