@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::try_join_all;
+use futures_util::future::{join, join_all, join3};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::MoveError;
 use crate::inventory::{Inventory, Table};
@@ -140,7 +140,6 @@ impl Applier {
             end = end.max(transaction.end);
         }
         self.prepare(&deeds).await?;
-        self.client.batch_execute("BEGIN").await.map_err(self.at.failed())?;
         match self.write(&deeds, end, last).await {
             Ok(()) => {
                 self.client.batch_execute("COMMIT").await.map_err(self.at.failed())?;
@@ -154,38 +153,69 @@ impl Applier {
         }
     }
 
+    /// Does everything but commit, and waits for the server as rarely as can be: clients may be waiting.
     async fn write(&self, deeds: &[Deed], end: u64, last: &[String]) -> Result<(), MoveError> {
-        for part in deeds.chunks(PIPELINE) {
-            let running = part.iter().map(async |deed| {
-                let statement = &self.statements[&deed.sql];
-                let params = deed.params.iter().map(|p| p as &(dyn ToSql + Sync));
-                let touched = self.client.execute_raw(statement, params).await.map_err(self.at.failed())?;
-                match deed.rows {
-                    Some(rows) if rows != touched => {
-                        Err(MoveError::Differ(format!("{} touched {touched} rows", deed.what)))
-                    }
-                    _ => Ok(()),
-                }
-            });
-            try_join_all(running).await?;
+        let failed = self.at.failed();
+        let begin = async || self.client.batch_execute("BEGIN").await.map_err(failed);
+        // The last part goes out together with what follows it. Futures are polled, and so sent, in order; all are
+        // waited for, as what fails first makes the others fail, and is what counts.
+        let mut parts = deeds.chunks(PIPELINE);
+        let tail = parts.next_back().unwrap_or_default();
+        let close = async || {
+            let mut sql = self.noting(end);
+            last.iter().for_each(|more| sql = format!("{sql}; {more}"));
+            self.client.simple_query(&sql).await.map_err(failed)
+        };
+        let closed = if parts.len() == 0 {
+            let (begun, run, closed) = join3(begin(), self.run(tail), close()).await;
+            begun.and(run).and(closed)?
+        } else {
+            begin().await?;
+            for part in parts {
+                self.run(part).await?;
+            }
+            let (run, closed) = join(self.run(tail), close()).await;
+            run.and(closed)?
+        };
+        // The first answer is that of the note.
+        match closed
+            .iter()
+            .find_map(|m| if let SimpleQueryMessage::CommandComplete(n) = m { Some(*n) } else { None })
+        {
+            Some(1) => Ok(()),
+            _ => Err(MoveError::Superseded),
         }
-        self.note(end).await?;
-        for sql in last {
-            self.client.batch_execute(sql).await.map_err(self.at.failed())?;
-        }
-        Ok(())
     }
 
-    /// Writes how far this side has come, which only the mover whose turn it is can.
-    async fn note(&self, end: u64) -> Result<(), MoveError> {
-        let sql = format!(
+    /// Runs statements, all in one flight.
+    async fn run(&self, deeds: &[Deed]) -> Result<(), MoveError> {
+        let running = deeds.iter().map(async |deed| {
+            let statement = &self.statements[&deed.sql];
+            let params = deed.params.iter().map(|p| p as &(dyn ToSql + Sync));
+            let touched = self.client.execute_raw(statement, params).await.map_err(self.at.failed())?;
+            match deed.rows {
+                Some(rows) if rows != touched => {
+                    Err(MoveError::Differ(format!("{} touched {touched} rows", deed.what)))
+                }
+                _ => Ok(()),
+            }
+        });
+        join_all(running).await.into_iter().collect()
+    }
+
+    /// Says how far this side has come, which only the mover whose turn it is can.
+    fn noting(&self, end: u64) -> String {
+        format!(
             "UPDATE switchyard.moves SET applied = {} WHERE move_id = {} AND side = '{}' AND term = {}",
             lsn(end),
             literal(&self.turn.id),
             self.side,
             self.turn.term
-        );
-        match self.client.execute(&sql, &[]).await.map_err(self.at.failed())? {
+        )
+    }
+
+    async fn note(&self, end: u64) -> Result<(), MoveError> {
+        match self.client.execute(&self.noting(end), &[]).await.map_err(self.at.failed())? {
             1 => Ok(()),
             _ => Err(MoveError::Superseded),
         }

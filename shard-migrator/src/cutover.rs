@@ -6,6 +6,7 @@
 //! arriving side before the tenant may go on at the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use switchyard_catalog::signals::{ORDERS, Order, Reply, Signals};
 use switchyard_config::{ShardName, TenantId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::MoveError;
 use crate::apply::Turn;
@@ -29,6 +30,16 @@ pub const BUDGET: Duration = Duration::from_millis(250);
 /// it: the fence stops it, and its clients get errors. One that is only slow is given that time.
 const SILENT_ATTEMPTS: u32 = 5;
 const SILENT_FOR: Duration = Duration::from_secs(3);
+
+/// How long a shard's answer may take beyond what it was allowed. Without one it is not known what has been done, and the
+/// move is taken over anew, in other sessions.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// How long the changes of an attempt that was given up may take to be applied or refused.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// How long word of a router is waited for before changes are looked for again.
+const LISTEN: Duration = Duration::from_millis(1);
 
 /// How long answers are waited for that are only for the record.
 const RECORD: Duration = Duration::from_millis(60);
@@ -116,6 +127,15 @@ pub(crate) enum Attempt {
     GivenUp(String, Pause),
 }
 
+/// Where the tenant may write, as far as an attempt knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here,
+    There,
+    /// A shard has not answered: here, there, or not at all for now.
+    Unknown,
+}
+
 impl Cutover<'_> {
     fn name(&self) -> String {
         format!("{}.{}.{}", self.turn.id, self.turn.term, self.attempt)
@@ -153,14 +173,18 @@ impl Cutover<'_> {
         };
         signals.say(ORDERS, &hold).await?;
         let held = self.held(flow, signals, (&routers, presence), began, &mut pause).await;
+        let mut place = Place::Here;
         let done = match held {
-            Ok(None) => self.freeze_and_finish(flow, began, &mut pause).await,
+            Ok(None) => self.freeze_and_finish(flow, signals, began, (&mut pause, &mut place)).await,
             Ok(Some(who)) => Ok(Err(who)),
             Err(error) => Err(error),
         };
-        // Whatever happened, clients are not left waiting: where the tenant is, the fence knows.
-        let moved = matches!(done, Ok(Ok(())));
-        self.release(signals, moved).await?;
+        match place {
+            Place::Here => self.release(signals, false).await?,
+            Place::There => self.release(signals, true).await?,
+            // Whoever goes on now would run into the fence. The takeover that follows finds out.
+            Place::Unknown => {}
+        }
         pause.total_us = micros(began);
         let done = done?;
         self.gather(signals, presence, &mut pause).await;
@@ -213,8 +237,9 @@ impl Cutover<'_> {
                 break;
             }
             // What has been written meanwhile is better applied now than in the pause that follows.
-            flow.catch_up(Duration::from_millis(5)).await?;
-            let Some(reply) = signals.next_within::<Reply>(Duration::from_millis(5)).await else { continue };
+            let idle = !flow.step(Duration::ZERO).await?;
+            let patience = if idle { LISTEN } else { Duration::ZERO };
+            let Some(reply) = signals.next_within::<Reply>(patience).await else { continue };
             presence.heard(reply.router);
             if reply.attempt != name || reply.waited.is_some() {
                 continue;
@@ -231,45 +256,80 @@ impl Cutover<'_> {
         Ok(None)
     }
 
+    /// Freezes the tenant here, and activates it there behind its last change. Who was in the way, if that was not to be.
     async fn freeze_and_finish(
         &self,
         flow: &mut Flow,
+        signals: &Signals,
         began: Instant,
-        pause: &mut Pause,
+        (pause, place): (&mut Pause, &mut Place),
     ) -> Result<Result<(), String>, MoveError> {
         let left = self.by(began, FROZEN_BY).saturating_duration_since(Instant::now());
-        let limit = left.as_millis();
-        if limit == 0 {
+        if left.as_millis() == 0 {
             return Ok(Err("the routers took too long to drain".to_owned()));
         }
-        let from = self.from.at;
-        let freeze = format!(
-            "SELECT switchyard.freeze({}, '{}', {}, {}, {})::text",
+        *place = Place::Unknown;
+        // What is there already is applied meanwhile.
+        let (frozen, caught_up) = tokio::join!(self.freeze(left), flow.catch_up(left));
+        let mark = match frozen {
+            Ok(mark) => mark,
+            Err(error) if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01")) => {
+                *place = Place::Here;
+                return Ok(Err(format!("a transaction was in the way: {}", self.blocker().await)));
+            }
+            // Whether it was committed is not known: as if it was.
+            Err(error) => return self.recover(error, pause, began, place).await,
+        };
+        pause.frozen_us = micros(began);
+        fault::point("frozen");
+        if let Err(error) = caught_up {
+            return self.recover(error, pause, began, place).await;
+        }
+        match self.finish(flow, signals, &mark, began).await {
+            Ok(true) => {
+                *place = Place::There;
+                pause.active_us = micros(began);
+                fault::point("activated");
+                Ok(Ok(()))
+            }
+            Ok(false) => {
+                *place = Place::Here;
+                Ok(Err(format!("the last changes did not arrive within {} ms", self.budget.as_millis())))
+            }
+            Err(error) => self.recover(error, pause, began, place).await,
+        }
+    }
+
+    /// Waits for the tenant's transactions, and has no other begin. What tells this freezing in the stream.
+    async fn freeze(&self, left: Duration) -> Result<String, MoveError> {
+        let (from, limit) = (self.from.at, left.as_millis());
+        // Settings for itself alone; all of it is one transaction, and one way there and back.
+        let sql = format!(
+            "SET LOCAL lock_timeout = {limit}; SET LOCAL statement_timeout = {};
+             SELECT switchyard.freeze({}, '{}', {}, {}, {})::text",
+            limit + 10,
             literal(&self.turn.id),
             self.from.part,
             self.turn.term,
             literal(self.tenant.as_str()),
             literal(self.to.at.name.as_str())
         );
-        let timeouts = format!("SET lock_timeout = {limit}; SET statement_timeout = {}", limit + 10);
-        self.from.client.batch_execute(&timeouts).await.map_err(from.failed())?;
-        let frozen = self.from.client.query_one(&freeze, &[]).await;
-        let mark: String = match frozen {
-            Ok(row) => row.get(0),
-            Err(error) if error.code().is_some_and(|c| matches!(c.code(), "55P03" | "57014" | "40P01")) => {
-                return Ok(Err(format!("a transaction was in the way: {}", self.blocker().await)));
-            }
-            Err(error) => {
-                // Whether it was committed is not known: as if it was.
-                let error = turned(from.failed()(error));
-                return match error {
-                    MoveError::Superseded => Err(error),
-                    error => self.go_back().await.and(Err(error)),
-                };
-            }
-        };
-        pause.frozen_us = micros(began);
-        fault::point("frozen");
+        let answer = answered(from, left + ANSWER, self.from.client.simple_query(&sql)).await?;
+        let value = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        value.ok_or_else(|| from.silent("the freezing has no answer"))
+    }
+
+    /// Has the last changes applied and the tenant activated. False if that took too long, and the tenant goes on here.
+    async fn finish(
+        &self,
+        flow: &mut Flow,
+        signals: &Signals,
+        mark: &str,
+        began: Instant,
+    ) -> Result<bool, MoveError> {
         let activate = format!(
             "SELECT switchyard.activate({}, '{}', {}, {}, {}, {})",
             literal(&self.turn.id),
@@ -280,55 +340,57 @@ impl Cutover<'_> {
             self.epochs.1
         );
         let (last, stop) = ([activate], Notify::new());
-        let outcome = {
-            let finishing = flow.finish(&mark, &last, &stop);
-            let mut finishing = std::pin::pin!(finishing);
-            let deadline = self.by(began, ACTIVATED_BY);
-            tokio::select! {
-                biased;
-                done = &mut finishing => done,
-                () = tokio::time::sleep_until(deadline) => {
-                    // Too late, unless it is being committed at this moment; who is first decides.
-                    stop.notify_one();
-                    let (state, done) = tokio::join!(self.give_up(), finishing);
-                    match (state?.as_str(), done) {
-                        ("active", _) => Ok(true),
-                        (_, Ok(_)) => Ok(false),
-                        // Refused, because it was given up.
-                        (_, Err(error)) if error.code() == Some("TN010") => Ok(false),
-                        (_, Err(error)) => Err(error),
-                    }
-                }
-            }
+        let mut finishing = std::pin::pin!(flow.finish(mark, &last, &stop));
+        tokio::select! {
+            biased;
+            done = &mut finishing => return done,
+            () = tokio::time::sleep_until(self.by(began, ACTIVATED_BY)) => {}
+        }
+        // Too late, unless it is being committed at this moment; who is first decides.
+        stop.notify_one();
+        let mut done = None;
+        if beside(self.give_up(), &mut finishing, &mut done).await? == "active" {
+            return Ok(true);
+        }
+        // Whatever is in the way of the changes, clients do not wait for it.
+        fault::point("given up");
+        beside(self.unfreeze(), &mut finishing, &mut done).await?;
+        fault::point("unfrozen");
+        beside(self.release(signals, false), &mut finishing, &mut done).await?;
+        let done = match done {
+            Some(done) => done,
+            None => tokio::time::timeout(STUCK, finishing)
+                .await
+                .map_err(|_| self.to.at.silent("changes are not applied any more"))?,
         };
-        match outcome {
-            Ok(true) => {
-                pause.active_us = micros(began);
-                fault::point("activated");
-                Ok(Ok(()))
-            }
-            Ok(false) => {
-                self.unfreeze().await?;
-                Ok(Err(format!("the last changes did not arrive within {} ms", self.budget.as_millis())))
-            }
-            Err(error) => {
-                if self.go_back().await? {
-                    pause.active_us = micros(began);
-                    return Ok(Ok(()));
-                }
-                Err(turned(error))
-            }
+        match done {
+            Ok(_) => Ok(false),
+            // Refused, because it was given up.
+            Err(error) if error.code() == Some("TN010") => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// After an error whose outcome is not known. Whether the tenant has arrived after all; else it is
-    /// active again where it was.
-    pub(crate) async fn go_back(&self) -> Result<bool, MoveError> {
+    /// After an error whose outcome is not known: the tenant has arrived after all, or goes on where it was.
+    async fn recover(
+        &self,
+        error: MoveError,
+        pause: &mut Pause,
+        began: Instant,
+        place: &mut Place,
+    ) -> Result<Result<(), String>, MoveError> {
+        let error = turned(error);
+        if matches!(error, MoveError::Superseded) {
+            return Err(error);
+        }
         if self.give_up().await? == "active" {
-            return Ok(true);
+            *place = Place::There;
+            pause.active_us = micros(began);
+            return Ok(Ok(()));
         }
         self.unfreeze().await?;
-        Ok(false)
+        *place = Place::Here;
+        Err(error)
     }
 
     /// The state of the fence at the arriving side, where this attempt cannot succeed any more unless it has.
@@ -340,19 +402,20 @@ impl Cutover<'_> {
             self.turn.term,
             literal(self.tenant.as_str())
         );
-        let row = self.to.client.query_one(&sql, &[]).await.map_err(|e| turned(self.to.at.failed()(e)))?;
+        let row =
+            answered(self.to.at, ANSWER * 2, self.to.client.query_one(&sql, &[])).await.map_err(turned)?;
         Ok(row.get(0))
     }
 
     async fn unfreeze(&self) -> Result<(), MoveError> {
         let sql = format!(
-            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT switchyard.unfreeze({}, '{}', {}, {})",
+            "SELECT switchyard.unfreeze({}, '{}', {}, {})",
             literal(&self.turn.id),
             self.from.part,
             self.turn.term,
             literal(self.tenant.as_str())
         );
-        self.from.client.batch_execute(&sql).await.map_err(|e| turned(self.from.at.failed()(e)))
+        answered(self.from.at, ANSWER * 2, self.from.client.batch_execute(&sql)).await.map_err(turned)
     }
 
     /// Who holds the tenant's lock, for people.
@@ -383,6 +446,32 @@ impl Cutover<'_> {
                 pause.clients += clients;
                 pause.clients_us = pause.clients_us.max(reply.waited_us);
             }
+        }
+    }
+}
+
+/// What a shard answers, if it does in time.
+async fn answered<T>(
+    at: &ShardAccess,
+    limit: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, MoveError> {
+    let done = tokio::time::timeout(limit, work).await;
+    done.map_err(|_| at.silent(&format!("no answer within {} ms", limit.as_millis())))?.map_err(at.failed())
+}
+
+/// Drives `other` along until `work` is done. What `other` came to, if it did, is kept.
+async fn beside<A, B>(
+    work: impl Future<Output = A>,
+    other: &mut Pin<&mut impl Future<Output = B>>,
+    came_to: &mut Option<B>,
+) -> A {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut work => return answer,
+            done = other.as_mut(), if came_to.is_none() => *came_to = Some(done),
         }
     }
 }

@@ -31,6 +31,9 @@ const NO_DATABASE: &str = "3D000";
 /// What the receipt notes when the target had nothing of the tenant's schema or database.
 const MADE: &str = "structure_made";
 
+/// What it notes when a rehearsal has come to its end.
+const REHEARSED: &str = "rehearsed_ms";
+
 /// What all moves of a process share.
 pub(crate) struct Engine {
     pub(crate) catalog: SecretString,
@@ -159,11 +162,22 @@ impl Work<'_> {
             },
             Phase::Moved | Phase::RollingBack => self.after_move(None).await,
             Phase::Completing => self.complete().await,
-            Phase::Aborting => self.abort("aborted").await,
+            Phase::Aborting => match self.ending().await {
+                Ok(outcome) => self.abort(outcome).await,
+                Err(error) => Err(error),
+            },
             _ => self.forward().await,
         };
         let Err(error) = done else { return Ok(()) };
         self.failed(error).await
+    }
+
+    /// What a move comes to that a mover before us has begun to give up.
+    async fn ending(&self) -> Result<&'static str, MoveError> {
+        if self.receipt.contains_key(REHEARSED) {
+            return Ok("rehearsed");
+        }
+        Ok(if self.journal.wish().await?.0 == Wish::Abort { "aborted" } else { "failed" })
     }
 
     async fn failed(&mut self, error: MoveError) -> Result<(), MoveError> {
@@ -233,7 +247,8 @@ impl Work<'_> {
         for (place, side) in [(&mut self.source, "source"), (&mut self.target, "target")] {
             if !place.missing {
                 fence::install(&mut place.client, &place.at).await?;
-                fence::take_over(&place.client, &place.at, (&id, side, term), tenant.as_str()).await?;
+                let at = (&place.at, &place.home);
+                fence::take_over(&place.client, at, (&id, side, term), tenant.as_str()).await?;
             }
         }
         Ok(())

@@ -9,13 +9,16 @@ use crate::MoveError;
 use crate::cutover::turned;
 use crate::inventory::{Inventory, Table};
 use crate::scope::{Model, Scope, literal};
-use crate::shard::ShardAccess;
+use crate::shard::{SESSION, ShardAccess};
 
 /// How long neighbours may be held up by the making of a policy, at a time.
 const LOCK: Duration = Duration::from_millis(50);
 
 /// How long it is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the sessions of a mover before may take to end.
+const SESSIONS_END: Duration = Duration::from_secs(5);
 
 /// How long to wait for snapshots that are older than the fence's row.
 const OLD_SNAPSHOTS: Duration = Duration::from_secs(60);
@@ -84,16 +87,48 @@ fn policy(table: &Table, variable: Option<&str>) -> String {
     )
 }
 
-/// Takes the move over on one of its shards: from here on, whoever had it before changes nothing there.
+/// Takes the move over on one of its shards: from here on, whoever had it before changes nothing there. `home` is the
+/// shard's own database.
 pub(crate) async fn take_over(
     client: &Client,
-    at: &ShardAccess,
+    (at, home): (&ShardAccess, &ShardAccess),
     (id, side, term): (&str, &str, i64),
     tenant: &str,
 ) -> Result<(), MoveError> {
+    end_sessions_before(client, (at, home), id, term).await?;
     let sql = "SELECT switchyard.take_over($1, $2, $3, $4)";
     client.execute(sql, &[&id, &side, &term, &tenant]).await.map_err(|e| turned(at.failed()(e)))?;
     Ok(())
+}
+
+/// Ends the sessions of earlier movers of this move: one that stands still, or that nobody can reach, may hold locks, and
+/// would go on where it stopped.
+async fn end_sessions_before(
+    client: &Client,
+    (at, home): (&ShardAccess, &ShardAccess),
+    id: &str,
+    term: i64,
+) -> Result<(), MoveError> {
+    let sql = "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+               WHERE a.usename = current_user AND a.datname = ANY($1)
+                 AND substring(a.application_name FROM $2)::bigint < $3";
+    let databases = [at.database.as_str(), &home.database];
+    let pattern = format!("^{SESSION} {id}\\.([0-9]{{1,18}})$");
+    let deadline = Instant::now() + SESSIONS_END;
+    loop {
+        let row = client.query_one(sql, &[&&databases[..], &pattern, &term]).await.map_err(at.failed())?;
+        let left: i64 = row.get(0);
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(MoveError::InTheWay(format!(
+                "{left} sessions of a mover before this one do not end on shard {}",
+                at.name
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The row of the source: active, and known to be part of a move.

@@ -95,7 +95,8 @@ impl Flow {
             };
             batch.push(self.transaction(event)?);
         }
-        self.fill(&mut batch)?;
+        let most = if self.hurried { (SMALL_BATCH, SMALL_CHANGES) } else { (BATCH, BATCH_CHANGES) };
+        self.fill(&mut batch, most)?;
         self.apply(batch, &[]).await?;
         Ok(true)
     }
@@ -112,10 +113,12 @@ impl Flow {
         Ok(true)
     }
 
-    fn fill(&mut self, batch: &mut Vec<Transaction>) -> Result<(), MoveError> {
+    fn fill(
+        &mut self,
+        batch: &mut Vec<Transaction>,
+        (most, most_changes): (usize, usize),
+    ) -> Result<(), MoveError> {
         let mut changes: usize = batch.iter().map(|t| t.changes.len()).sum();
-        let (most, most_changes) =
-            if self.hurried { (SMALL_BATCH, SMALL_CHANGES) } else { (BATCH, BATCH_CHANGES) };
         while batch.len() < most && changes < most_changes {
             let Some(event) = self.subscription.ready() else { break };
             let transaction = self.transaction(event)?;
@@ -163,7 +166,7 @@ impl Flow {
                 };
                 batch.push(self.transaction(event)?);
             }
-            self.fill(&mut batch)?;
+            self.fill(&mut batch, (BATCH, BATCH_CHANGES))?;
             // Attempts that were given up have left marks too, with writes of the tenant behind them.
             match batch.iter().position(|t| marker(t).is_some_and(|m| m.state == "frozen" && m.mark == mark))
             {

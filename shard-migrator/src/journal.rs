@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::MoveError;
 use crate::secrets::{Kept, Secrets};
-use crate::shard::ShardAccess;
+use crate::shard::{SESSION, ShardAccess};
 
 /// Where a move stands. Written before what it names is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -176,6 +176,16 @@ impl Journal {
         }
     }
 
+    /// Fails if another mover has taken over. A session on a shard that was opened before this was asked is ended by
+    /// whoever takes over after it, so what is done in it cannot come too late.
+    pub(crate) async fn is_ours(&self) -> Result<(), MoveError> {
+        let sql = "SELECT FROM moves WHERE id = $1 AND term = $2 AND phase <> 'done'";
+        match self.client.query_opt(sql, &[&self.id, &self.term]).await.map_err(catalog)? {
+            Some(_) => Ok(()),
+            None => Err(MoveError::Superseded),
+        }
+    }
+
     /// Says what will be done next.
     pub(crate) async fn enter(&self, phase: Phase, what: &str) -> Result<(), MoveError> {
         let name = json!(phase);
@@ -286,6 +296,7 @@ impl Journal {
             user,
             password: secrets.password(name, &kept)?,
             tls,
+            session: format!("{SESSION} {}.{}", self.id, self.term),
         }))
     }
 

@@ -21,6 +21,15 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c DateStyle=ISO -c IntervalSty
      -c idle_in_transaction_session_timeout=0 -c synchronous_commit=on \
      -c default_transaction_isolation=read\\ committed";
 
+/// When a peer that answers nothing counts as gone: its system is asked after so much silence, so often, and has so long
+/// to take what was sent. Less than the time for which routers wait for who takes over from a mover.
+const SILENCE: Duration = Duration::from_secs(2);
+const PROBES: (Duration, u32) = (Duration::from_secs(1), 3);
+const UNSENT: Duration = Duration::from_secs(5);
+
+/// Name of the mover's sessions, in front of the move and the takeover that one is for.
+pub(crate) const SESSION: &str = "switchyard-mover";
+
 /// A shard as the mover reaches it: with a role that sees all rows and may replicate.
 #[derive(Clone)]
 pub(crate) struct ShardAccess {
@@ -38,6 +47,8 @@ pub(crate) struct ShardAccess {
     pub password: Option<SecretString>,
     /// TLS toward it.
     pub tls: ServerTls,
+    /// `application_name` of its sessions: whoever takes the move over ends those of before by it.
+    pub session: String,
 }
 
 impl std::fmt::Debug for ShardAccess {
@@ -56,6 +67,11 @@ impl ShardAccess {
         |error| MoveError::Shard { shard: self.name.clone(), error }
     }
 
+    /// It does not say what it should.
+    pub(crate) fn silent(&self, reason: &str) -> MoveError {
+        MoveError::Stream { shard: self.name.clone(), reason: reason.to_owned() }
+    }
+
     /// Connects. The connection ends when the client is dropped.
     pub(crate) async fn connect(&self) -> Result<Client, MoveError> {
         let mut config = Config::new();
@@ -64,11 +80,13 @@ impl ShardAccess {
             .port(self.port)
             .dbname(&self.database)
             .user(&self.user)
-            .application_name("switchyard-mover")
+            .application_name(&self.session)
             .options(OPTIONS)
             .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(5))
-            .tcp_user_timeout(Duration::from_secs(15))
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBES.0)
+            .keepalives_retries(PROBES.1)
+            .tcp_user_timeout(UNSENT)
             .ssl_mode(match self.tls.mode {
                 SslMode::Disable => Asked::Disable,
                 SslMode::Allow | SslMode::Prefer => Asked::Prefer,

@@ -19,11 +19,18 @@ use crate::streams::Streams;
 /// Key of the advisory lock that the leading process holds: `swyd-mov` in ASCII.
 const LOCK: i64 = 0x7377_7964_2d6d_6f76;
 
+/// A leading process that says nothing for so long, in seconds, leads no more: PostgreSQL ends the session that holds the
+/// lock. Several times [`LOOK`], and less than the time for which routers wait for who takes over.
+const SILENCE_S: u64 = 5;
+
 /// How often who does not lead tries to, and moves are looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Pause before a move that could not go on is taken up again: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// The longest for one that may hold its tenant up.
+const RETRY_HELD: Duration = Duration::from_secs(1);
 
 /// The channel on which wishes are announced.
 const WISHES: &str = "switchyard_move_wishes";
@@ -62,9 +69,10 @@ async fn lead(settings: &Settings) {
 async fn term(settings: &Settings) -> Result<(), MoveError> {
     let lock = journal::connect(&settings.catalog).await?;
     let failed = |e| MoveError::Catalog(switchyard_catalog::CatalogError::Postgres(e));
-    lock.batch_execute("SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0")
-        .await
-        .map_err(failed)?;
+    let settings_of_lock = format!(
+        "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; SET idle_session_timeout = '{SILENCE_S}s'"
+    );
+    lock.batch_execute(&settings_of_lock).await.map_err(failed)?;
     loop {
         let row = lock.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await.map_err(failed)?;
         if row.get(0) {
@@ -130,7 +138,12 @@ impl Board {
                 self.waiting.remove(&id);
                 self.phases.remove(&id);
             } else {
-                let pause = self.waiting.get(&id).map_or(RETRY.0, |(_, p)| (*p * 2).min(RETRY.1));
+                let held = self
+                    .phases
+                    .get(&id)
+                    .is_some_and(|p| matches!(p.as_str(), "cutover" | "rolling_back" | "aborting"));
+                let longest = if held { RETRY_HELD } else { RETRY.1 };
+                let pause = self.waiting.get(&id).map_or(RETRY.0, |(_, p)| (*p * 2).min(longest));
                 self.waiting.insert(id, (Instant::now() + pause, pause));
             }
         }

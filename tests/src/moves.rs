@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output};
 use serde_json::Value;
 
 use crate::cluster::{self, Cluster, SUPERUSER, SUPERUSER_PASSWORD};
+use crate::faults::FaultProxy;
 use crate::process::{self, TempDir, free_port};
 use crate::router::{Router, binary};
 use crate::{metrics, wait};
@@ -18,10 +19,15 @@ pub struct Moving {
     pub catalog: Cluster,
     /// The routers.
     pub routers: Vec<Router>,
+    /// What stands in front of each shard, for routers and mover alike, if that was asked for.
+    pub proxies: Vec<FaultProxy>,
+    /// What stands between the catalog and the routers, if that was asked for.
+    pub catalog_proxy: Option<FaultProxy>,
     dir: TempDir,
     config: PathBuf,
     port: u16,
     child: Child,
+    second: Option<Child>,
 }
 
 /// Where the control plane finds the mover's password for the first shard.
@@ -50,6 +56,18 @@ impl Moving {
     /// # Panics
     /// If something does not start.
     pub fn start_with(routers: usize, sql: &str, router_toml: &str) -> Self {
+        Self::start_all(routers, sql, router_toml, false)
+    }
+
+    /// As [`Self::start_with`], with proxies in front of the shards, and of the catalog for the routers.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub fn start_proxied(routers: usize, sql: &str, router_toml: &str) -> Self {
+        Self::start_all(routers, sql, router_toml, true)
+    }
+
+    fn start_all(routers: usize, sql: &str, router_toml: &str, proxied: bool) -> Self {
         let mut clusters: Vec<_> = std::thread::scope(|scope| {
             let one = || {
                 Cluster::builder()
@@ -79,7 +97,20 @@ impl Moving {
         );
         dir.write("shard.password", &format!("{SUPERUSER_PASSWORD}\n"));
         let child = control_plane(&dir, &config, None);
-        let mut moving = Self { shards: clusters, catalog, routers: Vec::new(), dir, config, port, child };
+        let proxies = clusters.iter().filter(|_| proxied).map(|c| FaultProxy::start(c.address())).collect();
+        let catalog_proxy = proxied.then(|| FaultProxy::start(catalog.address()));
+        let mut moving = Self {
+            shards: clusters,
+            catalog,
+            routers: Vec::new(),
+            proxies,
+            catalog_proxy,
+            dir,
+            config,
+            port,
+            child,
+            second: None,
+        };
         moving.wait_ready();
         for (i, shard) in moving.shards.iter().enumerate() {
             let name = format!("s{i}");
@@ -87,7 +118,7 @@ impl Moving {
                 "postgres://{}:{}@127.0.0.1:{}/{}?sslmode=disable",
                 cluster::APP,
                 cluster::APP_PASSWORD,
-                shard.port(),
+                moving.proxies.get(i).map_or_else(|| shard.port(), |p| p.address().port()),
                 cluster::DATABASE
             );
             moving.cli(&["shard", "add", &name, "--url", &at]);
@@ -99,6 +130,9 @@ impl Moving {
             moving.cli(&[&["shard", "admin", &name, "--user", SUPERUSER], &from[..]].concat());
         }
         moving.context(r#"{"variables": {"app.tenant_id": "{tenant}"}}"#);
+        let direct = format!("127.0.0.1:{}", moving.catalog.port());
+        let by = moving.catalog_proxy.as_ref().map(|p| p.address().to_string());
+        let url = url.replace(&direct, &by.unwrap_or_else(|| direct.clone()));
         let toml = format!("[router]\n\n[catalog]\nurl = \"{url}\"\n{router_toml}\n");
         moving.routers = (0..routers).map(|_| Router::start(&toml)).collect();
         moving
@@ -177,10 +211,46 @@ impl Moving {
         self.child = control_plane(&self.dir, &self.config, None);
     }
 
-    /// Starts it again so that it ends by itself at a named point of a move.
+    /// Starts it again so that it ends by itself at a named point of a move, or stands still there if `stop:` is in front
+    /// of the name.
     pub fn start_control_plane_to_end_at(&mut self, point: &str) {
         self.child = control_plane(&self.dir, &self.config, Some(point));
         self.wait_ready();
+    }
+
+    /// Stops it, as a machine that stands still would be.
+    pub fn freeze_control_plane(&self) {
+        process::signal(&self.child, "STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw_control_plane(&self) {
+        process::signal(&self.child, "CONT");
+    }
+
+    /// Starts a second control plane beside it, and waits until that is ready. Commands go there from now on.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_second_control_plane(&mut self) {
+        let port = free_port();
+        let config = std::fs::read_to_string(&self.config).expect("we wrote it");
+        let config = config.replace(&format!(":{}'", self.port), &format!(":{port}'"));
+        let config = self.dir.write("second.toml", &config);
+        self.second = Some(control_plane(&self.dir, &config, None));
+        self.port = port;
+        self.wait_ready();
+    }
+
+    /// Waits until the control plane stands still at the point that it was started to stop at.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_control_plane_stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        wait::until_true("the control plane to stand still", || {
+            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+        });
     }
 
     /// Waits for the control plane to end by itself.
@@ -288,6 +358,11 @@ impl Drop for Moving {
             let lines: Vec<_> = log.lines().collect();
             lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
         }
+        if let Some(second) = &mut self.second {
+            process::end(second, "TERM");
+        }
+        // One that stands still hears nothing else.
+        process::signal(&self.child, "CONT");
         process::end(&mut self.child, "TERM");
     }
 }

@@ -74,7 +74,7 @@ impl Work<'_> {
         if self.job.kind == "rehearse" {
             let predicted = self.predict(&mut flow).await?;
             self.note("predicted_pause_ms", predicted.as_secs_f64() * 1000.0);
-            self.note("rehearsed_ms", began.elapsed().as_millis() as u64);
+            self.note(super::REHEARSED, began.elapsed().as_millis() as u64);
             self.write_receipt().await?;
             drop(flow);
             return self.abort("rehearsed").await;
@@ -137,9 +137,12 @@ impl Work<'_> {
         fence::guard(&source.client, &source.at, &inventory, &self.scope).await?;
         fence::guard(&target.client, &target.at, &there, &self.scope).await?;
         fence::begin_target(&target.client, &target.at, &id, tenant.as_str(), self.epoch).await?;
+        fault::point("target fenced");
         self.delete_rows(&self.target, &there).await?;
         fence::begin_source(&source.client, &source.at, &id, tenant.as_str(), self.epoch).await?;
+        fault::point("source fenced");
         self.engine.streams.publish(&source.client, &source.at, &Self::published(&inventory)).await?;
+        fault::point("published");
         self.raise_sequences(&inventory, source, target).await?;
         fault::point("prepared");
         Ok(inventory)
@@ -276,6 +279,7 @@ impl Work<'_> {
     ) -> Result<(), MoveError> {
         let (source, target) = (&self.source.at, &self.target.at);
         let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
+        self.journal.is_ours().await?;
         let sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{exported}'"
         );

@@ -64,6 +64,7 @@ impl Work<'_> {
             return Ok(());
         }
         let client = place.home.connect().await?;
+        self.journal.is_ours().await?;
         if self.scope.is_database() {
             // A slot would keep it from being dropped.
             self.engine.streams.sweep(&place.at, std::future::ready(Ok(false))).await?;
@@ -132,6 +133,7 @@ impl Work<'_> {
             _ => return Ok(()),
         }
         fence::settle(&target.client, &target.at, id, tenant, "state = 'aborted'").await?;
+        fault::point("clearing");
         if self.has_made() {
             self.remove_own(Side::Target).await?;
         } else {
@@ -142,6 +144,7 @@ impl Work<'_> {
         if target.missing {
             return Ok(());
         }
+        fault::point("cleared");
         let sql = "DELETE FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state = 'aborted'";
         target.client.execute(sql, &[&tenant, &id]).await.map_err(target.at.failed())?;
         Ok(())
@@ -202,6 +205,7 @@ impl Work<'_> {
             }
         }
         self.settle_both(&id, tenant.as_str()).await?;
+        fault::point("settled");
         self.leave_shards().await?;
         self.journal.done("rolled_back").await
     }

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
 use crate::MoveError;
-use crate::shard::ShardAccess;
+use crate::shard::{SESSION, ShardAccess};
 
 /// Deadline of login and start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ impl Connection {
             ("user", self.at.user.as_str()),
             ("database", &self.at.database),
             ("replication", "database"),
-            ("application_name", "switchyard-mover"),
+            ("application_name", SESSION),
             ("client_encoding", "UTF8"),
             ("DateStyle", "ISO"),
             ("IntervalStyle", "postgres"),
@@ -209,8 +209,8 @@ impl Connection {
         }
     }
 
-    /// Tells that everything before `flushed` is safe on the other side.
-    pub(crate) async fn report(&mut self, flushed: u64) -> Result<(), MoveError> {
+    /// Tells that everything before `flushed` is safe on the other side, and asks for a sign of life if `ask`.
+    pub(crate) async fn report(&mut self, flushed: u64, ask: bool) -> Result<(), MoveError> {
         let mut out = Vec::with_capacity(39);
         out.push(b'd');
         out.extend_from_slice(&38u32.to_be_bytes());
@@ -220,7 +220,7 @@ impl Connection {
         }
         // The clock is for people who look at pg_stat_replication.
         out.extend_from_slice(&0i64.to_be_bytes());
-        out.push(0);
+        out.push(u8::from(ask));
         self.send(&out).await.map_err(|reason| reason.of(&self.at))
     }
 }

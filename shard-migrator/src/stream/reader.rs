@@ -17,6 +17,10 @@ use super::{BACKLOG_BYTES, Event, Pace, Subscribe, Subscription, TRANSACTION_BYT
 /// How often what is settled is reported to the server.
 const REPORT: Duration = Duration::from_millis(500);
 
+/// A shard that says nothing for so long is gone, though its connection may not show it. It is asked for a sign of life
+/// when a third of that is over.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// How often the backlog is looked at while it is too large to read on.
 const FULL: Duration = Duration::from_millis(5);
 
@@ -106,18 +110,24 @@ impl Reader {
     /// Reads until the stream breaks; says why.
     async fn read(&mut self) -> String {
         let mut ticks = tokio::time::interval(REPORT);
+        let mut heard = Instant::now();
         loop {
             let between = self.open.is_none();
             let all_there = self.expected.is_empty() || Instant::now() > self.expected_until;
             let full = self.subscribers.values().map(|s| s.pace.bytes.load(Ordering::Relaxed)).sum::<usize>()
                 > BACKLOG_BYTES;
+            if full || !all_there {
+                heard = Instant::now();
+            } else if heard.elapsed() > SILENCE {
+                return format!("the shard has said nothing for {} s", SILENCE.as_secs());
+            }
             tokio::select! {
                 // Between transactions only, so that a subscriber gets whole ones.
                 request = self.requests.recv(), if between => match request {
                     Some(request) => self.subscribe(request),
                     None => return "nobody reads it any more".to_owned(),
                 },
-                frame = self.connection.next(), if !full && all_there => match frame {
+                frame = self.connection.next(), if !full && all_there => match frame.inspect(|_| heard = Instant::now()) {
                     Ok(Frame::Data(data)) => match pgoutput::parse(data) {
                         Ok(message) => if let Err(reason) = self.message(message) {
                             return reason;
@@ -153,7 +163,7 @@ impl Reader {
                     self.resolve_all();
                 }
                 let settled = self.settled();
-                if let Err(error) = self.connection.report(settled).await {
+                if let Err(error) = self.connection.report(settled, heard.elapsed() > SILENCE / 3).await {
                     return error.to_string();
                 }
                 self.reported = (settled, Instant::now());

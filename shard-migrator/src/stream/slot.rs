@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::MoveError;
+use crate::fault;
 use crate::shard::ShardAccess;
 
 /// Name of the publication, in every source database.
@@ -12,6 +13,9 @@ pub(crate) const PUBLICATION: &str = "switchyard_moves";
 
 /// How long to wait for a transaction that keeps a slot, or a new member of the publication, from being used.
 const OLD_TRANSACTIONS: Duration = Duration::from_secs(60);
+
+/// How long the reader before this one may take to end.
+const READER_ENDS: Duration = Duration::from_secs(5);
 
 /// How often the log that the slot retains is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -26,6 +30,7 @@ pub(crate) async fn slot_name(client: &Client, at: &ShardAccess) -> Result<Strin
 pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError> {
     let client = at.connect().await?;
     let name = slot_name(&client, at).await?;
+    end_reader(&client, at, &name).await?;
     let sql = "SELECT wal_status = 'lost', confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
     match client.query_opt(sql, &[&name]).await.map_err(at.failed())? {
         Some(row) if row.get::<_, Option<bool>>(0) == Some(true) => {
@@ -43,7 +48,10 @@ pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError>
     client.batch_execute(&format!("SET statement_timeout = {limit}")).await.map_err(at.failed())?;
     let create = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, 'pgoutput')";
     match client.query_one(create, &[&name]).await {
-        Ok(row) => Ok((name, crate::apply::parse_lsn(row.get(0)).unwrap_or(0))),
+        Ok(row) => {
+            fault::point("slot made");
+            Ok((name, crate::apply::parse_lsn(row.get(0)).unwrap_or(0)))
+        }
         Err(error) if error.code().is_some_and(|c| c.code() == "57014") => Err(MoveError::InTheWay(format!(
             "a transaction on shard {} was open for longer than {} s, and a replication slot must wait for it: {}",
             at.name,
@@ -52,6 +60,24 @@ pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError>
         ))),
         Err(error) => Err(at.failed()(error)),
     }
+}
+
+/// Ends who reads the slot: a process leads, and has one reader, so this one is of a process that does not lead any
+/// more, or of a connection that has broken.
+async fn end_reader(client: &Client, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
+    let sql = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots
+               WHERE slot_name = $1 AND active_pid IS NOT NULL";
+    let deadline = tokio::time::Instant::now() + READER_ENDS;
+    while client.query_one(sql, &[&name]).await.map_err(at.failed())?.get::<_, i64>(0) > 0 {
+        if tokio::time::Instant::now() > deadline {
+            return Err(MoveError::Stream {
+                shard: at.name.clone(),
+                reason: format!("the reader of slot {name} before this one does not end"),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 async fn oldest(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
@@ -80,6 +106,7 @@ pub(crate) async fn drop_slot(at: &ShardAccess) -> Result<(), MoveError> {
         // Its reader has just gone, and PostgreSQL has not noticed yet.
         tokio::time::sleep(Duration::from_millis(20 + 4 * attempt)).await;
     }
+    fault::point("slot dropped");
     client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {PUBLICATION}")).await.map_err(at.failed())
 }
 

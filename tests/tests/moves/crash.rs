@@ -1,99 +1,155 @@
-//! The mover ends at each named point. Another goes on or goes back, nothing is lost, and the tenant can write.
+//! The mover ends at each named point, as if it were killed. Another goes on or goes back by itself: nothing is lost,
+//! nothing is there twice, nothing is left, no client sees an error, and the tenant can write as soon as a mover is there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use switchyard_tests::moves::Moving;
-use tokio_postgres::NoTls;
+use switchyard_tests::wait;
 
-use crate::TABLES;
+use crate::world::{MODELS, Model, World};
 
-/// Writes until told to stop; each write is tried again until it is known to be there. The writes, and the
-/// longest time that one took.
-async fn writer(url: String, stop: Arc<AtomicBool>) -> (u64, Duration) {
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("a session");
-    let driver = tokio::spawn(connection);
-    let mut longest = Duration::ZERO;
-    let mut seq = 0;
-    while !stop.load(Ordering::Relaxed) {
-        seq += 1;
-        let began = Instant::now();
-        client
-            .execute("INSERT INTO ledger (client, seq) VALUES (1, $1)", &[&(seq as i64)])
-            .await
-            .expect("no error");
-        longest = longest.max(began.elapsed());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    drop(client);
-    let _ = driver.await;
-    (seq, longest)
+/// Longest time from a control plane that is ready to a write, as the tests insist on it. What was seen is printed: it is
+/// to be below two seconds, and on a machine with other things to do it may be more.
+const WRITABLE: Duration = Duration::from_secs(6);
+
+/// What is asked for, and whether the mover is to end on the way there or on the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Move,
+    Rehearse,
+    Rollback,
+    Complete,
 }
 
-fn phase(m: &Moving, id: &str) -> String {
-    m.cli(&["move", "show", id])["phase"].as_str().expect("a phase").to_owned()
+/// Every point, with what leads there.
+const POINTS: [(&str, Act); 29] = [
+    ("database made", Act::Move),
+    ("taken over", Act::Move),
+    ("structure made", Act::Move),
+    ("target fenced", Act::Move),
+    ("source fenced", Act::Move),
+    ("published", Act::Move),
+    ("prepared", Act::Move),
+    ("slot made", Act::Move),
+    ("subscribed", Act::Move),
+    ("copied", Act::Move),
+    ("verified", Act::Move),
+    ("way back prepared", Act::Move),
+    ("held", Act::Move),
+    ("frozen", Act::Move),
+    ("activated", Act::Move),
+    ("moved", Act::Move),
+    ("placed", Act::Move),
+    ("following", Act::Move),
+    ("completing", Act::Complete),
+    ("deleted", Act::Complete),
+    ("slot dropped", Act::Complete),
+    ("going back", Act::Rollback),
+    ("held", Act::Rollback),
+    ("frozen", Act::Rollback),
+    ("activated", Act::Rollback),
+    ("gone back", Act::Rollback),
+    ("settled", Act::Rollback),
+    ("clearing", Act::Rehearse),
+    ("cleared", Act::Rehearse),
+];
+
+/// Points that only tenants with something of their own pass.
+fn is_passed(point: &str, model: Model) -> bool {
+    match point {
+        "database made" => matches!(model, Model::Schema | Model::Database),
+        "structure made" => matches!(model, Model::Schema | Model::Database),
+        // A database that is gone has no slot, and needs none dropped after.
+        _ => true,
+    }
+}
+
+impl World {
+    /// Starts a mover that ends at the point, has it do the act, and lets another take over. The longest it took until
+    /// somebody could write.
+    fn crash_at(&mut self, point: &str, act: Act) -> Duration {
+        let id = match act {
+            Act::Move => {
+                self.m.kill_control_plane();
+                self.m.start_control_plane_to_end_at(point);
+                self.m.cli(&["move", "start", "acme", "--to", &self.other()])["id"].to_string()
+            }
+            Act::Rehearse => {
+                self.m.kill_control_plane();
+                self.m.start_control_plane_to_end_at(point);
+                self.m.cli(&["move", "rehearse", "acme", "--to", &self.other()])["id"].to_string()
+            }
+            Act::Rollback | Act::Complete => {
+                let to = self.other();
+                let moved =
+                    self.m.cli(&["move", "start", "acme", "--to", &to, "--attempts", "1000", "--wait"]);
+                assert_eq!(moved["phase"], "moved", "{moved}");
+                let id = moved["id"].to_string();
+                self.m.kill_control_plane();
+                self.m.start_control_plane_to_end_at(point);
+                self.m.cli(&["move", if act == Act::Rollback { "rollback" } else { "complete" }, &id]);
+                id
+            }
+        };
+        self.m.wait_control_plane_end();
+        self.m.start_control_plane();
+        self.m.wait_ready();
+        let writable = self.wait_write();
+        assert!(writable < WRITABLE, "`{point}`: {writable:?} until a write");
+        let ended = if act == Act::Move { "moved" } else { "done" };
+        wait::until_true(&format!("the end after `{point}`"), || self.show(&id, "phase") == ended);
+        match act {
+            Act::Move => {
+                let done = self.m.cli(&["move", "complete", &id, "--wait", "--timeout", "60"]);
+                assert_eq!(done["outcome"], "completed", "{done}");
+                self.home = 1 - self.home;
+            }
+            Act::Complete => self.home = 1 - self.home,
+            Act::Rollback => assert_eq!(self.show(&id, "outcome"), "rolled_back"),
+            Act::Rehearse => assert_eq!(self.show(&id, "outcome"), "rehearsed"),
+        }
+        self.nothing_left();
+        writable
+    }
+}
+
+fn crashes(model: Model, points: impl Iterator<Item = (&'static str, Act)>) {
+    let mut world = World::start(model, false);
+    let mut longest = Duration::ZERO;
+    for (point, act) in points.filter(|(point, _)| is_passed(point, model)) {
+        let writable = world.crash_at(point, act);
+        println!("{model:?}, `{point}` ({act:?}): writable {} ms after", writable.as_millis());
+        longest = longest.max(writable);
+    }
+    let errors = world.check();
+    assert_eq!(errors, [""; 0], "no client is to see an error");
+    println!("{model:?}: writable within {} ms of a control plane that is ready", longest.as_millis());
 }
 
 #[test]
 fn heavy_a_mover_that_ends_at_any_point_is_followed_by_another() {
-    let mut m = Moving::start(1, TABLES);
-    let acme = m.tenant("acme", 0);
-    m.shards[0].sql("INSERT INTO clients SELECT 'acme', n, 'c' FROM generate_series(1, 200) n");
-    let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let writing = runtime.spawn(writer(m.url(&acme, 0), stop.clone()));
-    let mut home = 0;
-    for point in [
-        "taken over",
-        "prepared",
-        "subscribed",
-        "copied",
-        "verified",
-        "way back prepared",
-        "held",
-        "frozen",
-        "activated",
-        "moved",
-        "placed",
-        "following",
-        "completing",
-        "deleted",
-        "going back",
-        "gone back",
-    ] {
-        m.kill_control_plane();
-        m.start_control_plane_to_end_at(point);
-        let to = format!("s{}", 1 - home);
-        let id = m.cli(&["move", "start", "acme", "--to", &to, "--pause-budget", "2000"])["id"].to_string();
-        let verb = match point {
-            "completing" | "deleted" => Some("complete"),
-            "going back" | "gone back" => Some("rollback"),
-            _ => None,
-        };
-        if let Some(verb) = verb {
-            switchyard_tests::wait::until_true("the move", || phase(&m, &id) == "moved");
-            m.cli(&["move", verb, &id]);
-        }
-        m.wait_control_plane_end();
-        m.start_control_plane();
-        m.wait_ready();
-        let ended = if verb.is_some() { "done" } else { "moved" };
-        switchyard_tests::wait::until_true(&format!("the end after `{point}`"), || phase(&m, &id) == ended);
-        if verb != Some("rollback") {
-            home = 1 - home;
-        }
-        if verb.is_none() {
-            m.cli(&["move", "complete", &id, "--wait", "--timeout", "60"]);
-        }
-        m.nothing_left();
-        println!("`{point}`: over");
+    let half = |which| POINTS.into_iter().enumerate().filter(move |(n, _)| n % 2 == which).map(|(_, p)| p);
+    std::thread::scope(|scope| {
+        let even = scope.spawn(|| crashes(Model::Rows, half(0)));
+        crashes(Model::Rows, half(1));
+        even.join().expect("the other half");
+    });
+}
+
+#[test]
+fn heavy_a_mover_of_something_of_its_own_too() {
+    let points = ["database made", "structure made", "frozen", "deleted", "clearing"];
+    std::thread::scope(|scope| {
+        let some = || POINTS.into_iter().filter(|(p, act)| points.contains(p) && *act != Act::Rollback);
+        let database = scope.spawn(move || crashes(Model::Database, some()));
+        crashes(Model::Schema, some());
+        database.join().expect("the database");
+    });
+}
+
+#[test]
+#[ignore = "takes minutes: make faults-moves"]
+fn heavy_every_model_at_every_point() {
+    for model in MODELS {
+        crashes(model, POINTS.into_iter());
     }
-    stop.store(true, Ordering::Relaxed);
-    let (written, longest) = runtime.block_on(writing).expect("the writer saw no error");
-    let all = m.one(home, "SELECT count(*) || ' ' || count(DISTINCT seq) || ' ' || max(seq) FROM ledger");
-    assert_eq!(all, format!("{written} {written} {written}"));
-    assert_eq!(m.one(home, "SELECT count(*) FROM clients"), "200");
-    assert_eq!(m.one(1 - home, "SELECT (SELECT count(*) FROM ledger) + (SELECT count(*) FROM clients)"), "0");
-    println!("{written} writes, the longest took {} ms", longest.as_millis());
 }

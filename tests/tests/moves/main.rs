@@ -7,6 +7,7 @@ mod load;
 mod models;
 mod passwords;
 mod policy;
+mod world;
 
 /// Tables of the workloads, on every shard.
 pub(crate) const TABLES: &str = "
