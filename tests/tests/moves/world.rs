@@ -190,6 +190,7 @@ impl World {
 
     /// Brings the writers to an end, and checks that all they have written is there once, and nothing anywhere else.
     /// The errors that they saw.
+    #[allow(clippy::print_stdout, reason = "what was seen is part of the test's answer")]
     pub(crate) fn check(&mut self) -> Vec<String> {
         let writers = self.writers.take().expect("they write");
         writers.plan.stop.store(true, Ordering::SeqCst);
