@@ -210,6 +210,41 @@ impl Drop for Arrival {
     }
 }
 
+impl Arrival {
+    /// It counts from now on.
+    pub(crate) fn stay(self) -> Presence {
+        Presence::new(self.0.clone())
+    }
+}
+
+/// A session that counts among the tenant's connections.
+pub(crate) struct Presence(Arc<TenantStats>);
+
+impl Presence {
+    fn new(stats: Arc<TenantStats>) -> Self {
+        stats.sessions.fetch_add(1, Ordering::Relaxed);
+        Self(stats)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts one more session among the tenant's connections, if that can be said at once; else [`admit`] can.
+pub(crate) fn try_join(
+    limits: &TenantLimits,
+    stats: &Arc<TenantStats>,
+    leasing: &Leasing,
+) -> Option<Presence> {
+    let Some(limit) = limits.connections else { return Some(Presence::new(stats.clone())) };
+    let state = stats.gate.state.lock();
+    let known = state.knows(limits) || !leasing.works();
+    (known && state.here(stats) < u64::from(state.connections(limit))).then(|| Presence::new(stats.clone()))
+}
+
 /// Lets a client of the tenant at this address in, as one more of its sessions. The arrival is to be kept until the
 /// session is counted.
 ///
@@ -233,8 +268,7 @@ pub(crate) async fn admit(
     loop {
         {
             let mut state = stats.gate.state.lock();
-            let sessions = u64::try_from(stats.sessions.load(Ordering::Relaxed)).unwrap_or_default();
-            let here = sessions + u64::from(state.arriving);
+            let here = state.here(stats);
             // What other routers have is known before the first transaction, not after it.
             let known = state.knows(limits) || !leasing.works();
             if known && here < u64::from(state.connections(limit)) {

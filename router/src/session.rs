@@ -261,6 +261,7 @@ impl Session {
                             relay.recycle();
                         }
                         self.core.handle.now_idle();
+                        self.core.count_while_named();
                         if let Err(end) = self.core.follow() {
                             return Poll::Ready(end);
                         }

@@ -78,6 +78,12 @@ impl State {
         within(limit, self.held.connections)
     }
 
+    /// Connections of the tenant here, with those that are about to be.
+    pub(super) fn here(&self, stats: &TenantStats) -> u64 {
+        let sessions = u64::try_from(stats.sessions.load(Ordering::Relaxed)).unwrap_or_default();
+        sessions + u64::from(self.arriving)
+    }
+
     /// Whether the catalog has said what this router has of each of these limits.
     pub(super) fn knows(&self, limits: &TenantLimits) -> bool {
         let known = |limited: bool, held: Option<u64>| !limited || held.is_some();

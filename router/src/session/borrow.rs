@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::relay::Relay;
+use super::roaming::Place;
 use super::server_half::canceled_by_user;
 use super::{Core, End, Reads};
 use crate::buffer::Buffer;
@@ -38,8 +39,10 @@ pub(super) struct Wait {
 
 /// What is waited for.
 enum Answer {
-    /// The tenant's limits.
+    /// The tenant's limits on transactions.
     Turn(StdPin<Box<dyn Future<Output = Result<Turn, Refused>> + Send>>),
+    /// The tenant's limit of connections, among which a roaming session comes to count.
+    Place(Place),
     /// The pool.
     Server(oneshot::Receiver<Result<Box<Server>, PoolError>>),
 }
@@ -53,6 +56,10 @@ impl Relay {
                 self.refuse(core, &error);
                 return Ok(());
             }
+            if let Some(place) = core.count_for_tenant() {
+                self.wait_for_limit(core, Answer::Place(place), Instant::now());
+                return Ok(());
+            }
         } else {
             core.refresh_seat()?;
         }
@@ -63,15 +70,8 @@ impl Relay {
             match limited.enter(now) {
                 Entry::Now(turn) => self.turn = Some(turn),
                 Entry::Later(at) => {
-                    core.account.waits.add(1);
-                    core.account.limited.add(1);
-                    self.c.buffer.shrink();
-                    core.handle.waits();
-                    self.wait = Some(Box::new(Wait {
-                        answer: Answer::Turn(Box::pin(limited.clone().wait(at, now))),
-                        timeout: None,
-                        since: now,
-                    }));
+                    let turn = Box::pin(limited.clone().wait(at, now));
+                    self.wait_for_limit(core, Answer::Turn(turn), now);
                     return Ok(());
                 }
                 Entry::Refused(refused) => {
@@ -82,6 +82,14 @@ impl Relay {
             }
         }
         self.borrow_from_pool(core)
+    }
+
+    fn wait_for_limit(&mut self, core: &Core, answer: Answer, since: Instant) {
+        core.account.waits.add(1);
+        core.account.limited.add(1);
+        self.c.buffer.shrink();
+        core.handle.waits();
+        self.wait = Some(Box::new(Wait { answer, timeout: None, since }));
     }
 
     /// The tenant's limits do not allow the transaction.
@@ -146,6 +154,24 @@ impl Relay {
         let Some(wait) = &mut self.wait else { return Poll::Ready(Ok(())) };
         let server = match &mut wait.answer {
             Answer::Server(answer) => StdPin::new(answer).poll(cx),
+            Answer::Place(place) => {
+                let Poll::Ready(place) = place.as_mut().poll(cx) else { return Poll::Pending };
+                core.note_wait(wait.since.elapsed());
+                self.wait = None;
+                self.c.buffer.widen();
+                return Poll::Ready(match place {
+                    Ok(presence) => {
+                        core.is_counted(presence);
+                        self.borrow_server(core)
+                    }
+                    Err(error) => {
+                        core.account.shed.add(1);
+                        tracing::debug!(session = core.id, tenant = %core.who.tenant, error = error.message, "over a limit");
+                        self.refuse(core, &error);
+                        Ok(())
+                    }
+                });
+            }
             Answer::Turn(turn) => {
                 let Poll::Ready(turn) = turn.as_mut().poll(cx) else { return Poll::Pending };
                 core.note_wait(wait.since.elapsed());

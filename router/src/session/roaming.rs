@@ -11,9 +11,11 @@
 //! reports for it what the client has asked for. `docs/decisions/0012-roaming.md` has the invariant.
 
 mod attached;
+mod counted;
 mod local;
 mod scout;
 
+pub(super) use counted::Place;
 pub(super) use scout::Look;
 
 use std::borrow::Cow;
@@ -29,6 +31,7 @@ use super::expiry::TimeLimits;
 use super::{Core, End, Reads, Seat, Who, suspended};
 use crate::classify::{Effect, Pin};
 use crate::context::{Wish, Wishes};
+use crate::limits::Presence;
 use crate::pool::Share;
 use crate::roaming::read::{self, Step};
 use crate::roaming::track::Track;
@@ -74,6 +77,8 @@ pub(crate) struct Roaming {
     sets_own: bool,
     /// Whom the session's own setting names, by the number of the wishes it was read from.
     session: (u64, Named),
+    /// The tenant among whose connections it counts.
+    counted: Option<(TenantId, Presence)>,
 }
 
 /// A portal.
@@ -131,6 +136,7 @@ impl Roaming {
             late: None,
             sets_own: false,
             session: (0, Named::Nobody),
+            counted: None,
         }
     }
 

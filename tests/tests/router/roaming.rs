@@ -6,6 +6,7 @@ use switchyard_tests::raw::messages::{self as m, Message};
 use switchyard_tests::{Dice, Raw, Running, Setup};
 
 mod apps;
+mod counted;
 
 const TENANTS: [(&str, usize); 4] = [("acme", 0), ("globex", 1), ("initech", 0), ("umbrella", 1)];
 const NAMES: &str = "SELECT name FROM clients ORDER BY id";
