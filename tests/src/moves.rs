@@ -21,7 +21,7 @@ pub struct Moving {
     pub routers: Vec<Router>,
     /// What stands in front of each shard, for routers and mover alike, if that was asked for.
     pub proxies: Vec<FaultProxy>,
-    /// What stands between the catalog and the routers, if that was asked for.
+    /// What stands between the catalog and all routers but the first, if that was asked for.
     pub catalog_proxy: Option<FaultProxy>,
     dir: TempDir,
     config: PathBuf,
@@ -59,7 +59,7 @@ impl Moving {
         Self::start_all(routers, sql, router_toml, false)
     }
 
-    /// As [`Self::start_with`], with proxies in front of the shards, and of the catalog for the routers.
+    /// As [`Self::start_with`], with proxies in front of the shards, and of the catalog for all routers but the first.
     ///
     /// # Panics
     /// If something does not start.
@@ -131,10 +131,10 @@ impl Moving {
         }
         moving.context(r#"{"variables": {"app.tenant_id": "{tenant}"}}"#);
         let direct = format!("127.0.0.1:{}", moving.catalog.port());
-        let by = moving.catalog_proxy.as_ref().map(|p| p.address().to_string());
-        let url = url.replace(&direct, &by.unwrap_or_else(|| direct.clone()));
-        let toml = format!("[router]\n\n[catalog]\nurl = \"{url}\"\n{router_toml}\n");
-        moving.routers = (0..routers).map(|_| Router::start(&toml)).collect();
+        let by = moving.catalog_proxy.as_ref().map_or_else(|| direct.clone(), |p| p.address().to_string());
+        let toml = |url: &str| format!("[router]\n\n[catalog]\nurl = \"{url}\"\n{router_toml}\n");
+        let urls = (0..routers).map(|n| if n == 0 { url.clone() } else { url.replace(&direct, &by) });
+        moving.routers = urls.map(|url| Router::start(&toml(&url))).collect();
         moving
     }
 

@@ -92,20 +92,9 @@ async fn oldest(client: &Client, at: &ShardAccess) -> Result<String, MoveError> 
 pub(crate) async fn drop_slot(at: &ShardAccess) -> Result<(), MoveError> {
     let client = at.connect().await?;
     let name = slot_name(&client, at).await?;
-    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-               WHERE slot_name = $1 AND NOT active";
-    for attempt in 0..50 {
-        client.execute(sql, &[&name]).await.map_err(at.failed())?;
-        let left = client
-            .query_opt("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", &[&name])
-            .await
-            .map_err(at.failed())?;
-        if left.is_none() {
-            break;
-        }
-        // Its reader has just gone, and PostgreSQL has not noticed yet.
-        tokio::time::sleep(Duration::from_millis(20 + 4 * attempt)).await;
-    }
+    end_reader(&client, at, &name).await?;
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+    client.execute(sql, &[&name]).await.map_err(at.failed())?;
     fault::point("slot dropped");
     client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {PUBLICATION}")).await.map_err(at.failed())
 }

@@ -1,13 +1,16 @@
 //! Tenants on the move: real shards, routers, drivers, and writers that never stop.
 
 mod basics;
+mod chaos;
 mod crash;
 mod late;
 mod load;
 mod models;
 mod passwords;
 mod policy;
+mod routers;
 mod world;
+mod zombies;
 
 /// Tables of the workloads, on every shard.
 pub(crate) const TABLES: &str = "
