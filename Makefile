@@ -5,7 +5,7 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench bench-moves
+.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench bench-moves faults-moves
 
 # More for the demo, such as DEMO='--shards 3 --port 6432'.
 DEMO =
@@ -68,3 +68,10 @@ bench-moves: postgres
 	$(CARGO) build --locked --release -p switchyard
 	SWITCHYARD_BIN=$(CURDIR)/target/release/switchyard SWITCHYARD_TESTS_MOVES=$(MOVES) \
 		$(CARGO) test --locked --release -p switchyard-tests --test moves -- --test-threads 1 --nocapture load::
+
+# Everything that can break while a tenant moves: the mover at each named point in each model, each fault, and pairs of
+# faults from a seed that a failure prints (SWITCHYARD_TESTS_SEED repeats it). Half an hour; `make test` has a selection.
+faults-moves: postgres
+	$(BUILD)
+	$(CARGO) test --locked --workspace --test moves -- --test-threads 2 --nocapture --include-ignored \
+		crash:: zombies:: chaos:: routers:: late::

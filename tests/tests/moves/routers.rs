@@ -1,7 +1,14 @@
 //! Routers that hear nothing of a move: the fence keeps them from what they should not do any more, and tells them where
 //! the tenant is.
 
+use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{SinkExt, TryStreamExt};
 use switchyard_tests::wait;
+use tokio_postgres::NoTls;
 
 use crate::world::{MODELS, Model, World};
 
@@ -96,5 +103,87 @@ fn heavy_a_router_that_stood_still_has_lost_nothing() {
     assert!(errors.iter().all(|e| e.starts_with("40001")), "{errors:?}");
     let done = world.m.cli(&["move", "complete", "acme", "--wait", "--timeout", "60"]);
     assert_eq!(done["outcome"], "completed", "{done}");
+    world.nothing_left();
+}
+
+/// What a roaming session does, over and over, each time for a number of its own.
+async fn roam(url: String, writer: i32, stop: Arc<AtomicBool>) -> Result<i64, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+    tokio::spawn(connection);
+    let mut n = 0;
+    while !stop.load(Ordering::SeqCst) {
+        n += 1;
+        let insert = format!("INSERT INTO marks (tenant_id, writer, n) VALUES ('acme', {writer}, {n})");
+        let local = "BEGIN; SET LOCAL app.tenant_id = 'acme'";
+        match n % 3 {
+            0 => client.batch_execute(&format!("{local}; {insert}; COMMIT")).await?,
+            1 => {
+                client.batch_execute("SET app.tenant_id = 'acme'").await?;
+                client.batch_execute(&insert).await?;
+            }
+            // Tables under row-level security take no COPY: by way of one without.
+            _ => {
+                client.batch_execute("BEGIN").await?;
+                client.batch_execute("SET LOCAL app.tenant_id = 'acme'").await?;
+                let mut copy = Box::pin(client.copy_in("COPY scratch.items (id) FROM STDIN").await?);
+                copy.send(Cursor::new(format!("{}\n", i64::from(writer) << 32 | n).into_bytes())).await?;
+                copy.close().await?;
+                client
+                    .batch_execute(&format!(
+                        "{insert}; DELETE FROM scratch.items WHERE id >> 32 = {writer}; COMMIT"
+                    ))
+                    .await?;
+                let out = format!("COPY (SELECT n FROM marks WHERE writer = {writer}) TO STDOUT");
+                let rows: Vec<_> = client.copy_out(&out).await?.try_collect().await?;
+                assert_eq!(rows.len() as i64, n, "what it has written is all there");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(n)
+}
+
+#[test]
+fn heavy_roaming_sessions_go_where_the_tenant_goes() {
+    let mut world = World::start(Model::Rows, false);
+    let made = world.m.cli(&["user", "create", "service", "--any-tenant", "--roaming"]);
+    let password = made["new_password"].as_str().expect("it is told once").to_owned();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (runtime, stop) = (runtime.expect("a runtime"), Arc::new(AtomicBool::new(false)));
+    let service = |router: usize| {
+        let port = world.m.routers[router].address().port();
+        format!("postgres://service:{password}@127.0.0.1:{port}/crm")
+    };
+    wait::until_true("the routers to know the user", || {
+        (0..2).all(|r| runtime.block_on(tokio_postgres::connect(&service(r), NoTls)).is_ok())
+    });
+    let running: Vec<_> =
+        (0..4).map(|n| runtime.spawn(roam(service(n % 2), 10 + n as i32, stop.clone()))).collect();
+    for _ in 0..4 {
+        let to = world.other();
+        let moved = world.m.cli(&[
+            "move",
+            "start",
+            "acme",
+            "--to",
+            &to,
+            "--attempts",
+            "1000",
+            "--wait",
+            "--timeout",
+            "60",
+        ]);
+        assert_eq!(moved["phase"], "moved", "{moved}");
+        let done = world.m.cli(&["move", "complete", "acme", "--wait", "--timeout", "60"]);
+        assert_eq!(done["outcome"], "completed", "{done}");
+        world.home = 1 - world.home;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for (n, one) in running.into_iter().enumerate() {
+        let written = runtime.block_on(one).expect("it ends").expect("it sees no error");
+        let sql = format!("SELECT count(*) || ' ' || count(DISTINCT n) FROM marks WHERE writer = {}", 10 + n);
+        assert_eq!(world.sql(&sql), format!("{written} {written}"));
+    }
+    assert_eq!(world.check(), [""; 0]);
     world.nothing_left();
 }
