@@ -63,12 +63,14 @@ fn tenant_claim() -> String {
 pub(crate) struct Oidc {
     settings: OidcSettings,
     keys: Mutex<Option<(JwkSet, Instant)>>,
-    fetching: tokio::sync::Mutex<()>,
+    /// When the last attempt to fetch them ended, whether it succeeded or not. One fetches; others see what it found.
+    fetching: tokio::sync::Mutex<Option<Instant>>,
+    pause: Duration,
 }
 
 impl Oidc {
     pub(crate) fn new(settings: OidcSettings) -> Self {
-        Self { settings, keys: Mutex::default(), fetching: tokio::sync::Mutex::default() }
+        Self { settings, keys: Mutex::default(), fetching: tokio::sync::Mutex::default(), pause: PAUSE }
     }
 
     /// Whom `token` stands for; none if it is not good, for whatever reason: the log says which.
@@ -137,12 +139,10 @@ impl Oidc {
         {
             return Some(key);
         }
-        // One fetches; the others see what it found.
-        let _fetching = self.fetching.lock().await;
-        let fetch = held().is_none_or(|(keys, at)| {
-            stale(at) || (at.elapsed() > PAUSE && find(&keys, kid, algorithm).is_none())
-        });
-        if fetch {
+        let mut tried = self.fetching.lock().await;
+        let wanted = held().is_none_or(|(keys, at)| stale(at) || find(&keys, kid, algorithm).is_none());
+        // A provider that is away is asked no more often than one that is there.
+        if wanted && tried.is_none_or(|at| at.elapsed() > self.pause) {
             match self.read_keys().await {
                 Ok(keys) => {
                     if let Ok(mut held) = self.keys.lock() {
@@ -152,7 +152,9 @@ impl Oidc {
                 // The old ones serve on.
                 Err(error) => tracing::warn!(error, "the key set of the identity provider cannot be read"),
             }
+            *tried = Some(Instant::now());
         }
+        drop(tried);
         find(&held()?.0, kid, algorithm)
     }
 
@@ -185,4 +187,109 @@ fn find(keys: &JwkSet, kid: Option<&str>, algorithm: Algorithm) -> Option<Decodi
     let named = |jwk: &&jsonwebtoken::jwk::Jwk| kid.is_none() || jwk.common.key_id.as_deref() == kid;
     let jwk = keys.keys.iter().filter(named).find(|jwk| fits(&jwk.algorithm))?;
     DecodingKey::from_jwk(jwk).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// A provider that serves what it is told to, or nothing, and counts how often it is asked.
+    struct Provider {
+        keys: Arc<Mutex<Option<Value>>>,
+        asked: Arc<AtomicUsize>,
+        url: String,
+    }
+
+    impl Provider {
+        fn start(kids: &[&str]) -> Self {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}/keys", listener.local_addr().unwrap());
+            let (keys, asked) = (Arc::new(Mutex::new(Some(key_set(kids)))), Arc::new(AtomicUsize::new(0)));
+            let (serves, counts) = (keys.clone(), asked.clone());
+            std::thread::spawn(move || {
+                for socket in listener.incoming() {
+                    let mut socket = socket.unwrap();
+                    let _ = socket.read(&mut [0; 4096]);
+                    counts.fetch_add(1, Ordering::SeqCst);
+                    let body = serves.lock().unwrap().as_ref().map(Value::to_string);
+                    let status = if body.is_some() { "200 OK" } else { "503 Service Unavailable" };
+                    let body = body.unwrap_or_default();
+                    let length = body.len();
+                    let _ = write!(
+                        socket,
+                        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                    );
+                }
+            });
+            Self { keys, asked, url }
+        }
+
+        fn serves(&self, keys: Option<Value>) {
+            *self.keys.lock().unwrap() = keys;
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+
+        fn oidc(&self, pause: Duration) -> Oidc {
+            let settings = json!({ "issuer": "https://id.example", "audience": "us", "jwks_url": self.url });
+            Oidc { pause, ..Oidc::new(serde_json::from_value(settings).unwrap()) }
+        }
+    }
+
+    /// The public key of RFC 8037, appendix A, by these names.
+    fn key_set(kids: &[&str]) -> Value {
+        let key = |kid: &&str| {
+            json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "alg": "EdDSA",
+                    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" })
+        };
+        json!({ "keys": kids.iter().map(key).collect::<Vec<_>>() })
+    }
+
+    async fn knows(oidc: &Oidc, kid: &str) -> bool {
+        oidc.key(Some(kid), Algorithm::EdDSA).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_id_has_the_keys_fetched_again() {
+        let provider = Provider::start(&["first"]);
+        let oidc = provider.oidc(Duration::ZERO);
+        assert!(knows(&oidc, "first").await);
+        assert!(knows(&oidc, "first").await);
+        assert_eq!(provider.asked(), 1, "what is known is not asked for");
+        provider.serves(Some(key_set(&["second"])));
+        assert!(knows(&oidc, "second").await);
+        assert!(!knows(&oidc, "first").await, "what the provider has taken back is good no more");
+        // The provider is away: what is held serves on.
+        provider.serves(None);
+        assert!(!knows(&oidc, "third").await);
+        assert!(knows(&oidc, "second").await);
+    }
+
+    #[tokio::test]
+    async fn whatever_key_ids_tokens_name_the_provider_is_asked_once_in_a_while() {
+        let long = Duration::from_secs(86_400);
+        let provider = Provider::start(&["first"]);
+        let oidc = provider.oidc(long);
+        assert!(knows(&oidc, "first").await);
+        for n in 0..50 {
+            assert!(!knows(&oidc, &format!("made-up-{n}")).await);
+        }
+        assert_eq!(provider.asked(), 1);
+        // Nor is one that does not answer.
+        let away = Provider::start(&[]);
+        away.serves(None);
+        let oidc = away.oidc(long);
+        for n in 0..50 {
+            assert!(!knows(&oidc, &format!("made-up-{n}")).await);
+        }
+        assert_eq!(away.asked(), 1);
+    }
 }
