@@ -62,12 +62,14 @@ pub enum StartError {
     Serve(io::Error),
 }
 
-/// Brings the catalog up to date and serves until `stop` is done, then ends requests in good order.
+/// Brings the catalog up to date, calls `up_to_date`, and serves until `stop` is done; then ends requests in good
+/// order.
 ///
 /// # Errors
 /// If the catalog cannot be opened, or the address not be listened on.
 pub async fn run(
     settings: Settings,
+    up_to_date: impl FnOnce(),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), StartError> {
     // First of all, so that an address in use is told before anything is changed.
@@ -83,6 +85,7 @@ pub async fn run(
     }
     let store = Store::open(&settings.catalog_url).await?.with_keys(keys(&settings)?);
     store.seal_passwords().await?;
+    up_to_date();
     if let Some(path) = &settings.bootstrap_token_file {
         store.set_bootstrap_token(&bootstrap_token(path)?).await?;
     }

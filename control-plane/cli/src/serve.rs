@@ -86,11 +86,18 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
             stop.await;
             let _ = told.send(());
         };
-        // It waits for the catalog by itself, which the control plane is about to bring up to date.
-        let moving = tokio::spawn(switchyard_migrator::run(moves, async move {
-            let _ = stopping.changed().await;
-        }));
-        let served = switchyard_control_plane::run(settings, stop).await;
+        // The tables of moves may not be there before that.
+        let (tell, up_to_date) = tokio::sync::oneshot::channel();
+        let moving = tokio::spawn(async move {
+            if up_to_date.await.is_ok() {
+                let stop = async move { drop(stopping.changed().await) };
+                switchyard_migrator::run(moves, stop).await;
+            }
+        });
+        let migrated = || {
+            let _ = tell.send(());
+        };
+        let served = switchyard_control_plane::run(settings, migrated, stop).await;
         moving.abort();
         Ok(served?)
     })

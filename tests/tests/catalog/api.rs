@@ -215,6 +215,16 @@ fn operators_commands() {
 }
 
 #[test]
+fn a_first_start_has_nothing_to_complain_of() {
+    let plane = ControlPlane::start();
+    wait::until_true("the moves", || plane.log().contains("leads the moves"));
+    let log = plane.log();
+    let complaints: Vec<&str> =
+        log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[test]
 fn a_token_ends_when_it_expires() {
     let plane = ControlPlane::start();
     let body = json!({ "name": "brief", "role": "viewer", "lifetime_seconds": 1 }).to_string();
