@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests run besides PostgreSQL, if it is not there: PgBouncer, drivers for
-# Python in tests/.venv and for Node.js in tests/node, cargo-nextest. With `lint`: what the lint
+# Python in tests/.venv and for Node.js in tests/node, a browser, cargo-nextest. With `lint`: what the lint
 # needs instead.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,6 +22,8 @@ fi
 
 command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || install_packages pgbouncer
 command -v check_postgres >/dev/null || install_packages check-postgres
+command -v chromium >/dev/null || install_packages chromium
+command -v chromedriver >/dev/null || install_packages chromium-driver
 command -v node >/dev/null || install_packages nodejs
 command -v npm >/dev/null || install_packages npm
 command -v python3 >/dev/null || install_packages python3

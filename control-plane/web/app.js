@@ -3,10 +3,13 @@
 "use strict";
 
 const REFRESH_MS = 5000;
-const PAGES = ["overview", "tenants", "shards", "operations", "routers", "audit"];
+// Where something is under way.
+const LIVE_MS = 1000;
+const PAGES = ["overview", "tenants", "shards", "moves", "operations", "routers", "audit"];
 const $ = (id) => document.getElementById(id);
 let timer = null;
 let shownAt = 0;
+let refused = "";
 
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -24,13 +27,19 @@ function el(tag, attributes = {}, ...children) {
 const token = () => sessionStorage.getItem("token");
 
 async function api(path, method = "GET", body = undefined) {
-  const headers = { authorization: `Bearer ${token()}` };
+  const used = token();
+  const headers = { authorization: `Bearer ${used}` };
   if (method !== "GET") headers["if-match"] = "*";
   if (method === "POST") headers["idempotency-key"] = crypto.randomUUID();
   if (body !== undefined) headers["content-type"] = "application/json";
   const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
   const value = answer.status === 204 ? null : await answer.json().catch(() => null);
-  if (answer.status === 401) { sessionStorage.removeItem("token"); render(); }
+  // Another may have been typed in since.
+  if (answer.status === 401 && used !== null && token() === used) {
+    refused = "The control plane does not take this token: it is wrong, or has expired.";
+    sessionStorage.removeItem("token");
+    render();
+  }
   if (!answer.ok) throw new Error(value?.detail ?? `${answer.status} ${answer.statusText}`);
   return value;
 }
@@ -68,7 +77,7 @@ function table(columns, rows, empty) {
     "aria-sort": c.title === order.column ? (order.down ? "descending" : "ascending") : false },
     el("button", { type: "button", onclick: () => {
       order = { column: c.title, down: order.column === c.title && !order.down };
-      render();
+      render(true);
     } }, c.title)));
   return el("div", { class: "scroll" }, el("table", {},
     el("thead", {}, el("tr", {}, head)),
@@ -118,6 +127,10 @@ const pages = {
       { title: "Cordoned", value: "cordoned" }], shards, "No shards yet: switchyard shard add NAME --url URL")];
   },
 
+  async moves(id) {
+    return id === null ? [moveTable((await api("v1/moves?limit=200")).items)] : movePage(id);
+  },
+
   async operations() {
     const operations = (await api("v1/operations?limit=200")).items;
     const progress = (o) => o.progress && `${o.progress.done}${o.progress.total ? ` of ${o.progress.total}` : ""} ${o.progress.unit ?? ""}`;
@@ -150,17 +163,75 @@ async function tenantList() {
   const query = search ? `&search=${encodeURIComponent(search)}` : "";
   const { items, next } = await api(`v1/tenants?limit=200${query}`);
   const box = el("input", { type: "search", value: search, placeholder: "id or name", "aria-label": "Search tenants",
-    onchange: (event) => { search = event.target.value; render(); } });
+    onchange: (event) => { search = event.target.value; render(true); } });
   return [el("div", { class: "tools" }, box, el("span", { class: "hint" }, next ? "the first 200" : `${items.length} tenants`)),
     table([{ title: "Id", value: (t) => link("tenants", t.id) }, { title: "Name", value: "name" }, { title: "State", value: "state" },
       { title: "Shard", value: "shard" }, { title: "Plan", value: "plan" }, { title: "Epoch", value: "epoch" },
       { title: "Made", value: "created_at" }], items, "None: switchyard tenant create ID")];
 }
 
+const moveState = (m) => m.outcome ?? (m.wish === "pause" ? `${m.phase}, paused` : m.phase);
+
+function moveProgress(m) {
+  const { tables, tables_copied: copied, bytes } = m.progress ?? {};
+  return tables === undefined ? null : `${copied} of ${tables} tables, ${bytes} bytes`;
+}
+
+function moveTable(moves) {
+  return table([{ title: "Move", value: (m) => link("moves", m.id) }, { title: "Tenant", value: (m) => link("tenants", m.tenant) },
+    { title: "From", value: "source" }, { title: "To", value: "target" }, { title: "Kind", value: "kind" },
+    { title: "State", value: moveState }, { title: "Copied", value: moveProgress }, { title: "Made", value: "created_at" },
+    { title: "Error", value: "error" }], moves, "No tenant has been moved yet.");
+}
+
+async function movePage(id) {
+  const path = `v1/moves/${encodeURIComponent(id)}`;
+  const [move, events] = await Promise.all([api(path), api(`${path}/events`)]);
+  const act = (title, name, question) => el("button", { type: "button", disabled: !mayChange(),
+    onclick: () => change(`${path}/${name}`, "POST", question) }, title);
+  const open = move.outcome === null;
+  const moved = move.phase === "moved";
+  const acts = [
+    open && !moved && move.wish !== "pause" ? act("Pause", "pause", "Pause this move?") : "",
+    open && move.wish === "pause" ? act("Resume", "resume", "Go on with this move?") : "",
+    open && !moved ? act("Abort", "abort", `Leave ${move.tenant} on ${move.source}?`) : "",
+    moved ? act("Complete", "complete", `Delete what ${move.tenant} has left on ${move.source}? There is no way back then.`) : "",
+    moved ? act("Roll back", "rollback", `Take ${move.tenant} back to ${move.source}?`) : "",
+  ];
+  const fields = { ...move, copied: moveProgress(move), progress: null, plan: null, receipt: null };
+  return [
+    el("h2", { "data-live": open && !moved }, `Move ${move.id}: ${move.tenant} from ${move.source} to ${move.target}`),
+    el("div", { class: "tools" }, acts, open ? changesHint() : ""),
+    el("p", { class: "hint" }, "The same on the command line: ", el("code", {}, `switchyard move watch ${move.id}`)),
+    table([{ title: "Field", value: 0 }, { title: "Value", value: 1 }], Object.entries(fields).filter(([, v]) => v !== null), ""),
+    el("h2", {}, "What has happened"),
+    table([{ title: "At", value: "at" }, { title: "Phase", value: "phase" }, { title: "What", value: "what" }], events.items, "Nothing yet."),
+  ];
+}
+
+const changesHint = () => (mayChange() ? "" : el("span", { class: "hint" }, "read-only: tick “allow changes” above"));
+
+/** The choice of a shard to move a tenant to. */
+function mover(tenant, shards) {
+  const others = shards.filter((s) => s.name !== tenant.shard && !s.cordoned);
+  if (!others.length) return "";
+  const to = el("select", { "aria-label": "Shard to move to", disabled: !mayChange() },
+    others.map((s) => el("option", { value: s.name }, s.name)));
+  const start = async () => {
+    if (!confirm(`Move ${tenant.id} to ${to.value}? Its applications go on meanwhile.`)) return;
+    try {
+      const move = await api("v1/moves", "POST", { tenant: tenant.id, to: to.value });
+      location.hash = `#/moves/${move.id}`;
+    } catch (error) { alert(error.message); }
+  };
+  return [to, el("button", { type: "button", disabled: !mayChange(), onclick: start }, "Move")];
+}
+
 async function tenantPage(id) {
   const path = `v1/tenants/${encodeURIComponent(id)}`;
-  const [tenant, limits, health, usage] = await Promise.all([
-    api(path), api(`${path}/limits`), api(`${path}/health`), api(`${path}/usage?span=day&limit=31`)]);
+  const [tenant, limits, health, usage, moves, shards] = await Promise.all([
+    api(path), api(`${path}/limits`), api(`${path}/health`), api(`${path}/usage?span=day&limit=31`),
+    api(`v1/moves?tenant=${encodeURIComponent(id)}&limit=10`), api("v1/shards")]);
   const act = (title, name, question) => el("button", { type: "button", disabled: !mayChange(),
     onclick: () => change(`${path}/${name}`, "POST", question) }, title);
   const fields = { ...tenant, health: health.status, reasons: health.reasons.length ? health.reasons : null };
@@ -168,9 +239,10 @@ async function tenantPage(id) {
     el("h2", {}, id),
     el("div", { class: "tools" }, act("Suspend", "suspend", `Serve ${id} no more?`), act("Read-only", "read-only", `Let ${id} read only?`),
       act("Resume", "resume", `Serve ${id} again?`), tenant.state === "deleting" ? act("Undelete", "undelete", `Keep ${id}?`) : "",
-      mayChange() ? "" : el("span", { class: "hint" }, "read-only: tick “allow changes” above")),
+      mover(tenant, shards.items), changesHint()),
     el("p", { class: "hint" }, "The same on the command line: ", el("code", {}, `switchyard tenant show '${id.replaceAll("'", "'\\''")}'`)),
     table([{ title: "Field", value: 0 }, { title: "Value", value: 1 }], Object.entries(fields).filter(([, v]) => v !== null), ""),
+    moves.items.length ? [el("h2", {}, "Moves"), moveTable(moves.items)] : [],
     el("h2", {}, "Limits that hold"),
     table([{ title: "Limit", value: 0 }, { title: "Value", value: 1 }], Object.entries(limits.effective), "None."),
     el("h2", {}, "Usage by day"),
@@ -178,36 +250,45 @@ async function tenantPage(id) {
       { title: "Errors", value: "errors" }, { title: "Bytes in", value: "bytes_in" }, { title: "Bytes out", value: "bytes_out" },
       { title: "Server ms", value: (u) => Math.round(u.server_us / 1000) }, { title: "Storage", value: "storage" }],
       usage.items, "Nothing was reported yet."),
-  ];
+  ].flat();
 }
 
 function login() {
   const form = $("login").content.cloneNode(true);
   form.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
+    refused = "";
     sessionStorage.setItem("token", new FormData(event.target).get("token").trim());
-    render();
+    render(true);
   });
+  const said = form.querySelector("[role=alert]");
+  said.textContent = refused;
+  said.hidden = !refused;
+  $("status").textContent = "";
   $("page").replaceChildren(form);
 }
 
 let rendering = 0;
 
-async function render() {
+/** Shows the page anew; `whole` says that nothing is being typed or chosen that has to stay. */
+async function render(whole = false) {
   clearTimeout(timer);
   const known = token() !== null;
   $("leave").hidden = $("changes-label").hidden = !known;
   const { page, id } = where();
   $("tabs").replaceChildren(...(known ? PAGES : []).map((p) =>
     el("a", { href: `#/${p}`, "aria-current": p === page ? "page" : false }, p[0].toUpperCase() + p.slice(1))));
-  if (!known) return login();
   const mine = ++rendering;
+  if (!known) return login();
   try {
     const content = await pages[page](id);
     if (mine !== rendering) return;
-    // What somebody is typing into stays.
-    if (!$("page").contains(document.activeElement) || document.activeElement.tagName !== "INPUT") {
+    const active = document.activeElement;
+    const busy = $("page").contains(active) && ["INPUT", "SELECT"].includes(active.tagName);
+    if (whole || !busy) {
+      const searching = busy && active.type === "search";
       $("page").replaceChildren(...content);
+      if (searching) $("page").querySelector("input[type=search]")?.focus();
     }
     shownAt = Date.now();
     $("status").textContent = "";
@@ -218,12 +299,12 @@ async function render() {
     $("status").textContent = shownAt ? `as of ${seconds} s ago: ${error.message}` : error.message;
     if (!shownAt) $("page").replaceChildren(el("p", { class: "error" }, error.message));
   }
-  timer = setTimeout(render, REFRESH_MS);
+  timer = setTimeout(render, $("page").querySelector("[data-live]") ? LIVE_MS : REFRESH_MS);
 }
 
-addEventListener("hashchange", () => { shownAt = 0; order = { column: null, down: false }; render(); $("page").focus(); });
-$("leave").addEventListener("click", () => { sessionStorage.removeItem("token"); render(); });
-$("changes").addEventListener("change", render);
+addEventListener("hashchange", () => { shownAt = 0; order = { column: null, down: false }; render(true); $("page").focus(); });
+$("leave").addEventListener("click", () => { sessionStorage.removeItem("token"); refused = ""; render(); });
+$("changes").addEventListener("change", () => render(true));
 addEventListener("keydown", (event) => {
   if (event.key === "/" && document.activeElement.tagName !== "INPUT") {
     event.preventDefault();

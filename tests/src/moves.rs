@@ -181,6 +181,11 @@ impl Moving {
         format!("postgres://{}:{}@127.0.0.1:{port}/{}", tenant.id, tenant.password, cluster::DATABASE)
     }
 
+    /// The URL of the control plane's page.
+    pub fn page(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+
     /// Waits until the control plane is ready.
     ///
     /// # Panics

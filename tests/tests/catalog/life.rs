@@ -1,5 +1,6 @@
 //! The life of a tenant, by the command line and by REST, over real clusters and a real router.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -252,6 +253,29 @@ fn the_life_of_a_tenant_by_rest() {
     site.let_in(&acme);
     acme.connect().rows(WRITE);
 
+    // It is over its rate, gets a better plan, is suspended and resumed.
+    let slow = json!({ "transactions_per_second": 1, "transaction_burst": 1, "wait_budget_ms": 1 });
+    for (name, limits) in [("slow", slow), ("fast", json!({}))] {
+        let (status, _, plan) = rest("POST", "/v1/plans", json!({ "name": name, "limits": limits }));
+        assert_eq!(status, 201, "{plan}");
+    }
+    let is_of = |plan: &str| assert_eq!(rest("PATCH", "/v1/tenants/acme", json!({ "plan": plan })).0, 200);
+    let mut session = acme.connect();
+    is_of("slow");
+    let mut refused = None;
+    wait::until_true("the refusal", || {
+        refused = session.try_rows("SELECT 1").err();
+        refused.is_some()
+    });
+    assert_eq!(refused.expect("it was refused").sqlstate, "53400");
+    is_of("fast");
+    wait::until_true("the end of that", || (0..3).all(|_| session.try_rows("SELECT 1").is_ok()));
+    assert_eq!(rest("POST", "/v1/tenants/acme/suspend", Value::Null).2["state"], "suspended");
+    site.kept_out(&acme);
+    wait::until_true("the end of its session", || session.try_rows("SELECT 1").is_err());
+    assert_eq!(rest("POST", "/v1/tenants/acme/resume", Value::Null).2["state"], "active");
+    site.let_in(&acme);
+
     // Who changes something says what it takes it for.
     let (_, head, _) = rest("GET", "/v1/tenants/acme", Value::Null);
     let tag = head.split("etag: ").nth(1).and_then(|t| t.split("\r\n").next()).expect("a tag").to_owned();
@@ -273,6 +297,7 @@ fn the_life_of_a_tenant_by_rest() {
     let secret = hook["secret"].as_str().expect("it is told once").to_owned();
     assert_eq!(rest("PUT", "/v1/tenants/acme/limits", json!({ "monthly_transactions": 1 })).0, 200);
     wait::until_true("the alert, twice", || seen.lock().expect("no panic").len() >= 2);
+    let mut ids = BTreeSet::new();
     for (head, body) in seen.lock().expect("no panic").iter() {
         let signature = head.split("switchyard-signature: ").nth(1).and_then(|s| s.split("\r\n").next());
         let (time, signed) =
@@ -281,10 +306,14 @@ fn the_life_of_a_tenant_by_rest() {
         let right = aws_lc_rs::hmac::sign(&key, format!("{time}.{body}").as_bytes());
         let hex: String = right.as_ref().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(signed, hex);
-        assert!(head.contains("switchyard-event-id: "), "{head}");
+        let id = head.split("switchyard-event-id: ").nth(1).and_then(|id| id.split("\r\n").next());
+        ids.insert(id.expect("an id").to_owned());
         let alert: Value = serde_json::from_str(body).expect("it is JSON");
         assert_eq!((&alert["kind"], &alert["tenant"]), (&json!("limit_reached"), &json!("acme")));
     }
+    assert_eq!(ids.len(), 1, "what was sent again is told to be the same");
+    let (_, _, open) = rest("GET", "/v1/alerts?open=true", Value::Null);
+    assert_eq!(open["items"].as_array().map(Vec::len), Some(1), "however often it is found: {open}");
 
     // Values: the application reads them, who only looks does not see what is secret.
     let set = json!({ "value": { "host": "smtp.example", "password": "hush-hush" }, "secret": true });
@@ -335,6 +364,31 @@ fn the_life_of_a_tenant_by_rest() {
         events += &String::from_utf8_lossy(&buffer[..read]);
     }
     assert!(events.contains("text/event-stream") && events.contains("event: change"), "{events}");
+}
+
+#[test]
+fn the_busiest_tenants_are_shown_live_on_a_terminal() {
+    let site = Site::start();
+    let plane = &site.plane;
+    let made = plane.cli(&["tenant", "create", "acme"]);
+    let acme = site.target(&made["url"]);
+    site.let_in(&acme);
+    acme.connect().rows(WRITE);
+    wait::until_true("its usage", || {
+        let (_, _, top) = plane.request("GET", "/v1/usage/top", &plane.token(), "");
+        top["items"].as_array().is_some_and(|items| items.iter().any(|item| item["tenant"] == "acme"))
+    });
+    let seen = switchyard_tests::drivers::python(
+        "top.py",
+        &json!({ "command": [switchyard_tests::router::binary(), "top", "--every", "1"], "tenant": "acme",
+                 "env": { "SWITCHYARD_URL": format!("http://{}", plane.address()),
+                          "SWITCHYARD_TOKEN": plane.token() } }),
+    );
+    assert_eq!(seen, json!({ "sorted": ["transactions", "connections"], "restored": true, "code": 0 }));
+    // Where there is no terminal it is printed once.
+    let once = plane.cli_as(&plane.token(), &["top"]);
+    let once = String::from_utf8_lossy(&once.stdout).into_owned();
+    assert!(once.starts_with("TENANT") && once.contains("\nacme "), "{once}");
 }
 
 #[test]

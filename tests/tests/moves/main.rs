@@ -6,6 +6,7 @@ mod crash;
 mod late;
 mod load;
 mod models;
+mod page;
 mod passwords;
 mod policy;
 mod routers;

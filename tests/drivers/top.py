@@ -1,0 +1,67 @@
+"""`switchyard top` on a terminal: what it shows, what keys do, and that it leaves the terminal as it was."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+
+INPUT = json.loads(sys.argv[1])
+WAIT_S = 60
+
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvpe(INPUT["command"][0], INPUT["command"], {**os.environ, **INPUT["env"], "TERM": "xterm-256color"})
+
+output = ""
+
+
+def resize(lines):
+    """To another size: all of the screen is drawn anew, not only what has changed."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 160, 0, 0))
+
+
+def read():
+    global output
+    assert select.select([terminal], [], [], WAIT_S)[0], f"it shows nothing more: {output!r}"
+    try:
+        data = os.read(terminal, 65536)
+    except OSError:
+        data = b""
+    output += data.decode(errors="replace")
+    return bool(data)
+
+
+def screen():
+    """By what a screen is sorted that shows the tenant; blanks may be jumped over instead of written."""
+    global output
+    shown = re.compile(rf"sortedby(\w+?)qquit.*TENANT.*{INPUT['tenant']}")
+    while True:
+        text = re.sub(r"\s", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output))
+        if match := shown.search(text):
+            output = ""
+            return match[1]
+        assert read(), f"it ended: {output!r}"
+
+
+def sorted_by(wanted):
+    for lines in sizes:
+        resize(lines)
+        if screen() == wanted:
+            return wanted
+    raise AssertionError(f"never sorted by {wanted}")
+
+
+sizes = iter(range(24, 1000))
+found = [sorted_by("transactions")]
+os.write(terminal, b"c")
+found.append(sorted_by("connections"))
+os.write(terminal, b"q")
+while read():
+    pass
+_, status = os.waitpid(pid, 0)
+print(json.dumps({"sorted": found, "restored": "\x1b[?1049l" in output, "code": os.waitstatus_to_exitcode(status)}))
