@@ -97,6 +97,11 @@ impl OnShard {
         StoreError::Shard { shard: self.shard.clone(), reason: told(error) }
     }
 
+    async fn has_schema(&self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+        Ok(self.client.query_one(sql, &[&name]).await.map_err(|e| self.failed(&e))?.get(0))
+    }
+
     async fn run(&self, sql: &str) -> Result<(), StoreError> {
         self.client.batch_execute(sql).await.map_err(|e| self.failed(&e))
     }
@@ -119,8 +124,14 @@ fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// Makes the place of a new tenant. Does nothing that is there already.
-pub(crate) async fn make_ready(store: &Store, tenant: &Tenant) -> Result<(), StoreError> {
+/// Makes the place of a new tenant, and says in `made` what of it was not there before. A schema or database
+/// that is there and has something in it is taken as it is.
+pub(crate) async fn make_ready(
+    store: &Store,
+    tenant: &Tenant,
+    made: &mut Option<Place>,
+) -> Result<(), StoreError> {
+    admit(store, tenant).await?;
     let (context, provision) = store.provisioning().await?;
     let context = tenant.context.clone().unwrap_or(context);
     let place = Place::of(&context, &tenant.id);
@@ -141,18 +152,37 @@ pub(crate) async fn make_ready(store: &Store, tenant: &Tenant) -> Result<(), Sto
     }
     let admin = store.shard_access(shard, true).await?;
     let login = store.shard_access(shard, false).await?;
-    match &place {
+    let empty = match &place {
         Place::Database(name) => {
-            make_database(&admin, &login, name, &provision).await?;
-            if let Some(sql) = &provision.schema_sql {
-                let own = OnShard::connect(&admin, Some(name)).await?;
+            let new = make_database(&admin, &login, name, &provision).await?;
+            if new {
+                *made = Some(place.clone());
+            }
+            let own = OnShard::connect(&admin, Some(name)).await?;
+            let empty = new || is_empty(&own, None).await?;
+            if let Some(sql) = provision.schema_sql.as_ref().filter(|_| empty) {
                 let role = context.role.as_ref().map(|role| render(role, &tenant.id, &login.user));
                 let grants = grants("public", role.as_ref().unwrap_or(&login.user));
                 own.run(&format!("BEGIN; {sql}; {grants} COMMIT")).await?;
             }
+            empty
         }
-        Place::Schema(name) => make_schema(&admin, &login, &context, tenant, name, &provision).await?,
-        Place::Rows => {}
+        Place::Schema(name) => {
+            let on = OnShard::connect(&admin, None).await?;
+            let new = !on.has_schema(name).await?;
+            let empty = new || is_empty(&on, Some(name)).await?;
+            if empty {
+                make_schema(&on, &login, &context, tenant, name, &provision).await?;
+            }
+            if new {
+                *made = Some(place.clone());
+            }
+            empty
+        }
+        Place::Rows => true,
+    };
+    if !empty {
+        return Ok(());
     }
     if let Some(seed) = &provision.seed_sql {
         let database = if let Place::Database(name) = &place { Some(name.as_str()) } else { None };
@@ -189,32 +219,37 @@ async fn make_database(
     login: &ShardAccess,
     name: &str,
     provision: &Provision,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let on = OnShard::connect(admin, None).await?;
     let template = provision.template_database.as_deref();
     let from = template.map(|t| format!(" TEMPLATE {}", quoted(t))).unwrap_or_default();
-    match on.client.batch_execute(&format!("CREATE DATABASE {}{from}", quoted(name))).await {
-        Err(e) if e.code() == Some(&SqlState::DUPLICATE_DATABASE) => {}
-        made => made.map_err(|e| on.failed(&e))?,
-    }
+    let new = match on.client.batch_execute(&format!("CREATE DATABASE {}{from}", quoted(name))).await {
+        Err(e) if e.code() == Some(&SqlState::DUPLICATE_DATABASE) => false,
+        made => made.map(|()| true).map_err(|e| on.failed(&e))?,
+    };
     // Nobody else's tenant may come in by its name.
     on.run(&format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quoted(name))).await?;
-    on.run(&format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", quoted(name), quoted(&login.user))).await
+    on.run(&format!("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", quoted(name), quoted(&login.user)))
+        .await?;
+    Ok(new)
+}
+
+/// Whether there is no relation, in a schema or in all that are not the system's.
+async fn is_empty(on: &OnShard, schema: Option<&str>) -> Result<bool, StoreError> {
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = $1 OR ($1 IS NULL AND n.nspname NOT LIKE 'pg\\_%'
+                       AND n.nspname NOT IN ('information_schema', 'switchyard')))";
+    Ok(on.client.query_one(sql, &[&schema]).await.map_err(|e| on.failed(&e))?.get(0))
 }
 
 async fn make_schema(
-    admin: &ShardAccess,
+    on: &OnShard,
     login: &ShardAccess,
     context: &ContextTemplate,
     tenant: &Tenant,
     name: &str,
     provision: &Provision,
 ) -> Result<(), StoreError> {
-    let on = OnShard::connect(admin, None).await?;
-    let sql = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
-    if on.client.query_opt(sql, &[&name]).await.map_err(|e| on.failed(&e))?.is_some() {
-        return Ok(());
-    }
     let mut owner = login.user.clone();
     let mut sql = String::from("BEGIN;");
     if let Some(role) = &context.role {
@@ -226,7 +261,7 @@ async fn make_schema(
         }
     }
     let schema = quoted(name);
-    sql += &format!("CREATE SCHEMA {schema}; SET LOCAL search_path = {schema};");
+    sql += &format!("CREATE SCHEMA IF NOT EXISTS {schema}; SET LOCAL search_path = {schema};");
     sql += provision.schema_sql.as_deref().unwrap_or_default();
     // Tables stay the administrator's: whoever owns a table could take its guards away.
     sql += &format!("; {} COMMIT", grants(name, &owner));
@@ -244,11 +279,57 @@ fn grants(schema: &str, role: &str) -> String {
     )
 }
 
-/// Undoes what [`make_ready`] did for a tenant that could not be made. What cannot be undone is
-/// logged: nobody waits for it any more.
-pub(crate) async fn take_away(store: &Store, tenant: &Tenant) {
-    if let Err(error) = clear(store, tenant).await {
+/// Undoes what [`make_ready`] made for a tenant that could not be made, and nothing that was there before. What
+/// cannot be undone is logged: nobody waits for it any more.
+pub(crate) async fn take_away(store: &Store, tenant: &Tenant, made: Option<Place>) {
+    let (Some(made), Some(shard)) = (made, &tenant.shard) else { return };
+    let undone = async {
+        let on = OnShard::connect(&store.shard_access(shard, true).await?, None).await?;
+        drop_place(&on, &made).await
+    };
+    if let Err(error) = undone.await {
         tracing::warn!(tenant = tenant.id, %error, "what was made for a tenant is left on its shard");
+    }
+}
+
+async fn drop_place(on: &OnShard, place: &Place) -> Result<(), StoreError> {
+    match place {
+        Place::Database(name) => {
+            on.run(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name))).await
+        }
+        Place::Schema(name) => on.run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(name))).await,
+        Place::Rows => Ok(()),
+    }
+}
+
+/// Lets a tenant in on the shard where it has been put, if a move has taken it away from there once: the fence
+/// there would send routers after it for ever.
+///
+/// # Errors
+/// If the shard's administrator may not change the fence.
+pub(crate) async fn admit(store: &Store, tenant: &Tenant) -> Result<(), StoreError> {
+    let Some(shard) = &tenant.shard else { return Ok(()) };
+    if !store.has_moved_from(&tenant.id, shard).await? {
+        return Ok(());
+    }
+    let on = OnShard::connect(&store.shard_access(shard, true).await?, None).await?;
+    let there = on.client.query_one("SELECT to_regclass('switchyard.fence') IS NOT NULL", &[]).await;
+    if !there.map_err(|e| on.failed(&e))?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    // One that a move holds is the move's.
+    let sql = "UPDATE switchyard.fence SET state = 'active', epoch = greatest(epoch, $2), moved_to = NULL,
+                      changed_at = clock_timestamp()
+               WHERE tenant_id = $1 AND move_id IS NULL AND state <> 'active'";
+    match on.client.execute(sql, &[&tenant.id, &tenant.epoch]).await {
+        Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(StoreError::Conflict(format!(
+            "the fence on shard `{shard}` sends tenant `{0}` away since a move, and the shard's administrator may not \
+             change it; as a role that may: UPDATE switchyard.fence SET state = 'active', moved_to = NULL \
+             WHERE tenant_id = {1}",
+            tenant.id,
+            literal(&tenant.id)
+        ))),
+        done => done.map(drop).map_err(|e| on.failed(&e)),
     }
 }
 
@@ -261,18 +342,11 @@ pub(crate) async fn clear(store: &Store, tenant: &Tenant) -> Result<u64, StoreEr
     let admin = store.shard_access(shard, true).await?;
     let on = OnShard::connect(&admin, None).await?;
     match Place::of(&context, &tenant.id) {
-        Place::Database(name) => {
-            on.run(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&name))).await?;
-            Ok(0)
-        }
-        Place::Schema(name) => {
-            on.run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&name))).await?;
-            Ok(0)
-        }
         Place::Rows => {
             let column = provision.tenant_column.as_deref().unwrap_or(TENANT_COLUMN);
             delete_rows(&on, &context, &admin.user, column, &tenant.id).await
         }
+        own => drop_place(&on, &own).await.map(|()| 0),
     }
 }
 

@@ -43,7 +43,7 @@ pub use model::{
 pub use moves::{Move, MoveCounts, MoveEvent, MoveFilter, MoveKind, MoveOptions, NewMove, ShardAdmin};
 pub use operations::{Ending, NewOperation, Operation, OperationFilter, Progress, Report};
 pub use plans::{Limits, NewPlan, Plan, PlanPatch, TenantLimits};
-pub use settings::{Counts, Provision, SettingsPatch};
+pub use settings::{Counts, Issuers, Provision, SettingsPatch};
 pub(crate) use shards::ShardAccess;
 pub use shards::{NewShard, Shard, ShardPatch};
 pub use usage::{Router, SignIn, Span, Usage, UsageQuery};

@@ -13,7 +13,7 @@ use super::answer::{Tagged, tagged};
 use super::caller::{Admin, Operator, Viewer};
 use super::input::{Json, Name};
 use super::problem::Problem;
-use crate::store::{BucketRun, Counts, NewShard, SettingsPatch, Shard, ShardPatch};
+use crate::store::{BucketRun, Counts, Issuers, NewShard, SettingsPatch, Shard, ShardPatch};
 
 /// All shards.
 #[derive(Serialize, ToSchema)]
@@ -39,12 +39,6 @@ pub(super) struct NewBuckets {
     /// Even if tenants that live by their bucket would be sent to a shard without their rows.
     #[serde(default)]
     force: bool,
-}
-
-/// Names of issuers.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Issuers {
-    items: Vec<String>,
 }
 
 /// Shards by name.
@@ -143,11 +137,11 @@ pub(super) async fn update_settings(
     Ok(Tagged(app.store.update_settings(&caller, patch).await?))
 }
 
-/// Names of the issuers whose tokens are accepted for all tenants.
+/// The issuers whose tokens are accepted for all tenants.
 #[utoipa::path(get, path = "/v1/issuers", tag = "settings",
     responses((status = 200, body = Issuers), (status = "default", body = Problem)))]
-pub(super) async fn issuers(_: Viewer, State(app): State<App>) -> Result<Answer<Issuers>, Problem> {
-    Ok(Answer(Issuers { items: app.store.issuers().await? }))
+pub(super) async fn issuers(_: Viewer, State(app): State<App>) -> Result<Tagged<Issuers>, Problem> {
+    Ok(Tagged(app.store.issuers().await?))
 }
 
 /// Trusts an issuer, by the keys given.

@@ -107,11 +107,12 @@ pub(super) async fn create(
     let name = new.user.as_deref().unwrap_or(&new.tenant.id);
     let user = new.with_user.then(|| NewUser::of_tenant(name, &new.tenant.id));
     let (tenant, user) = app.store.create_tenant(&caller, new.tenant, user).await?;
+    let mut made = None;
     if new.provision
-        && let Err(error) = provision::make_ready(&app.store, &tenant).await
+        && let Err(error) = provision::make_ready(&app.store, &tenant, &mut made).await
     {
         // What cannot work must not stay: it would be in the way of the next attempt.
-        provision::take_away(&app.store, &tenant).await;
+        provision::take_away(&app.store, &tenant, made).await;
         app.store.delete_tenant(&caller, &tenant.id).await?;
         return Err(error.into());
     }
@@ -195,7 +196,10 @@ pub(super) async fn place(
     Name(id): Name,
     Json(new): Json<NewPlacement>,
 ) -> Result<Tagged<Tenant>, Problem> {
-    Ok(Tagged(app.store.place(&caller, &id, &new.shard, new.force).await?))
+    let placed = app.store.place(&caller, &id, &new.shard, new.force).await?;
+    // Asked for again, it is tried again.
+    provision::admit(&app.store, &placed).await?;
+    Ok(Tagged(placed))
 }
 
 /// Serves a tenant no more.

@@ -34,6 +34,9 @@ pub struct Tenant {
     pub context: Option<ContextTemplate>,
     /// Names of the issuers whose tokens are accepted for it alone.
     pub jwt_issuers: Vec<String>,
+    /// Changes with any of them; none if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_digest: Option<String>,
     /// Its plan; the default one if none.
     pub plan: Option<String>,
     /// When its rows are deleted, in UTC, if it is being deleted.

@@ -1,14 +1,16 @@
 //! Moves of tenants, as operators ask for them. The mover does the rest.
 
+use deadpool_postgres::Transaction;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use switchyard_config::topology::TenantState;
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
 
 use super::audit::{Deed, NONE, record};
 use super::passwords::Administrator;
-use super::{Caller, Store, StoreError, timestamp};
+use super::{Caller, Store, StoreError, lock_version, shards, tenants, timestamp};
 
 /// A move.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -230,11 +232,16 @@ impl Store {
     /// # Errors
     /// If there is no such tenant or shard, the tenant is there or on its way, or the catalog fails.
     pub async fn start_move(&self, caller: &Caller, new: NewMove) -> Result<Move, StoreError> {
-        let tenant = self.tenant(&new.tenant).await?;
-        let source =
-            tenant.shard.ok_or_else(|| StoreError::Conflict("the tenant lives nowhere".to_owned()))?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
+        // Nobody places or deletes it meanwhile.
+        lock_version(&t).await?;
+        let tenant = tenants::read(&t, &new.tenant).await?;
+        if tenant.state == TenantState::Deleting {
+            return Err(StoreError::Conflict(format!("tenant `{}` is being deleted", new.tenant)));
+        }
+        let source =
+            tenant.shard.ok_or_else(|| StoreError::Conflict("the tenant lives nowhere".to_owned()))?;
         if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&new.to]).await?.is_none() {
             return Err(StoreError::not_found("shard", &new.to));
         }
@@ -323,9 +330,8 @@ impl Store {
         admin.check()?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
-        if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&shard]).await?.is_none() {
-            return Err(StoreError::not_found("shard", shard));
-        }
+        lock_version(&t).await?;
+        caller.expects(&shards::read(&t, shard).await?)?;
         let sql = "INSERT INTO shard_admins (shard, login_user, kid, sealed, password_env, password_file)
                    VALUES ($1, $2, $3, $4, $5, $6)
                    ON CONFLICT (shard) DO UPDATE SET login_user = excluded.login_user,
@@ -343,6 +349,13 @@ impl Store {
         t.execute(sql, &values).await?;
         record(&t, caller, Deed { action: "set admin", kind: "shard", target: shard }, NONE, NONE).await?;
         Ok(t.commit().await?)
+    }
+
+    /// Whether a move has ever taken the tenant from or to this shard.
+    pub(crate) async fn has_moved_from(&self, tenant: &str, shard: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM moves WHERE tenant = $1 AND (source = $2 OR target = $2)
+                                  AND kind <> 'plan')";
+        Ok(self.client().await?.query_one(sql, &[&tenant, &shard]).await?.get(0))
     }
 
     /// How many moves stand where, and how long their pauses were: for metrics.
@@ -387,6 +400,29 @@ pub struct MoveCounts {
 
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
     Deed { action, kind: "move", target }
+}
+
+/// Refuses where a move of the tenant has not ended: one that has gone over keeps the source up to date.
+pub(super) async fn none_of_tenant(t: &Transaction<'_>, tenant: &str) -> Result<(), StoreError> {
+    none(t, "tenant = $1", tenant, "tenant").await
+}
+
+/// Refuses where a move from or to the shard has not ended.
+pub(super) async fn none_of_shard(t: &Transaction<'_>, shard: &str) -> Result<(), StoreError> {
+    none(t, "(source = $1 OR target = $1)", shard, "shard").await
+}
+
+async fn none(t: &Transaction<'_>, which: &str, name: &str, kind: &str) -> Result<(), StoreError> {
+    let sql = format!(
+        "SELECT id, phase FROM moves WHERE {which} AND phase <> 'done' AND kind <> 'plan' ORDER BY id LIMIT 1"
+    );
+    let Some(row) = t.query_opt(&sql, &[&name]).await? else { return Ok(()) };
+    let (id, phase): (i64, String) = (row.get(0), row.get(1));
+    let how = match phase.as_str() {
+        "moved" | "completing" | "rolling_back" => "complete it or roll it back first",
+        _ => "wait for its end or abort it first",
+    };
+    Err(StoreError::Conflict(format!("move {id} of {kind} `{name}` is {phase}: {how}")))
 }
 
 fn select() -> String {

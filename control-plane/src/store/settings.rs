@@ -50,6 +50,15 @@ pub struct Provision {
     pub tenant_column: Option<String>,
 }
 
+/// The issuers whose tokens are accepted for all tenants.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Issuers {
+    /// Their names.
+    pub items: Vec<String>,
+    /// Changes with any of them, their keys included.
+    pub digest: String,
+}
+
 /// How much there is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Counts {
@@ -156,13 +165,12 @@ impl Store {
         Ok(after)
     }
 
-    /// Names of the issuers whose tokens are accepted for all tenants.
+    /// The issuers whose tokens are accepted for all tenants.
     ///
     /// # Errors
     /// If the catalog fails.
-    pub async fn issuers(&self) -> Result<Vec<String>, StoreError> {
-        let rows = self.client().await?.query("SELECT name FROM jwt_issuers ORDER BY name", &[]).await?;
-        Ok(rows.iter().map(|r| r.get(0)).collect())
+    pub async fn issuers(&self) -> Result<Issuers, StoreError> {
+        read_issuers(&self.client().await?).await
     }
 
     /// Adds an issuer, or puts it in place of the one by that name.
@@ -173,6 +181,8 @@ impl Store {
         let doc = named_issuer(name, doc)?;
         let mut client = self.client().await?;
         let t = client.transaction().await?;
+        lock_version(&t).await?;
+        caller.expects(&read_issuers(&t).await?)?;
         let sql =
             "INSERT INTO jwt_issuers VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET doc = excluded.doc";
         t.execute(sql, &[&name, &doc]).await?;
@@ -187,6 +197,8 @@ impl Store {
     pub async fn delete_issuer(&self, caller: &Caller, name: &str) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         let t = client.transaction().await?;
+        lock_version(&t).await?;
+        caller.expects(&read_issuers(&t).await?)?;
         if t.execute("DELETE FROM jwt_issuers WHERE name = $1", &[&name]).await? == 0 {
             return Err(StoreError::not_found("issuer", name));
         }
@@ -197,6 +209,14 @@ impl Store {
 
 fn deed<'a>(action: &'static str, kind: &'static str, target: &'a str) -> Deed<'a> {
     Deed::new(action, kind, target)
+}
+
+async fn read_issuers(client: &impl GenericClient) -> Result<Issuers, StoreError> {
+    let sql = "SELECT coalesce(array_agg(name ORDER BY name), '{}'),
+                      left(encode(sha256(convert_to(coalesce(string_agg(doc::text, ',' ORDER BY name), ''), 'UTF8')),
+                                  'hex'), 16) FROM jwt_issuers";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(Issuers { items: row.get(0), digest: row.get(1) })
 }
 
 async fn read_settings(client: &impl GenericClient) -> Result<SettingsPatch, StoreError> {

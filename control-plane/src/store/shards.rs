@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use utoipa::ToSchema;
 
 use super::audit::{Deed, NONE, record};
+use super::moves::none_of_shard;
 use super::tenants::{from_json, to_json};
 use super::{Caller, Store, StoreError, lock_version, passwords, timestamp};
 
@@ -266,6 +267,7 @@ impl Store {
                 before.buckets, before.placements
             )));
         }
+        none_of_shard(&t, name).await?;
         t.execute("DELETE FROM shards WHERE name = $1", &[&name]).await?;
         record(&t, caller, deed("delete", name), Some(&before), NONE).await?;
         Ok(t.commit().await?)
@@ -346,7 +348,7 @@ fn select() -> String {
     )
 }
 
-async fn read(client: &impl GenericClient, name: &str) -> Result<Shard, StoreError> {
+pub(super) async fn read(client: &impl GenericClient, name: &str) -> Result<Shard, StoreError> {
     let row = client.query_opt(&format!("{} WHERE s.name = $1", select()), &[&name]).await?;
     shard(&row.ok_or_else(|| StoreError::not_found("shard", name))?)
 }

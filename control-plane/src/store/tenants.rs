@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 
 use super::audit::{Deed, NONE, record, refuse};
 use super::buckets::bucket_shards;
+use super::moves::none_of_tenant;
 use super::operations::{cancel_open, insert_operation};
 use super::users::insert_user;
 use super::{
@@ -216,6 +217,7 @@ impl Store {
         if before.placed_by == PlacedBy::Placement && before.shard.as_deref() == Some(shard) {
             return Ok(before);
         }
+        none_of_tenant(&t, id).await?;
         let row = t.query_opt("SELECT cordoned FROM shards WHERE name = $1", &[&shard]).await?;
         let cordoned: bool = row.ok_or_else(|| StoreError::not_found("shard", shard))?.get(0);
         if cordoned && !force {
@@ -236,6 +238,7 @@ impl Store {
         lock_version(&t).await?;
         let before = read(&t, id).await?;
         caller.expects(&before)?;
+        none_of_tenant(&t, id).await?;
         t.execute("DELETE FROM users WHERE tenants = ARRAY[$1::text]", &[&id]).await?;
         t.execute(
             "UPDATE users SET tenants = array_remove(tenants, $1) WHERE tenants @> ARRAY[$1::text]",
@@ -265,6 +268,7 @@ impl Store {
         lock_version(&t).await?;
         let before = read(&t, id).await?;
         caller.expects(&before)?;
+        none_of_tenant(&t, id).await?;
         // Its own users go with it.
         let sql = "SELECT name, methods FROM users WHERE tenants = ARRAY[$1::text]";
         for row in t.query(sql, &[&id]).await? {
@@ -331,6 +335,7 @@ impl Store {
         let t = client.transaction().await?;
         lock_version(&t).await?;
         let before = read(&t, id).await?;
+        caller.expects(&before)?;
         if doc.is_none() && !before.jwt_issuers.iter().any(|i| i == name) {
             return Err(StoreError::not_found("issuer", name));
         }
@@ -424,7 +429,8 @@ fn select() -> String {
         "SELECT t.id, t.name, t.state, t.pool_mode, t.context, p.shard, coalesce(p.epoch, d.epoch, 0) AS epoch,
                 t.plan, {} AS created_at,
                 {} AS delete_after,
-                ARRAY(SELECT j ->> 'name' FROM jsonb_array_elements(t.jwt) j) AS jwt_issuers
+                ARRAY(SELECT j ->> 'name' FROM jsonb_array_elements(t.jwt) j) AS jwt_issuers,
+                CASE WHEN t.jwt <> '[]' THEN left(encode(sha256(convert_to(t.jwt::text, 'UTF8')), 'hex'), 16) END AS jwt_digest
          FROM tenants t LEFT JOIN placements p ON p.tenant = t.id
          LEFT JOIN deleted d ON d.kind = 'placement' AND d.id = t.id",
         timestamp("t.created_at"),
@@ -432,7 +438,7 @@ fn select() -> String {
     )
 }
 
-async fn read(client: &impl GenericClient, id: &str) -> Result<Tenant, StoreError> {
+pub(super) async fn read(client: &impl GenericClient, id: &str) -> Result<Tenant, StoreError> {
     let row = client.query_opt(&format!("{} WHERE t.id = $1", select()), &[&id]).await?;
     let row = row.ok_or_else(|| StoreError::not_found("tenant", id))?;
     tenant(&row, &bucket_shards(client).await?)
@@ -453,6 +459,7 @@ fn tenant(row: &Row, buckets: &[String]) -> Result<Tenant, StoreError> {
         pool_mode: text("pool_mode").map(|v| from_json("pool_mode", v)).transpose()?,
         context: row.get::<_, Option<Value>>("context").map(|v| from_json("context", v)).transpose()?,
         jwt_issuers: row.get::<_, Vec<Option<String>>>("jwt_issuers").into_iter().flatten().collect(),
+        jwt_digest: row.get("jwt_digest"),
         plan: row.get("plan"),
         delete_after: row.get("delete_after"),
         created_at: row.get("created_at"),

@@ -38,6 +38,47 @@ fn a_schema_of_its_own_is_made_and_cleared() {
     assert_eq!(site.sum("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'tenant\\_%'"), 0);
 }
 
+#[test]
+fn a_tenant_that_cannot_be_made_loses_nothing_that_was_there_before() {
+    let site = Site::start();
+    let plane = &site.plane;
+    let refused = |id: &str| {
+        let body = json!({ "id": id }).to_string();
+        let (status, _, problem) = plane.request("POST", "/v1/tenants", &plane.token(), &body);
+        assert_eq!(status, 502, "{problem}");
+        assert_eq!(plane.code(&["tenant", "show", id]), 3);
+    };
+    for shard in &site.shards {
+        shard.sql(
+            "CREATE SCHEMA t_old; CREATE TABLE t_old.notes (id int); INSERT INTO t_old.notes VALUES (1);
+             CREATE SCHEMA t_blank; CREATE TABLE shared (tenant_id text, id int PRIMARY KEY);
+             INSERT INTO shared VALUES ('kept', 1); GRANT ALL ON shared TO PUBLIC",
+        );
+        shard.sql("CREATE DATABASE d_old");
+    }
+    let provision = json!({ "schema_sql": "CREATE TABLE notes (" });
+    set(&site, &json!({ "context": { "search_path": ["t_{tenant}"] }, "provision": provision }));
+    refused("new");
+    refused("blank");
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('t_new', 't_blank')";
+    assert_eq!(site.sum(schemas), site.shards.len() as u64, "the blank ones, which are not ours");
+    // What has something in it is taken as it is.
+    plane.cli(&["tenant", "create", "old"]);
+    assert_eq!(site.sum("SELECT count(*) FROM t_old.notes"), site.shards.len() as u64);
+
+    set(&site, &json!({ "context": { "database": "d_{tenant}" }, "provision": provision }));
+    plane.cli(&["tenant", "delete", "old", "--yes", "--grace", "0", "--wait"]);
+    let databases = "SELECT count(*) FROM pg_database WHERE datname IN ('d_old', 'd_new')";
+    let there = site.sum(databases);
+    refused("new");
+    assert_eq!(site.sum(databases), there);
+
+    let seed = json!({ "seed_sql": "INSERT INTO shared VALUES ('kept', 1)" });
+    set(&site, &json!({ "context": { "variables": { "app.tenant_id": "{tenant}" } }, "provision": seed }));
+    refused("kept");
+    assert_eq!(site.sum("SELECT count(*) FROM shared"), site.shards.len() as u64);
+}
+
 /// Changes the settings.
 fn set(site: &Site, settings: &Value) {
     let plane = &site.plane;

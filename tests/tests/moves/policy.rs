@@ -25,6 +25,44 @@ fn an_earlier_move_keeps_its_way_back_unless_asked_otherwise() {
 }
 
 #[test]
+fn a_tenant_is_not_deleted_or_placed_in_the_middle_of_a_move_and_may_come_back_where_it_was() {
+    let m = Moving::start(1, TABLES);
+    m.tenant("acme", 0);
+    m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
+    m.cli(&["move", "start", "acme", "--to", "s1", "--wait"]);
+    m.catalog.sql("UPDATE switchyard.buckets SET shard = 's1'");
+    for refused in [
+        &["tenant", "delete", "acme", "--yes", "--grace", "0"][..],
+        &["tenant", "place", "acme", "--to", "s0"],
+        &["shard", "remove", "s0", "--yes"],
+    ] {
+        let output = m.command(refused);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{refused:?}: {text}");
+        assert!(text.contains("complete it or roll it back first"), "{refused:?}: {text}");
+    }
+    assert_eq!(m.one(0, "SELECT count(*) FROM clients"), "1", "the way back");
+    m.cli(&["move", "complete", "acme", "--wait"]);
+    m.cli(&["tenant", "delete", "acme", "--yes", "--grace", "0", "--wait"]);
+    assert_eq!(m.one(1, "SELECT count(*) FROM clients"), "0");
+
+    // What is left of the move would send its clients to the other shard for ever.
+    let output = m.command(&["tenant", "create", "acme", "--shard", "s0"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("UPDATE switchyard.fence"), "{text}");
+    assert_eq!(m.command(&["tenant", "show", "acme"]).status.code(), Some(3));
+    let app = switchyard_tests::cluster::APP;
+    m.shards[0].sql(&format!(
+        "GRANT USAGE ON SCHEMA switchyard TO {app}; GRANT SELECT, UPDATE ON switchyard.fence TO {app}"
+    ));
+    let acme = m.tenant("acme", 0);
+    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    client.rows("INSERT INTO clients VALUES ('acme', 2, 'again')");
+    assert_eq!(m.one(0, "SELECT count(*) FROM clients"), "1");
+    assert_eq!(m.one(1, "SELECT count(*) FROM clients"), "0");
+}
+
+#[test]
 fn a_session_that_keeps_its_connection_is_named_or_told_to_connect_again() {
     let m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
