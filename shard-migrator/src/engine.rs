@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use crate::MoveError;
 use crate::apply::Turn;
 use crate::fence;
+use crate::flow::Flow;
 use crate::inventory::Inventory;
 use crate::journal::{Job, Journal, Phase, Wish};
 use crate::preflight::Finding;
@@ -66,6 +67,8 @@ pub(crate) struct Work<'e> {
     /// The tenant's epoch before the move, by the catalog.
     epoch: i64,
     receipt: Map<String, Value>,
+    /// What the source follows by, or is to.
+    back: Option<Flow>,
 }
 
 impl Engine {
@@ -75,7 +78,13 @@ impl Engine {
         let phase = job.phase;
         match self.work(journal, job).await {
             Ok(mut work) => {
-                work.go().await?;
+                let gone = work.go().await;
+                if gone.is_err()
+                    && let Some(flow) = work.back.take()
+                {
+                    self.streams.keep(id, flow);
+                }
+                gone?;
                 // Of two that end together, neither closes what the other may need; the later one does it now.
                 work.sweep().await
             }
@@ -103,7 +112,8 @@ impl Engine {
                     Some(Value::Object(receipt)) => receipt.clone(),
                     _ => Map::new(),
                 };
-                Ok(Work { engine: self, journal, job, turn, scope, source, target, epoch, receipt })
+                let back = self.streams.kept(job.id);
+                Ok(Work { engine: self, journal, job, turn, scope, source, target, epoch, receipt, back })
             }
             Err(error) => Err((journal, error)),
         }
@@ -156,11 +166,11 @@ impl Work<'_> {
     async fn go(&mut self) -> Result<(), MoveError> {
         let done = match self.job.phase {
             Phase::Cutover => match self.resolve().await {
-                Ok(true) => self.after_move(None).await,
+                Ok(true) => self.after_move(true).await,
                 Ok(false) => self.forward().await,
                 Err(error) => Err(error),
             },
-            Phase::Moved | Phase::RollingBack => self.after_move(None).await,
+            Phase::Moved | Phase::RollingBack => self.after_move(true).await,
             Phase::Completing => self.complete().await,
             Phase::Aborting => match self.ending().await {
                 Ok(outcome) => self.abort(outcome).await,

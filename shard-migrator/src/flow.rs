@@ -185,11 +185,18 @@ impl Flow {
     /// stream begins.
     pub(crate) async fn skip_to_activation(&mut self, move_id: &str) -> Result<(), MoveError> {
         loop {
-            let event = self.subscription.next().await;
-            let transaction = self.transaction(event)?;
+            let transaction = match self.waiting.is_empty() {
+                true => {
+                    let event = self.subscription.next().await;
+                    self.transaction(event)?
+                }
+                false => self.waiting.remove(0),
+            };
             let found = marker(&transaction).is_some_and(|m| m.state == "active" && m.move_id == move_id);
-            if found {
-                self.applier.begin_at(transaction.end).await?;
+            if found && let Err(error) = self.applier.begin_at(transaction.end).await {
+                // It is looked for once more.
+                self.waiting.insert(0, transaction);
+                return Err(error);
             }
             self.subscription.settle(&transaction);
             if found {

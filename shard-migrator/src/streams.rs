@@ -1,13 +1,14 @@
 //! The streams that are open, shared by all moves.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use switchyard_config::ShardName;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use crate::MoveError;
+use crate::flow::Flow;
 use crate::shard::ShardAccess;
 use crate::stream::{self, Stream};
 
@@ -19,6 +20,8 @@ pub(crate) struct Streams {
     open: Mutex<HashMap<Database, Arc<Stream>>>,
     /// Databases whose publication this process has waited for once.
     published: Mutex<HashSet<Database>>,
+    /// Of moves that will be taken up again: as long as one is kept, its stream holds back what it has not applied.
+    kept: std::sync::Mutex<HashMap<i64, Flow>>,
 }
 
 fn key(at: &ShardAccess) -> Database {
@@ -26,6 +29,16 @@ fn key(at: &ShardAccess) -> Database {
 }
 
 impl Streams {
+    /// Keeps the flow of a move that could not go on.
+    pub(crate) fn keep(&self, id: i64, flow: Flow) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(id, flow);
+    }
+
+    /// What was kept of a move.
+    pub(crate) fn kept(&self, id: i64) -> Option<Flow> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
     /// The stream of a database, opened if it is not. `expected` asks which moves have followed it before.
     pub(crate) async fn get(
         &self,

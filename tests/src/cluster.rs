@@ -208,16 +208,16 @@ impl Cluster {
 
     /// Kills the postmaster as a machine's end would. Returns when nobody answers any more.
     pub fn kill9(&mut self) {
+        // It makes no more children from here on.
+        process::signal(&self.child, "STOP");
+        let children = process::children(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its children notice by themselves; until then they answer those already connected.
-        let data = self.dir.path().join("data").display().to_string();
-        wait::until_true("the backends to end", || {
-            !Command::new("sh")
-                .args(["-c", &format!("grep -lz -- {data} /proc/[0-9]*/environ 2>/dev/null | grep -q .")])
-                .status()
-                .is_ok_and(|s| s.success())
-        });
+        // They would notice by themselves, but for one that waits for what another held that has gone.
+        for child in &children {
+            let _ = Command::new("kill").args(["-KILL", &child.to_string()]).stderr(Stdio::null()).status();
+        }
+        wait::until_true("the backends to end", || children.iter().all(|child| !process::is_running(*child)));
     }
 
     /// Stops it as an administrator would, with `pg_ctl stop -m fast`.

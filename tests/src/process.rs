@@ -55,6 +55,25 @@ pub fn signal(child: &Child, signal: &str) {
     let _ = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
 }
 
+/// The field of a process's `stat` that has this number, counted from its state on.
+fn stat(pid: u32, field: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may hold anything.
+    Some(stat.rsplit_once(") ")?.1.split(' ').nth(field)?.to_owned())
+}
+
+/// The processes that one has started and that are still there.
+pub fn children(of: u32) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| stat(*pid, 1).is_some_and(|parent| parent == of.to_string())).collect()
+}
+
+/// Whether a process is there, and not only waited for by who has started it.
+pub fn is_running(pid: u32) -> bool {
+    stat(pid, 0).is_some_and(|state| state != "Z")
+}
+
 /// Sends `first`, and SIGKILL if the process is still there after the deadline of waiting.
 pub fn end(child: &mut Child, first: &str) {
     signal(child, first);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use switchyard_config::{ShardName, TenantId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Statement};
 use tracing::warn;
 
 use crate::connect::CONNECT_TIMEOUT;
@@ -96,6 +96,8 @@ pub struct Reply {
 /// A connection to the catalog that hears one channel and speaks on any.
 pub struct Signals {
     client: Client,
+    /// Prepared, as whoever waits for a word waits for each way there and back.
+    say: Statement,
     /// Process id of the backend behind it.
     pub pid: i32,
     heard: mpsc::UnboundedReceiver<String>,
@@ -139,7 +141,8 @@ impl Signals {
             ))
             .await?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-        Ok(Self { client, pid, heard, driver })
+        let say = client.prepare("SELECT pg_notify($1, $2)").await?;
+        Ok(Self { client, say, pid, heard, driver })
     }
 
     /// The next message on the channel that can be understood; `None` when the connection has ended.
@@ -164,7 +167,7 @@ impl Signals {
     /// If the connection has ended.
     pub async fn say(&self, channel: &str, message: &impl Serialize) -> Result<(), CatalogError> {
         let text = serde_json::to_string(message).unwrap_or_default();
-        self.client.execute("SELECT pg_notify($1, $2)", &[&channel, &text]).await?;
+        self.client.execute(&self.say, &[&channel, &text]).await?;
         Ok(())
     }
 

@@ -22,9 +22,16 @@ const CAUGHT_UP: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_millis(250);
 
 impl Work<'_> {
-    /// Keeps the source up to date for as long as it is wanted. `back` is there if the cutover was made by us.
-    pub(super) async fn after_move(&mut self, back: Option<Flow>) -> Result<(), MoveError> {
-        let again = back.is_none();
+    /// Keeps the source up to date for as long as it is wanted. `again` if it was not just now that the tenant has moved.
+    pub(super) async fn after_move(&mut self, again: bool) -> Result<(), MoveError> {
+        let mut flow = self.back.take();
+        let done = self.stay(again, &mut flow).await;
+        // If this is taken up again, it goes on with what has been heard by now.
+        self.back = flow;
+        done
+    }
+
+    async fn stay(&mut self, again: bool, flow: &mut Option<Flow>) -> Result<(), MoveError> {
         if again {
             self.take_over().await?;
         }
@@ -32,6 +39,7 @@ impl Work<'_> {
         let source = fence::state(&self.source.client, &self.source.at, self.tenant()).await?;
         if again && self.job.phase == Phase::RollingBack {
             if source.as_ref().is_some_and(|s| s.0 == "active") {
+                *flow = None;
                 return self.rolled_back().await;
             }
             self.thaw_target().await?;
@@ -48,14 +56,14 @@ impl Work<'_> {
             self.enter(Phase::Moved, "the tenant lives at the target").await?;
         }
         self.journal.moved_now().await?;
-        let mut flow = match self.follow(back).await {
-            Ok(flow) => Some(flow),
+        match self.follow(again, flow).await {
+            Ok(()) => {}
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => {
+                *flow = None;
                 self.cannot_go_back(&error).await?;
-                None
             }
-        };
+        }
         fault::point("following");
         let mut asked = Instant::now() - ASK;
         loop {
@@ -65,21 +73,19 @@ impl Work<'_> {
                 let retention = self.job.options.retention_s;
                 let over = retention > 0 && moved_for.is_some_and(|s| s >= retention as f64);
                 match wish {
-                    Wish::Complete => return self.complete_from(flow).await,
-                    _ if over => return self.complete_from(flow).await,
-                    Wish::Rollback => match flow.take() {
-                        Some(flow) => return self.roll_back(flow).await,
-                        None => {
-                            self.journal
-                                .unwish("the source has not followed: the move can only be completed")
-                                .await?
-                        }
-                    },
+                    Wish::Complete => return self.complete_without(flow).await,
+                    _ if over => return self.complete_without(flow).await,
+                    Wish::Rollback if flow.is_some() => return self.roll_back(flow).await,
+                    Wish::Rollback => {
+                        self.journal
+                            .unwish("the source has not followed: the move can only be completed")
+                            .await?
+                    }
                     Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
                     Wish::Run | Wish::Pause => {}
                 }
             }
-            match &mut flow {
+            match flow {
                 None => tokio::time::sleep(ASK).await,
                 Some(following) => match following.step(ASK).await {
                     Ok(_) => {}
@@ -96,39 +102,45 @@ impl Work<'_> {
                         }
                     }
                     Err(error) => {
+                        *flow = None;
                         self.cannot_go_back(&error).await?;
-                        flow = None;
                     }
                 },
             }
         }
     }
 
-    async fn cannot_go_back(&self, error: &MoveError) -> Result<(), MoveError> {
+    async fn cannot_go_back(&mut self, error: &MoveError) -> Result<(), MoveError> {
         let text = format!("the source does not follow any more, so the move cannot be rolled back: {error}");
-        self.journal.event("moved", &text).await?;
+        self.enter(Phase::Moved, &text).await?;
         self.journal.error(Some(&text)).await
     }
 
-    async fn complete_from(&mut self, flow: Option<Flow>) -> Result<(), MoveError> {
-        drop(flow);
+    async fn complete_without(&mut self, flow: &mut Option<Flow>) -> Result<(), MoveError> {
+        *flow = None;
         self.complete().await
     }
 
-    /// The flow from target to source, from where it stood.
-    async fn follow(&mut self, back: Option<Flow>) -> Result<Flow, MoveError> {
-        let again = back.is_none();
-        let mut flow = match back {
-            Some(flow) => flow,
-            None => {
-                let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-                self.reverse_subscription(&inventory).await?
-            }
-        };
+    /// Has `kept` be the flow from target to source, from where it stood. One that was kept has missed nothing.
+    async fn follow(&mut self, again: bool, kept: &mut Option<Flow>) -> Result<(), MoveError> {
+        if kept.as_ref().is_some_and(|flow| flow.subscription.is_over()) {
+            *kept = None;
+        }
+        let anew = kept.is_none();
+        if anew {
+            let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+            *kept = Some(self.reverse_subscription(&inventory).await?);
+        }
+        let Some(flow) = kept else { return Ok(()) };
+        if again && !anew {
+            flow.applier.turn = self.turn.clone();
+            flow.hurried = false;
+            flow.applier.reconnect().await?;
+        }
         let applied = self.position_of(&self.source, "source", "applied").await?;
         let activated = self.position_of(&self.target, "target", "activated").await?;
         let needed = if applied > 0 { applied } else { activated };
-        if again && flow.subscription.from > needed {
+        if flow.subscription.from > needed {
             let what = "the log since the cutover is not there any more".to_owned();
             return Err(MoveError::Limit(what));
         }
@@ -137,7 +149,7 @@ impl Work<'_> {
         } else {
             flow.skip_to_activation(&self.turn.id).await?;
         }
-        Ok(flow)
+        Ok(())
     }
 
     async fn position_of(&self, place: &super::Place, side: &str, column: &str) -> Result<u64, MoveError> {
@@ -175,24 +187,25 @@ impl Work<'_> {
     }
 
     /// The same act in the other direction.
-    async fn roll_back(&mut self, mut flow: Flow) -> Result<(), MoveError> {
+    async fn roll_back(&mut self, following: &mut Option<Flow>) -> Result<(), MoveError> {
+        let Some(flow) = following else { return Ok(()) };
         self.enter(Phase::RollingBack, "going back").await?;
         fault::point("going back");
         flow.catch_up(CAUGHT_UP).await?;
         let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-        verify(&mut flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
+        verify(flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
         let here = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
         let epoch = here.map_or(self.epoch + 1, |s| s.1);
         let from = ("target", self.target.at.clone());
         let to = ("source", self.source.at.clone());
         let forward = self.receipt.remove("pause");
-        self.repeat(&mut flow, &inventory, (from, to), (epoch, epoch + 1)).await?;
+        self.repeat(flow, &inventory, (from, to), (epoch, epoch + 1)).await?;
         fault::point("gone back");
         let back = self.receipt.remove("pause");
         self.note("pause", forward);
         self.note("rollback_pause", back);
         self.write_receipt().await?;
-        drop(flow);
+        *following = None;
         self.rolled_back().await
     }
 }

@@ -31,7 +31,7 @@ use crate::verify::{Compared, begin_snapshot, mark, verify};
 const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Bytes of changes that may wait when clients are held.
-const FEW_BYTES: usize = 32 << 10;
+const FEW_BYTES: usize = 4 << 10;
 
 /// Bytes of changes that may wait when the comparison begins.
 const SMALL_BACKLOG: usize = 1 << 20;
@@ -48,6 +48,7 @@ fn refuse(found: Vec<preflight::Finding>) -> Result<(), MoveError> {
 impl Work<'_> {
     pub(super) async fn forward(&mut self) -> Result<(), MoveError> {
         let began = Instant::now();
+        self.back = None;
         self.obey().await?;
         self.enter(Phase::Preparing, "preflight").await?;
         let inventory = self.prepare().await?;
@@ -81,7 +82,7 @@ impl Work<'_> {
         }
         self.obey().await?;
         self.enter(Phase::Cutover, "preparing the way back").await?;
-        let back = self.reverse_subscription(&inventory).await?;
+        self.back = Some(self.reverse_subscription(&inventory).await?);
         fault::point("way back prepared");
         let epochs = self.cut_over(&mut flow, &inventory).await?;
         fault::point("moved");
@@ -97,7 +98,7 @@ impl Work<'_> {
         );
         self.write_receipt().await?;
         drop(flow);
-        self.after_move(Some(back)).await
+        self.after_move(false).await
     }
 
     fn note_tables(&mut self, verified: &[Compared]) {

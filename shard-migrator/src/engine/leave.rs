@@ -105,6 +105,7 @@ impl Work<'_> {
 
     /// Gives the move up. The tenant stays where it was.
     pub(super) async fn abort(&mut self, outcome: &str) -> Result<(), MoveError> {
+        self.back = None;
         if self.job.kind != "plan" {
             self.take_over().await?;
             let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
@@ -152,6 +153,7 @@ impl Work<'_> {
 
     /// Deletes what is left at the source, which nobody may read or write any more.
     pub(super) async fn complete(&mut self) -> Result<(), MoveError> {
+        self.back = None;
         self.enter(Phase::Completing, "deleting what is left at the source").await?;
         self.take_over().await?;
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
@@ -191,6 +193,7 @@ impl Work<'_> {
 
     /// The tenant has gone back: what was at the target is deleted.
     pub(super) async fn rolled_back(&mut self) -> Result<(), MoveError> {
+        self.back = None;
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
         let (source, target) = (&self.source, &self.target);
         let epoch = fence::state(&source.client, &source.at, tenant.as_str()).await?.map_or(0, |s| s.1);

@@ -91,6 +91,11 @@ impl Subscription {
         self
     }
 
+    /// Whether its stream has broken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stream.as_ref().is_none_or(|stream| stream.is_over())
+    }
+
     /// The next event.
     pub(crate) async fn next(&mut self) -> Event {
         let lost = || Event::Lost("the reader of the stream has ended".to_owned());

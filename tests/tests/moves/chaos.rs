@@ -197,6 +197,24 @@ fn heavy_each_fault_alone() {
 }
 
 #[test]
+fn the_way_back_is_not_lost_with_the_sessions_that_it_takes() {
+    let mut world = World::start(Model::Rows, false);
+    let moved = world.m.cli(&["move", "start", "acme", "--to", "s1", "--attempts", "1000", "--wait"]);
+    assert_eq!(moved["phase"], "moved", "{moved}");
+    world.home = 1;
+    world.wait_write();
+    for shard in [0, 1] {
+        world.terminate(shard, "backend_type = 'client backend'");
+    }
+    world.wait_write();
+    let back = world.m.cli(&["move", "rollback", "acme", "--wait", "--timeout", "60"]);
+    assert_eq!(back["outcome"], "rolled_back", "{back}");
+    world.home = 0;
+    assert_eq!(world.check(), [""; 0]);
+    world.nothing_left();
+}
+
+#[test]
 #[ignore = "takes minutes: make faults-moves"]
 fn heavy_each_fault_in_each_model() {
     for model in MODELS {
