@@ -3,6 +3,7 @@
 mod basics;
 mod chaos;
 mod crash;
+mod disk;
 mod late;
 mod load;
 mod models;

@@ -172,6 +172,14 @@ impl World {
         psql(&at(&self.m, shard, database), &sql)
     }
 
+    /// Makes the rows that are only there some megabytes larger.
+    pub(crate) fn grow(&self) {
+        // Of what cannot be compressed.
+        self.sql(
+            "UPDATE ballast SET body = (SELECT string_agg(md5(id::text || n), '') FROM generate_series(1, 400) n)",
+        );
+    }
+
     pub(crate) fn other(&self) -> String {
         format!("s{}", 1 - self.home)
     }
