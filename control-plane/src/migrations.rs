@@ -17,6 +17,7 @@ const STEPS: &[(&str, &str)] = &[
     ("leases", include_str!("../migrations/0012_leases.sql")),
     ("moves, further", include_str!("../migrations/0013_moves.sql")),
     ("sealed passwords", include_str!("../migrations/0020_sealed_passwords.sql")),
+    ("notification key", include_str!("../migrations/0021_notification_key.sql")),
 ];
 
 /// How many steps there are.

@@ -15,8 +15,10 @@
 //! `docs/decisions/0008-notifications.md` has the reasons and the gaps.
 
 mod attribution;
+pub(crate) mod elsewhere;
 pub(crate) mod hub;
 pub(crate) mod journal;
+pub(crate) mod link;
 mod registry;
 pub(crate) mod subscriber;
 pub(crate) mod tag;
@@ -47,6 +49,8 @@ pub(crate) struct Notifications {
     listeners: DashMap<u64, Arc<Subscriber>>,
     hubs: AtomicUsize,
     runtime: OnceLock<Handle>,
+    /// Listeners at other routers.
+    pub(crate) elsewhere: elsewhere::Elsewhere,
     pub(crate) counts: Counts,
 }
 
@@ -57,12 +61,15 @@ pub(crate) struct Counts {
     pub(crate) delivered: Count,
     /// Of a tenant that does not listen on the channel; another one does.
     pub(crate) unheard: Count,
-    /// Of a process that is none of this router's server connections, or has not said whose it is.
+    /// Of a process that is no server connection of this router or another that is known, or has not said whose
+    /// it is.
     pub(crate) unknown: Count,
     /// For a session whose mailbox was full.
     pub(crate) overflowed: Count,
     /// On the private channel, by somebody who has no business there.
     pub(crate) forged: Count,
+    /// Questions that another router has not answered in time.
+    pub(crate) unanswered: Count,
     /// Times that a hub was away while sessions listened.
     pub(crate) gaps: Count,
 }

@@ -10,17 +10,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use switchyard_catalog::Watcher;
 use switchyard_config::file::{self, Loaded};
+use switchyard_config::settings::RouterSettings;
 use switchyard_config::topology::Topology;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::cancel;
 use crate::console::{Control, Shutdown};
 use crate::listen::{self, UnixPath};
+use crate::notifications::elsewhere;
+use crate::notifications::link::Means;
 use crate::session::expiry::shorter;
 use crate::session::handle::{Activity, Order};
 use crate::shared::{Shared, Stage, StartError};
@@ -29,6 +33,9 @@ pub use successor::Successor;
 
 /// How often idle connections and sessions are looked at.
 const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How long a start waits for the key of notifications, and to be told who listens at other routers.
+const KEY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long sessions get to say goodbye after the drain's deadline.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -158,7 +165,8 @@ impl Router {
             n => n,
         };
         let bound = listen::bind(&settings.listen, workers, settings.reuse_port)?;
-        let shared = Arc::new(Shared::new(settings, workers)?);
+        let key = notification_key(&settings).await;
+        let shared = Arc::new(Shared::new(settings, workers, key.as_ref())?);
         shared.notifications.run_on(tokio::runtime::Handle::current());
         let mut tasks = JoinSet::new();
         if let Some(listener) = shared.processes.lock().take() {
@@ -190,6 +198,14 @@ impl Router {
             let id = crate::report::RouterId::new();
             tasks.spawn(crate::leases::run(shared.clone(), catalog.url.clone(), id.id.clone()));
             tasks.spawn(crate::report::run(shared.clone(), catalog.url, id, receiver.clone()));
+        }
+        if key.is_some()
+            && let Some(means) = Means::of(&shared.settings())
+        {
+            let (ready, others_told) = oneshot::channel();
+            tasks.spawn(elsewhere::follow(&shared, means, ready));
+            // Who listens at other routers is to hear the first client too.
+            let _ = tokio::time::timeout(KEY_TIMEOUT, others_told).await;
         }
         let threads = worker::start(&shared, bound.listeners, &receiver)?;
         for address in &bound.tcp {
@@ -293,6 +309,23 @@ async fn until_shutdown(asked: &mut mpsc::UnboundedReceiver<Control>) {
 
 fn clock_begins() {
     crate::clock::tick();
+}
+
+/// What the routers of one catalog announce tenants by, so that listeners hear clients of all of them.
+async fn notification_key(settings: &RouterSettings) -> Option<SecretString> {
+    let url = &settings.catalog.as_ref()?.url;
+    let asked = tokio::time::timeout(KEY_TIMEOUT, switchyard_catalog::listening::notification_key(url)).await;
+    let error = match asked {
+        Ok(Ok(key)) => return Some(key),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(
+        error,
+        "no key for notifications: until this router starts again, LISTEN hears its own clients \
+        only, and other routers' listeners do not hear these"
+    );
+    None
 }
 
 /// Takes over each topology that the catalog's watcher publishes.

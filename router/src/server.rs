@@ -4,7 +4,7 @@ pub(crate) mod connect;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use switchyard_config::topology::{Endpoint, Shard};
@@ -53,6 +53,8 @@ pub(crate) struct ServerIdentity {
     pub(crate) key: Box<[u8]>,
     /// The voice of the tenant that it serves, or served last; 0 is none. For hubs.
     pub(crate) voice: AtomicU64,
+    /// A hub has been told that it serves that tenant, by others than itself.
+    pub(crate) told: AtomicBool,
     /// The role it is logged in as.
     pub(crate) role: String,
     pub(crate) socket: SocketFacts,
@@ -96,6 +98,7 @@ impl ServerIdentity {
             lent_at: AtomicU32::new(crate::clock::seconds()),
             statements: AtomicU32::new(0),
             voice: AtomicU64::new(0),
+            told: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
         }
     }
@@ -167,6 +170,8 @@ pub(crate) struct Server {
     pub(crate) voice: Option<Arc<crate::notifications::voice::Voice>>,
     /// The generation with which it has announced that tenant to hubs; 0 is not at all.
     pub(crate) announced: u64,
+    /// It has said that it serves that tenant, to whoever listens, and not taken it back.
+    pub(crate) claimed: bool,
     pub(crate) statements: ServerStatements,
     /// What its session has prepared by SQL here.
     pub(crate) sql_names: std::collections::HashSet<String>,

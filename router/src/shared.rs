@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
 use switchyard_config::settings::RouterSettings;
 use switchyard_config::topology::{Shard, Topology};
 use switchyard_config::{ShardName, TenantId};
 use switchyard_wire::scram;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::auth::jwt::JwtVerifier;
 use crate::cancel::Guesses;
@@ -85,12 +87,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// `notification_key` is what routers share to announce tenants by, if they do.
+    ///
     /// # Errors
     /// If certificates cannot be loaded, or the system gives no random numbers.
-    pub(crate) fn new(settings: RouterSettings, workers: usize) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        settings: RouterSettings,
+        workers: usize,
+        notification_key: Option<&SecretString>,
+    ) -> Result<Self, StartError> {
         let mut mock_secret = [0; 32];
-        let mut voice_secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut voice_secret).map_err(|_| StartError::Random)?;
+        let mut voice_secret = Zeroizing::new([0; 32]);
+        let mut router = [0; 8];
+        aws_lc_rs::rand::fill(&mut *voice_secret).map_err(|_| StartError::Random)?;
+        aws_lc_rs::rand::fill(&mut router).map_err(|_| StartError::Random)?;
+        let voice_secret = notification_key.map_or(&voice_secret[..], |key| key.expose_secret().as_bytes());
         aws_lc_rs::rand::fill(&mut mock_secret).map_err(|_| StartError::Random)?;
         let tls = load_client_tls(&settings)?;
         let place = process::place(&settings);
@@ -105,7 +116,7 @@ impl Shared {
             standbys: DashMap::new(),
             client_tls: ArcSwapOption::from(tls),
             contexts: Interner::default(),
-            voices: Voices::new(&voice_secret),
+            voices: Voices::new(voice_secret, notification_key.is_some(), u64::from_be_bytes(router)),
             notifications: Notifications::default(),
             holds: Holds::default(),
             statements: StatementInterner::default(),

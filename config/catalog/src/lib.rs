@@ -11,6 +11,7 @@ pub mod disk;
 pub mod docs;
 mod error;
 pub mod leases;
+pub mod listening;
 mod read;
 mod reporter;
 pub mod signals;

@@ -128,7 +128,7 @@ impl Signals {
                     Ok(AsyncMessage::Notification(n)) => drop(tell.send(n.payload().to_owned())),
                     Ok(_) => {}
                     Err(error) => {
-                        warn!(%error, "the connection for moves failed");
+                        warn!(%error, "the connection for signals failed");
                         break;
                     }
                 }
@@ -151,7 +151,7 @@ impl Signals {
             let text = self.heard.recv().await?;
             match serde_json::from_str(&text) {
                 Ok(message) => return Some(message),
-                Err(error) => warn!(%error, "a message about a move is not understood"),
+                Err(error) => warn!(%error, "a signal is not understood"),
             }
         }
     }
@@ -176,9 +176,17 @@ impl Signals {
     /// # Errors
     /// If the connection has ended.
     pub async fn routers(&self) -> Result<Vec<i32>, CatalogError> {
+        self.connected_as(ROUTER_NAME).await
+    }
+
+    /// Those who are connected under this name now, by the process ids of their backends.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn connected_as(&self, name: &str) -> Result<Vec<i32>, CatalogError> {
         let sql = "SELECT pid FROM pg_stat_activity
                    WHERE application_name = $1 AND datname = current_database()";
-        let rows = self.client.query(sql, &[&ROUTER_NAME]).await?;
+        let rows = self.client.query(sql, &[&name]).await?;
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 }

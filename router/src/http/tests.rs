@@ -13,7 +13,7 @@ struct Running {
 }
 
 async fn start() -> Running {
-    let shared = Arc::new(Shared::new(RouterSettings::default(), 1).unwrap());
+    let shared = Arc::new(Shared::new(RouterSettings::default(), 1, None).unwrap());
     let mut tasks = JoinSet::new();
     let address = serve(&shared, ([127, 0, 0, 1], 0).into(), &mut tasks).await.unwrap();
     Running { shared, address, _tasks: tasks }

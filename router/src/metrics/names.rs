@@ -81,11 +81,13 @@ pub(super) mod router {
         NOTIFICATIONS: Counter "switchyard_notifications_delivered_total"
             "Notifications passed on to clients, once for each.";
         NOTIFICATIONS_DROPPED: Counter "switchyard_notifications_dropped_total"
-            "Notifications on channels that somebody listens on, passed on to nobody: unheard (of a tenant that does not listen there), unknown (of a process whose tenant is not known), overflow (the client's mailbox is full; its session ends).";
+            "Notifications on channels that somebody listens on, passed on to nobody: unheard (of a tenant that does not listen there), unknown (of a process whose tenant is not known: of another router that does not announce it, or of no router), overflow (the client's mailbox is full; its session ends).";
         NOTIFICATION_GAPS: Counter "switchyard_notification_gaps_total"
-            "Times that the server connection was lost by which clients listen; they are warned.";
+            "Times that the server connection was lost by which clients listen, or another router had not announced their tenant for a while; they are warned.";
+        NOTIFICATION_UNANSWERED: Counter "switchyard_notification_unanswered_total"
+            "Questions that another router has not answered in time: whether it announces tenants that clients here listen for.";
         NOTIFICATION_FORGERIES: Counter "switchyard_notification_forgeries_total"
-            "Notifications on the router's private channel that are not the router's.";
+            "Notifications on the routers' private channel that are no router's, or were sent again.";
         PREPARED_PARSES: Counter "switchyard_prepared_parses_total"
             "Named statements prepared on a server connection.";
         PREPARED_REUSES: Counter "switchyard_prepared_reuses_total"

@@ -250,6 +250,7 @@ fn notifications(shared: &Shared, families: &mut Vec<MetricFamily>) {
     }
     families.push(dropped.finish());
     families.push(names::NOTIFICATION_GAPS.single(counts.gaps.get() as f64));
+    families.push(names::NOTIFICATION_UNANSWERED.single(counts.unanswered.get() as f64));
     families.push(names::NOTIFICATION_FORGERIES.single(counts.forged.get() as f64));
 }
 

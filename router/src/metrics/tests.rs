@@ -37,7 +37,7 @@ fn id(name: &str) -> TenantId {
 
 fn shared(limit: usize, topology: Topology) -> Arc<Shared> {
     let settings = RouterSettings { metrics_tenants: limit, ..RouterSettings::default() };
-    let shared = Arc::new(Shared::new(settings, 2).unwrap());
+    let shared = Arc::new(Shared::new(settings, 2, None).unwrap());
     shared.replace_topology(Arc::new(topology)).unwrap();
     shared
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::attribution::Attribution;
-use super::registry::{Delivered, Registry, Reply, Round, Unavailable};
+use super::registry::{Answer, Delivered, Registry, Reply, Round, Unavailable};
 use super::subscriber::Subscriber;
 use super::tag::{Heard, Place, Speaker};
 use crate::pool::Pool;
@@ -44,6 +44,8 @@ const PREPARE: &str = "SET idle_session_timeout = 0; SET statement_timeout = 0; 
 
 /// See the module.
 pub(crate) struct Hub {
+    /// Never used twice in the life of the process.
+    pub(crate) number: u64,
     pub(crate) shard: Arc<Shard>,
     pub(crate) route: Route,
     registry: Mutex<Registry>,
@@ -61,7 +63,9 @@ enum Ended {
 impl Hub {
     /// A hub for the databases and login of `route`, and the task that does its work.
     pub(crate) fn start(shared: &Arc<Shared>, pool: &Arc<Pool>, route: &Route) -> Arc<Self> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         let hub = Arc::new(Self {
+            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
             shard: pool.shard.clone(),
             route: route.clone(),
             registry: Mutex::default(),
@@ -91,6 +95,12 @@ impl Hub {
         drop(registry);
         self.work.notify_one();
         Some(answer)
+    }
+
+    /// Another router has said what it announces.
+    pub(super) fn answered(&self, answer: Answer) {
+        self.registry.lock().answered(answer);
+        self.work.notify_one();
     }
 
     /// Whether it has ended.
@@ -183,6 +193,7 @@ impl Task {
         drop(registry);
         if closed {
             self.pool.hubs.forget(&self.hub);
+            self.shared.notifications.elsewhere.ended(&self.hub);
         }
         closed
     }
@@ -212,9 +223,13 @@ fn answer(waiting: Vec<Reply>, with: &Result<(), Unavailable>) {
     }
 }
 
-/// A round that the server has been asked for.
+/// A round: other routers are asked first, where somebody is listened for who was not, then the server.
 struct Pending {
     round: Round,
+    /// Other routers have been asked, and not all of them have answered.
+    asked: Option<oneshot::Receiver<()>>,
+    /// What they have answered.
+    answers: Vec<Answer>,
     /// Which processes were whose when it began, as of which tag.
     known: Vec<(u32, Speaker, u64)>,
     as_of: u64,
@@ -275,6 +290,9 @@ impl Connection<'_> {
                         retry = self.end_round();
                     }
                 }
+                () = answered(&mut self.round), if self.round.as_ref().is_some_and(|r| r.asked.is_some()) => {
+                    self.ask_server().await?;
+                }
                 () = self.task.hub.work.notified(), if self.round.is_none() => {}
                 () = sleep_until(wake), if wake.is_some() => {
                     if self.round.as_ref().is_some_and(|round| Instant::now() >= round.deadline) {
@@ -328,24 +346,55 @@ impl Connection<'_> {
 
     async fn begin_round(&mut self) -> Result<(), String> {
         let shared = &self.task.shared;
-        let begun = self.task.hub.registry.lock().begin(&shared.voices, &mut self.listened);
+        let elsewhere = &shared.notifications.elsewhere;
+        let (left, begun) = {
+            let mut registry = self.task.hub.registry.lock();
+            (registry.take_left(), registry.begin(&shared.voices, &mut self.listened))
+        };
+        if !left.is_empty() {
+            elsewhere.left(&self.task.hub, left);
+        }
         let Some(round) = begun else { return Ok(()) };
         // The generations of these tenants have just been raised; see `Voices::announcement`.
         let as_of = shared.voices.last_number();
         let known = if round.fresh.is_empty() { Vec::new() } else { self.look_around(&round) };
+        let fresh: Vec<_> = round.fresh.iter().map(|(voice, _)| voice.tenant.clone()).collect();
+        let asked = if fresh.is_empty() { None } else { elsewhere.ask(&self.task.hub, fresh) };
+        self.round = Some(Pending {
+            round,
+            asked,
+            answers: Vec::new(),
+            known,
+            as_of,
+            marked: false,
+            ready: false,
+            error: None,
+            deadline: Instant::now() + ROUND_TIMEOUT,
+        });
+        match self.round.as_ref().is_some_and(|round| round.asked.is_some()) {
+            true => Ok(()),
+            false => self.ask_server().await,
+        }
+    }
+
+    /// Everything is known that counts from the mark on.
+    async fn ask_server(&mut self) -> Result<(), String> {
+        let shared = &self.task.shared;
+        let Some(pending) = &mut self.round else { return Ok(()) };
+        pending.asked = None;
+        pending.answers = self.task.hub.registry.lock().take_answers();
         let mut sql = Vec::new();
-        for (verb, channels) in [("LISTEN ", &round.listen), ("UNLISTEN ", &round.unlisten)] {
+        for (verb, channels) in [("LISTEN ", &pending.round.listen), ("UNLISTEN ", &pending.round.unlisten)] {
             for channel in channels {
                 sql.extend_from_slice(verb.as_bytes());
                 quote(&mut sql, channel);
                 sql.extend_from_slice(b"; ");
             }
         }
-        let mark = shared.voices.key.mark(self.place(self.server.identity.pid), round.number);
+        let number = pending.round.number;
+        pending.deadline = Instant::now() + ROUND_TIMEOUT;
+        let mark = shared.voices.key.mark(self.place(self.server.identity.pid), number);
         sql.extend_from_slice(format!("SELECT pg_notify('{}', '{mark}')", self.channel).as_bytes());
-        let deadline = Instant::now() + ROUND_TIMEOUT;
-        self.round =
-            Some(Pending { round, known, as_of, marked: false, ready: false, error: None, deadline });
         self.query(&sql).await
     }
 
@@ -356,8 +405,9 @@ impl Connection<'_> {
             let Some(identity) = session.target() else { continue };
             let same = Arc::ptr_eq(&identity.shard, &self.task.hub.shard);
             let voice = identity.voice.load(Ordering::SeqCst);
-            if let Some((_, speaker, generation)) = round.fresh.iter().find(|(id, ..)| same && *id == voice) {
-                known.push((identity.pid, *speaker, *generation));
+            if let Some((voice, generation)) = round.fresh.iter().find(|(fresh, _)| same && fresh.id == voice)
+            {
+                known.push((identity.pid, voice.speaker, *generation));
             }
         }
         known
@@ -411,7 +461,10 @@ impl Connection<'_> {
         }
         tracing::warn!(shard = %self.task.hub.shard.name, database = %self.task.hub.route.database,
             error = pending.error, "cannot listen");
-        self.task.hub.registry.lock().failed(&pending.round, &mut self.listened);
+        let mut registry = self.task.hub.registry.lock();
+        registry.failed(&pending.round, &mut self.listened);
+        pending.answers.into_iter().for_each(|answer| registry.answered(answer));
+        drop(registry);
         answer(pending.round.waiting, &Err(Unavailable));
         Some(Instant::now() + Duration::from_secs(1))
     }
@@ -428,7 +481,7 @@ impl Connection<'_> {
             return Ok(());
         }
         match self.attribution.speaker(note.pid) {
-            Some((speaker, generation)) if registry.believes(&speaker, generation) => {
+            Some((speaker, router, generation)) if registry.believes(&speaker, router, generation) => {
                 match registry.deliver(&speaker, note.channel, frame) {
                     Delivered::To(n) => counts.delivered.add(n as u64),
                     Delivered::Nobody => counts.unheard.add(1),
@@ -453,14 +506,33 @@ impl Connection<'_> {
                 let Some(pending) = &mut self.round else { return };
                 if pending.round.number == number && !pending.marked {
                     pending.marked = true;
+                    let own = shared.voices.router;
                     for (pid, speaker, generation) in pending.known.drain(..) {
-                        self.attribution.known(pid, speaker, generation, pending.as_of);
+                        self.attribution.known(pid, own, speaker, generation, pending.as_of);
                     }
-                    self.task.hub.registry.lock().is_done(number);
+                    let mut registry = self.task.hub.registry.lock();
+                    for answer in &pending.answers {
+                        for (pid, speaker, generation) in registry.believe(&shared.voices, answer) {
+                            self.attribution.known(pid, answer.router, speaker, generation, answer.as_of);
+                        }
+                    }
+                    registry.is_done(number);
                 }
             }
+            // Another hub's, to itself.
+            Some(Heard::Mark(_)) => {}
             _ => shared.notifications.counts.forged.add(1),
         }
+    }
+}
+
+/// Until other routers have answered, or have not in time.
+async fn answered(round: &mut Option<Pending>) {
+    match round.as_mut().and_then(|round| round.asked.as_mut()) {
+        Some(asked) => {
+            let _ = asked.await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use switchyard_config::TenantId;
 use tokio::sync::oneshot;
 
 use super::subscriber::{Note, Subscriber};
@@ -29,9 +30,9 @@ struct Tenant {
     voice: Arc<Voice>,
     /// How many members it has, over all channels.
     members: usize,
-    /// Announcements with a lower generation are not believed: they may have been made before the
-    /// hub could hear all of them.
-    since: u64,
+    /// By router: announcements with a lower generation are not believed, as they may have been made before
+    /// the hub could hear all of them.
+    since: HashMap<u64, u64>,
     /// Its connections have not been looked for yet.
     fresh: bool,
 }
@@ -44,6 +45,10 @@ pub(crate) struct Registry {
     /// Channels that somebody has come to or left since the last round.
     changed: HashSet<Box<[u8]>>,
     waiting: Vec<Reply>,
+    /// Tenants that nobody listens for any more, and of which other routers have been told.
+    left: Vec<TenantId>,
+    /// What other routers have answered since the last round.
+    answers: Vec<Answer>,
     /// Number of the last round that has begun.
     begun: u64,
     /// Number of the last round that is done: those who came for a later one do not listen yet.
@@ -52,13 +57,25 @@ pub(crate) struct Registry {
     pub(crate) closed: bool,
 }
 
+/// What another router has said of the tenants that it was asked to announce.
+pub(crate) struct Answer {
+    /// The router.
+    pub(crate) router: u64,
+    /// Number of the last tag that it had made.
+    pub(crate) as_of: u64,
+    /// Tenants, the generations that they are announced with, and a process that serves one right now, or 0.
+    pub(crate) what: Vec<(TenantId, u64, u32)>,
+    /// Whether something may have been missed.
+    pub(crate) late: bool,
+}
+
 /// What is to be done in one round.
 pub(crate) struct Round {
     pub(crate) number: u64,
     pub(crate) listen: Vec<Box<[u8]>>,
     pub(crate) unlisten: Vec<Box<[u8]>>,
-    /// Tenants whose connections are to be looked for: id of the voice, speaker, generation.
-    pub(crate) fresh: Vec<(u64, Speaker, u64)>,
+    /// Tenants whose connections are to be looked for, with their generations.
+    pub(crate) fresh: Vec<(Arc<Voice>, u64)>,
     pub(crate) waiting: Vec<Reply>,
 }
 
@@ -88,7 +105,7 @@ impl Registry {
         members.push(Member { subscriber: subscriber.clone(), round: self.begun + 1 });
         let tenant = self.tenants.entry(voice.speaker).or_insert_with(|| {
             voices.begin(voice);
-            Tenant { voice: voice.clone(), members: 0, since: u64::MAX, fresh: true }
+            Tenant { voice: voice.clone(), members: 0, since: HashMap::new(), fresh: true }
         });
         tenant.members += 1;
     }
@@ -116,6 +133,9 @@ impl Registry {
             tenant.members -= 1;
             if tenant.members == 0 {
                 voices.end(&tenant.voice);
+                if !tenant.fresh {
+                    self.left.push(tenant.voice.tenant.clone());
+                }
                 self.tenants.remove(&speaker);
             }
         }
@@ -134,7 +154,8 @@ impl Registry {
     /// What is to be done now, given what the server listens on; none if nothing is. The private
     /// channel must be listened on: what is announced from here on counts.
     pub(crate) fn begin(&mut self, voices: &Voices, listened: &mut HashSet<Box<[u8]>>) -> Option<Round> {
-        if self.changed.is_empty() && self.waiting.is_empty() && self.tenants.values().all(|t| !t.fresh) {
+        let nothing = self.changed.is_empty() && self.waiting.is_empty() && self.answers.is_empty();
+        if nothing && self.tenants.values().all(|t| !t.fresh) {
             return None;
         }
         self.begun += 1;
@@ -151,8 +172,9 @@ impl Registry {
         let mut fresh = Vec::new();
         for tenant in self.tenants.values_mut().filter(|tenant| tenant.fresh) {
             tenant.fresh = false;
-            tenant.since = voices.raise(&tenant.voice);
-            fresh.push((tenant.voice.id, tenant.voice.speaker, tenant.since));
+            let generation = voices.raise(&tenant.voice);
+            tenant.since = [(voices.router, generation)].into();
+            fresh.push((tenant.voice.clone(), generation));
         }
         let waiting = std::mem::take(&mut self.waiting);
         Some(Round { number: self.begun, listen, unlisten, fresh, waiting })
@@ -179,15 +201,61 @@ impl Registry {
     pub(crate) fn begin_anew(&mut self) {
         self.changed = self.channels.keys().cloned().collect();
         for tenant in self.tenants.values_mut() {
-            tenant.since = u64::MAX;
+            tenant.since.clear();
             tenant.fresh = true;
         }
+        self.answers.clear();
+    }
+
+    /// Tenants that nobody listens for any more, since this was asked last.
+    pub(crate) fn take_left(&mut self) -> Vec<TenantId> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Another router has answered; it counts from the end of the next round.
+    pub(crate) fn answered(&mut self, answer: Answer) {
+        self.answers.push(answer);
+    }
+
+    /// What has been answered since this was asked last.
+    pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// The mark has been heard behind everything that was sent before this answer: from here on the router's
+    /// announcements are believed. The processes that are known to serve somebody: pid, speaker, generation.
+    pub(crate) fn believe(&mut self, voices: &Voices, answer: &Answer) -> Vec<(u32, Speaker, u64)> {
+        let mut known = Vec::new();
+        let mut missed = HashSet::new();
+        for (tenant, generation, pid) in &answer.what {
+            let speaker = voices.key.speaker(tenant.as_str());
+            let Some(tenant) = self.tenants.get_mut(&speaker).filter(|tenant| !tenant.fresh) else {
+                continue;
+            };
+            if tenant.since.insert(answer.router, *generation).is_none_or(|before| before != *generation)
+                && answer.late
+            {
+                missed.insert(speaker);
+            }
+            if *pid != 0 {
+                known.push((*pid, speaker, *generation));
+            }
+        }
+        if !missed.is_empty() {
+            self.tell_those(|speaker| missed.contains(speaker));
+        }
+        known
     }
 
     /// Tells those who listen that they may have missed something. How many there are.
     pub(crate) fn tell_of_gap(&self) -> usize {
+        self.tell_those(|_| true)
+    }
+
+    fn tell_those(&self, which: impl Fn(&Speaker) -> bool) -> usize {
         let mut told: HashSet<*const Subscriber> = HashSet::new();
-        for member in self.channels.values().flat_map(HashMap::values).flatten() {
+        let members = self.channels.values().flatten().filter(|(speaker, _)| which(speaker));
+        for member in members.flat_map(|(_, members)| members) {
             if member.round <= self.done && told.insert(Arc::as_ptr(&member.subscriber)) {
                 member.subscriber.gap();
             }
@@ -200,9 +268,10 @@ impl Registry {
         self.channels.contains_key(channel)
     }
 
-    /// Whether announcements of this speaker with this generation are believed.
-    pub(crate) fn believes(&self, speaker: &Speaker, generation: u64) -> bool {
-        self.tenants.get(speaker).is_some_and(|tenant| generation >= tenant.since)
+    /// Whether announcements of this speaker by this router with this generation are believed.
+    pub(crate) fn believes(&self, speaker: &Speaker, router: u64, generation: u64) -> bool {
+        let since = self.tenants.get(speaker).and_then(|tenant| tenant.since.get(&router));
+        since.is_some_and(|since| generation >= *since)
     }
 
     /// Puts a notification of `speaker` into the mailboxes it is for.

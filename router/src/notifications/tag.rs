@@ -3,8 +3,8 @@
 //!
 //! The process id in a notification is PostgreSQL's word. What it means is the router's: a tag
 //! holds for one process on one shard, says who speaks from there on, and cannot be made without the
-//! key. Tenants may see tags and send them again: a tag counts only if its number is higher than all
-//! that were heard from the process.
+//! key, which routers may share. Tenants may see tags and send them again: a tag counts only if its number is
+//! higher than all that were heard from the process and made by the same router.
 
 use aws_lc_rs::hmac;
 
@@ -37,10 +37,12 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Tag {
     /// Who speaks from here on.
     pub(crate) speaker: Speaker,
+    /// The router whose server connection that is.
+    pub(crate) router: u64,
     /// Since which listening of the tenant its connections say so, see [`super::voice`]; 0 where
     /// nobody listens for it.
     pub(crate) generation: u64,
-    /// Rises with every tag that is made.
+    /// Rises with every tag that the router makes.
     pub(crate) number: u64,
 }
 
@@ -55,7 +57,7 @@ pub(crate) enum Heard {
 
 impl TagKey {
     /// A key that nobody else has.
-    pub(crate) fn new(secret: &[u8; 32]) -> Self {
+    pub(crate) fn new(secret: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let name = hmac::sign(&key, b"channel");
         Self { channel: format!("switchyard_{}", hex(&name.as_ref()[..8])), key }
@@ -74,7 +76,10 @@ impl TagKey {
 
     /// The payload that says `tag` at `place`.
     pub(crate) fn tag(&self, place: Place<'_>, tag: &Tag) -> String {
-        self.signed(place, format!("t{}.{:x}.{:x}", hex(&tag.speaker), tag.generation, tag.number))
+        self.signed(
+            place,
+            format!("t{}.{:x}.{:x}.{:x}", hex(&tag.speaker), tag.router, tag.generation, tag.number),
+        )
     }
 
     /// The payload of a hub's own mark.
@@ -101,9 +106,11 @@ impl TagKey {
             return number(mark).map(Heard::Mark);
         }
         let mut parts = said.strip_prefix('t')?.split('.');
-        let (speaker, generation, count) = (parts.next()?, parts.next()?, parts.next()?);
+        let (speaker, router) = (parts.next()?, parts.next()?);
+        let (generation, count) = (parts.next()?, parts.next()?);
         Some(Heard::Tag(Tag {
             speaker: u128::from_str_radix(speaker, 16).ok()?.to_be_bytes(),
+            router: number(router)?,
             generation: number(generation)?,
             number: number(count)?,
         }))
@@ -138,9 +145,9 @@ mod tests {
     #[test]
     fn a_tag_says_what_was_put_into_it_where_it_was_made() {
         let key = TagKey::new(&[7; 32]);
-        let tag = Tag { speaker: key.speaker("acme"), generation: 3, number: 0xabc };
+        let tag = Tag { speaker: key.speaker("acme"), router: 11, generation: 3, number: 0xabc };
         let payload = key.tag(HERE, &tag);
-        assert!(payload.is_ascii() && payload.len() < 128);
+        assert!(payload.is_ascii() && payload.len() < 160);
         assert_eq!(key.read(HERE, payload.as_bytes()), Some(Heard::Tag(tag)));
         for place in [
             Place { pid: 78, ..HERE },
@@ -158,7 +165,8 @@ mod tests {
     #[test]
     fn no_byte_of_a_tag_can_be_changed() {
         let key = TagKey::new(&[7; 32]);
-        let payload = key.tag(HERE, &Tag { speaker: key.speaker("acme"), generation: 3, number: 9 });
+        let payload =
+            key.tag(HERE, &Tag { speaker: key.speaker("acme"), router: 11, generation: 3, number: 9 });
         for at in 0..payload.len() {
             let mut bytes = payload.clone().into_bytes();
             bytes[at] ^= 1;

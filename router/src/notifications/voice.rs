@@ -6,8 +6,10 @@
 //! Each time a tenant is first listened for at a hub, or a hub begins anew, the tenant gets a new
 //! *generation*, a number never used twice, and its connections announce it once more with that. A hub
 //! believes no announcement from before: in between, a connection may have changed hands unannounced.
+//!
+//! Those who listen at other routers count as well, by what these say ([`super::elsewhere`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
@@ -22,6 +24,7 @@ use crate::server::Server;
 pub(crate) struct Voice {
     /// Never 0, and never used twice in the life of the process.
     pub(crate) id: u64,
+    pub(crate) tenant: TenantId,
     /// Who it is in tags.
     pub(crate) speaker: Speaker,
     /// 0 where nobody listens for it.
@@ -41,6 +44,12 @@ impl Voice {
 /// Makes voices, and announcements.
 pub(crate) struct Voices {
     pub(crate) key: TagKey,
+    /// Who announces: a number that no other process has.
+    pub(crate) router: u64,
+    /// Other routers have the key as well.
+    is_shared: bool,
+    /// Tenants that somebody listens for.
+    listened: AtomicUsize,
     known: DashMap<TenantId, Weak<Voice>>,
     last_id: AtomicU64,
     last_generation: AtomicU64,
@@ -48,9 +57,13 @@ pub(crate) struct Voices {
 }
 
 impl Voices {
-    pub(crate) fn new(secret: &[u8; 32]) -> Self {
+    /// Announces by the key that is made of `secret`, which other routers may have as well, as `router`.
+    pub(crate) fn new(secret: &[u8], is_shared: bool, router: u64) -> Self {
         Self {
             key: TagKey::new(secret),
+            router,
+            is_shared,
+            listened: AtomicUsize::new(0),
             known: DashMap::new(),
             last_id: AtomicU64::new(0),
             last_generation: AtomicU64::new(0),
@@ -63,6 +76,7 @@ impl Voices {
         crate::context::intern(&self.known, tenant.clone(), |tenant| Voice {
             id: self.last_id.fetch_add(1, Ordering::Relaxed) + 1,
             speaker: self.key.speaker(tenant.as_str()),
+            tenant: tenant.clone(),
             generation: AtomicU64::new(0),
             hubs: Mutex::new(0),
         })
@@ -70,7 +84,11 @@ impl Voices {
 
     /// Somebody wants to listen for it at one hub more.
     pub(crate) fn begin(&self, voice: &Voice) {
-        *voice.hubs.lock() += 1;
+        let mut hubs = voice.hubs.lock();
+        *hubs += 1;
+        if *hubs == 1 {
+            self.listened.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// That hub hears announcements from here on: the generation of those that it is to believe.
@@ -87,6 +105,7 @@ impl Voices {
         *hubs -= 1;
         if *hubs == 0 {
             voice.generation.store(0, Ordering::SeqCst);
+            self.listened.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -115,8 +134,17 @@ impl Voices {
     fn change(&self, server: &mut Server, voice: &Arc<Voice>) -> Option<String> {
         // Stored before any generation is read; a hub does it in the other order.
         server.identity.voice.store(voice.id, Ordering::SeqCst);
-        let old = server.voice.replace(voice.clone());
-        let left = old.is_some_and(|old| old.id != voice.id && old.generation.load(Ordering::SeqCst) != 0);
+        let left = match server.voice.replace(voice.clone()) {
+            // Somewhere it is believed to serve that tenant until it says otherwise, though nobody may listen
+            // any more as far as is known here.
+            Some(old) if old.id != voice.id => {
+                let told = server.identity.told.swap(false, Ordering::SeqCst);
+                told || std::mem::take(&mut server.claimed) || old.generation.load(Ordering::SeqCst) != 0
+            }
+            Some(_) => false,
+            // A process before it may have had its id, and served somebody that is listened for.
+            None => self.is_shared || self.listened.load(Ordering::SeqCst) != 0,
+        };
         let generation = voice.generation.load(Ordering::SeqCst);
         if !left && (generation == 0 || server.announced == generation) {
             // What it has announced before, if anything, no hub believes any more.
@@ -127,11 +155,12 @@ impl Voices {
         // Once more, now that there is a number: a hub that began in between has counted it in.
         let generation = voice.generation.load(Ordering::SeqCst);
         server.announced = generation;
+        server.claimed = generation != 0;
         let place = Place {
             shard: server.identity.shard.name.as_str(),
             database: &server.route.database,
             pid: server.identity.pid,
         };
-        Some(self.key.tag(place, &Tag { speaker: voice.speaker, generation, number }))
+        Some(self.key.tag(place, &Tag { speaker: voice.speaker, router: self.router, generation, number }))
     }
 }

@@ -166,6 +166,7 @@ impl Target {
             carried: Carried { context: 0, wishes: Arc::default(), dirty: false, lost: false, session: 0 },
             voice: None,
             announced: 0,
+            claimed: false,
             statements: ServerStatements::new(self.shard.pool.statements),
             sql_names: std::collections::HashSet::new(),
             unnamed_of: super::UNNAMED_OF_NOBODY,

@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod fuzzed;
 mod life;
+mod listening;
 mod matrix;
 mod places;
 mod reading;
