@@ -28,7 +28,7 @@ pub(crate) use user::UserCommand;
 pub(crate) use value::ValueCommand;
 
 use crate::args::{OutputFormat, Remote};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::http::Api;
 use crate::output;
 
@@ -81,6 +81,15 @@ impl Session {
 
     fn is_json(&self) -> bool {
         self.output == OutputFormat::Json
+    }
+
+    /// Takes away the `kind` called `name` that is at `path`, if `yes` was said.
+    async fn end(&self, kind: &str, name: &str, done: &str, yes: bool, path: &str) -> Outcome {
+        if !yes {
+            return Err(Failure::Usage(format!("{kind} `{name}` would be {done}; say --yes to do it")));
+        }
+        self.api.delete(path).await?;
+        self.done(&format!("{kind} {name} {done}"))
     }
 
     fn done(&self, text: &str) -> Outcome {

@@ -9,12 +9,12 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use switchyard_config::ShardName;
 
-use super::family::{Durations, Family};
+use super::family::{Durations, Family, Samples};
 use super::names::router as names;
 use super::process;
 use super::tenants::Tenants;
 use crate::classify::Pin;
-use crate::pool::{Pool, PoolCounters};
+use crate::pool::{Pool, PoolCounters, PoolGauges};
 use crate::session::handle::Activity;
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected, TimeLimit};
@@ -122,6 +122,16 @@ fn clients(shared: &Shared, pools: &[Arc<Pool>], families: &mut Vec<MetricFamily
     families.push(attempts.finish());
 }
 
+/// Adds the pool's connections by their state.
+fn connections_of(pool: &Pool, connections: &mut Samples) -> PoolGauges {
+    let now = pool.gauges();
+    let active = now.open.saturating_sub(now.idle + now.connecting);
+    for (state, n) in [("active", active), ("idle", now.idle), ("login", now.connecting)] {
+        connections.add(&[("shard", pool.shard.name.as_str()), ("state", state)], n as f64);
+    }
+    now
+}
+
 fn gauges_of_pools(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
     let mut connections = names::SERVER_CONNECTIONS.samples();
     let mut most = names::SERVER_CONNECTIONS_MAX.samples();
@@ -129,17 +139,13 @@ fn gauges_of_pools(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
     let mut oldest = names::POOL_OLDEST_WAIT.samples();
     for pool in pools {
         let name = pool.shard.name.as_str();
-        let now = pool.gauges();
-        let active = now.open.saturating_sub(now.idle + now.connecting);
-        for (state, n) in [("active", active), ("idle", now.idle), ("login", now.connecting)] {
-            connections.add(&[("shard", name), ("state", state)], n as f64);
-        }
+        let now = connections_of(pool, &mut connections);
         let shard = [("shard", name)];
         most.add(&shard, pool.shard.pool.size.into());
         waiting.add(&shard, now.waiting as f64);
         oldest.add(&shard, now.oldest_wait.as_secs_f64());
     }
-    families.extend([connections, most, waiting, oldest].map(super::family::Samples::finish));
+    families.extend([connections, most, waiting, oldest].map(Samples::finish));
 }
 
 fn gauges_of_standbys(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
@@ -148,11 +154,7 @@ fn gauges_of_standbys(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
     let mut usable = names::STANDBY_USABLE.samples();
     for pool in pools {
         let name = pool.shard.name.as_str();
-        let now = pool.gauges();
-        let active = now.open.saturating_sub(now.idle + now.connecting);
-        for (state, n) in [("active", active), ("idle", now.idle), ("login", now.connecting)] {
-            connections.add(&[("shard", name), ("state", state)], n as f64);
-        }
+        connections_of(pool, &mut connections);
         for standby in pool.standbys() {
             let host = standby.endpoint.to_string();
             let labels = [("host", host.as_str()), ("shard", name)];
@@ -162,7 +164,7 @@ fn gauges_of_standbys(pools: &[Arc<Pool>], families: &mut Vec<MetricFamily>) {
             }
         }
     }
-    families.extend([connections, lag, usable].map(super::family::Samples::finish));
+    families.extend([connections, lag, usable].map(Samples::finish));
 }
 
 fn transactions(shared: &Shared, families: &mut Vec<MetricFamily>) {
@@ -197,7 +199,7 @@ impl RouterCollector {
             resets.add(&[("kind", "clean"), shard], counts.cleanings as f64);
             resets.add(&[("kind", "context"), shard], counts.contexts as f64);
         }
-        families.extend([connects, wait, timeouts, resets].map(super::family::Samples::finish));
+        families.extend([connects, wait, timeouts, resets].map(Samples::finish));
     }
 
     fn work(&self, families: &mut Vec<MetricFamily>) {

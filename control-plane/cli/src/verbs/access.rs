@@ -104,11 +104,8 @@ impl TokenCommand {
                 session.show(TOKEN, &api.post("/v1/tokens", body).await?)
             }
             Self::Delete { name, yes } => {
-                if !yes {
-                    return Err(Failure::Usage(format!("token `{name}` would be ended; say --yes to do it")));
-                }
-                api.delete(&format!("/v1/tokens/{}", segment(&name))).await?;
-                session.done(&format!("token {name} ended"))
+                let path = format!("/v1/tokens/{}", segment(&name));
+                session.end("token", &name, "ended", yes, &path).await
             }
         }
     }

@@ -104,15 +104,7 @@ impl PlanCommand {
                 api.patch("/v1/settings", body).await?;
                 session.done(&format!("tenants without a plan have {name} now"))
             }
-            Self::Delete { name, yes } => {
-                if !yes {
-                    return Err(Failure::Usage(format!(
-                        "plan `{name}` would be deleted; say --yes to do it"
-                    )));
-                }
-                api.delete(&of(&name)).await?;
-                session.done(&format!("plan {name} deleted"))
-            }
+            Self::Delete { name, yes } => session.end("plan", &name, "deleted", yes, &of(&name)).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use super::moves::DrainArgs;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::http::segment;
 
 /// Verbs of shards.
@@ -135,15 +135,7 @@ impl ShardCommand {
                 api.put(&format!("{}/admin", of(&name)), body).await?;
                 session.done(&format!("moves log in to {name} as {user}"))
             }
-            Self::Remove { name, yes } => {
-                if !yes {
-                    return Err(Failure::Usage(format!(
-                        "shard `{name}` would be removed; say --yes to do it"
-                    )));
-                }
-                api.delete(&of(&name)).await?;
-                session.done(&format!("shard {name} removed"))
-            }
+            Self::Remove { name, yes } => session.end("shard", &name, "removed", yes, &of(&name)).await,
         }
     }
 }

@@ -194,13 +194,8 @@ impl WebhookCommand {
                 session.show(&[("name", "name"), ("url", "url"), ("secret", "secret")], &made)
             }
             Self::Delete { name, yes } => {
-                if !yes {
-                    return Err(Failure::Usage(format!(
-                        "webhook `{name}` would be deleted; say --yes to do it"
-                    )));
-                }
-                api.delete(&format!("/v1/webhooks/{}", segment(&name))).await?;
-                session.done(&format!("webhook {name} deleted"))
+                let path = format!("/v1/webhooks/{}", segment(&name));
+                session.end("webhook", &name, "deleted", yes, &path).await
             }
             Self::Alerts { open } => {
                 let path = format!("/v1/alerts?limit=1000&open={open}");

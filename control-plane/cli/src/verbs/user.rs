@@ -156,15 +156,7 @@ impl UserCommand {
             Self::ResetPassword { name } => {
                 session.show(FIELDS, &api.post(&of(&name, "/password"), json!({})).await?)
             }
-            Self::Delete { name, yes } => {
-                if !yes {
-                    return Err(Failure::Usage(format!(
-                        "user `{name}` would be deleted; say --yes to do it"
-                    )));
-                }
-                api.delete(&of(&name, "")).await?;
-                session.done(&format!("user {name} deleted"))
-            }
+            Self::Delete { name, yes } => session.end("user", &name, "deleted", yes, &of(&name, "")).await,
         }
     }
 }
