@@ -63,7 +63,9 @@ pub(crate) struct Turn {
 
 /// The writer of one side of a move.
 pub(crate) struct Applier {
-    pub(crate) client: Client,
+    client: Client,
+    /// Of the process that serves it on the shard.
+    pub(crate) pid: i32,
     pub(crate) at: ShardAccess,
     scope: Scope,
     tables: HashMap<(String, String), Table>,
@@ -93,9 +95,10 @@ impl Applier {
         turn: Turn,
         side: &'static str,
     ) -> Result<Self, MoveError> {
-        let client = writer(at).await?;
+        let (client, pid) = writer(at).await?;
         Ok(Self {
             client,
+            pid,
             at: at.clone(),
             scope: scope.clone(),
             tables: inventory.tables.clone().into_iter().collect(),
@@ -109,7 +112,7 @@ impl Applier {
 
     /// Connects anew after a failure, and reads what was kept of what was written before it.
     pub(crate) async fn reconnect(&mut self) -> Result<(), MoveError> {
-        self.client = writer(&self.at).await?;
+        (self.client, self.pid) = writer(&self.at).await?;
         self.statements.clear();
         let sql = "SELECT applied::text FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
         let row = self
@@ -352,14 +355,16 @@ impl Applier {
     }
 }
 
-async fn writer(at: &ShardAccess) -> Result<Client, MoveError> {
+/// A session that writes, and its process id on the shard.
+async fn writer(at: &ShardAccess) -> Result<(Client, i32), MoveError> {
     let client = at.connect().await?;
     // Neither triggers nor foreign keys fire, and what is committed stays.
     client
         .batch_execute("SET session_replication_role = replica; SET synchronous_commit = on")
         .await
         .map_err(at.failed())?;
-    Ok(client)
+    let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(at.failed())?.get(0);
+    Ok((client, pid))
 }
 
 fn value_of<'v>(values: &'v [(String, Value)], column: &str) -> Option<&'v Value> {

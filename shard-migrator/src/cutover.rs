@@ -38,6 +38,9 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// How long the changes of an attempt that was given up may take to be applied or refused.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// SQLSTATE of a statement that was canceled: `query_canceled`.
+const CANCELED: &str = "57014";
+
 /// How long word of a router is waited for before changes are looked for again.
 const LISTEN: Duration = Duration::from_millis(1);
 
@@ -340,6 +343,7 @@ impl Cutover<'_> {
             self.epochs.1
         );
         let (last, stop) = ([activate], Notify::new());
+        let writer = flow.applier.pid;
         let mut finishing = std::pin::pin!(flow.finish(mark, &last, &stop));
         tokio::select! {
             biased;
@@ -349,6 +353,12 @@ impl Cutover<'_> {
         // Too late, unless it is being committed at this moment; who is first decides.
         stop.notify_one();
         let mut done = None;
+        // One that waits for a lock would keep the attempt from being given up.
+        let canceled = async {
+            let sql = format!("SELECT pg_cancel_backend({writer})");
+            answered(self.to.at, ANSWER, self.to.client.batch_execute(&sql)).await
+        };
+        beside(canceled, &mut finishing, &mut done).await?;
         if beside(self.give_up(), &mut finishing, &mut done).await? == "active" {
             return Ok(true);
         }
@@ -365,8 +375,8 @@ impl Cutover<'_> {
         };
         match done {
             Ok(_) => Ok(false),
-            // Refused, because it was given up.
-            Err(error) if error.code() == Some("TN010") => Ok(false),
+            // Refused, because it was given up, or canceled.
+            Err(error) if error.code().is_some_and(|c| c == "TN010" || c == CANCELED) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -8,11 +8,12 @@ const VARIABLE: &str = "SWITCHYARD_FAULT";
 /// In front of a name: the process is stopped there, once, until it is told to go on.
 const STOP: &str = "stop:";
 
-/// Ends the process, without any leave-taking, if it was started with `SWITCHYARD_FAULT` naming this point.
+/// Ends the process, without any leave-taking, if it was started with `SWITCHYARD_FAULT` naming this point, alone or
+/// among others.
 pub(crate) fn point(name: &str) {
     static STOPPED: AtomicBool = AtomicBool::new(false);
     let Ok(wanted) = std::env::var(VARIABLE) else { return };
-    match wanted.strip_prefix(STOP) {
+    wanted.split(',').for_each(|wanted| match wanted.strip_prefix(STOP) {
         None if wanted == name => {
             tracing::warn!(name, "ending here, as was asked for");
             std::process::abort();
@@ -24,5 +25,5 @@ pub(crate) fn point(name: &str) {
             tracing::warn!(name, "going on");
         }
         _ => {}
-    }
+    });
 }

@@ -217,7 +217,7 @@ impl Moving {
     }
 
     /// Starts it again so that it ends by itself at a named point of a move, or stands still there if `stop:` is in front
-    /// of the name.
+    /// of the name. Several names have commas between them.
     pub fn start_control_plane_to_end_at(&mut self, point: &str) {
         self.child = control_plane(&self.dir, &self.config, Some(point));
         self.wait_ready();

@@ -11,6 +11,7 @@ mod page;
 mod passwords;
 mod policy;
 mod routers;
+mod stuck;
 mod world;
 mod zombies;
 
