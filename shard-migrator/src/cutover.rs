@@ -120,6 +120,8 @@ pub(crate) struct Cutover<'a> {
     pub(crate) attempt: i32,
     /// Whether sessions that keep their server connection are ended rather than in the way.
     pub(crate) end_pinned: bool,
+    /// What tells the form of the tables, see [`crate::shape`], and what it was when they were compared.
+    pub(crate) shape: (&'a str, &'a str),
 }
 
 /// How an attempt ended that did not fail.
@@ -184,7 +186,8 @@ impl Cutover<'_> {
         };
         match place {
             Place::Here => self.release(signals, false).await?,
-            Place::There => self.release(signals, true).await?,
+            // Routers that do not hear of it ask the fence.
+            Place::There => tokio::join!(self.release(signals, true), self.point_there()).0?,
             // Whoever goes on now would run into the fence. The takeover that follows finds out.
             Place::Unknown => {}
         }
@@ -309,20 +312,26 @@ impl Cutover<'_> {
         // Settings for itself alone; all of it is one transaction, and one way there and back.
         let sql = format!(
             "SET LOCAL lock_timeout = {limit}; SET LOCAL statement_timeout = {};
-             SELECT switchyard.freeze({}, '{}', {}, {}, {})::text",
+             SELECT switchyard.freeze({}, '{}', {}, {}, {})::text; {}",
             limit + 10,
             literal(&self.turn.id),
             self.from.part,
             self.turn.term,
             literal(self.tenant.as_str()),
-            literal(self.to.at.name.as_str())
+            literal(self.to.at.name.as_str()),
+            self.shape.0
         );
         let answer = answered(from, left + ANSWER, self.from.client.simple_query(&sql)).await?;
-        let value = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        let mut values = answer.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
         });
-        value.ok_or_else(|| from.silent("the freezing has no answer"))
+        let (mark, shape) = (values.next(), values.next());
+        let mark = mark.ok_or_else(|| from.silent("the freezing has no answer"))?;
+        match shape {
+            Some(shape) if shape == self.shape.1 => Ok(mark.to_owned()),
+            _ => Err(MoveError::Drift(format!("on shard {}", from.name))),
+        }
     }
 
     /// Has the last changes applied and the tenant activated. False if that took too long, and the tenant goes on here.
@@ -415,6 +424,26 @@ impl Cutover<'_> {
         let row =
             answered(self.to.at, ANSWER * 2, self.to.client.query_one(&sql, &[])).await.map_err(turned)?;
         Ok(row.get(0))
+    }
+
+    /// Has the fence where the tenant was say where it is, for whoever is not told.
+    async fn point_there(&self) {
+        let (id, tenant) = (literal(&self.turn.id), literal(self.tenant.as_str()));
+        // The epoch is the one that has ended there.
+        let sql = format!(
+            "UPDATE switchyard.fence SET state = 'moved', moved_to = {}, epoch = greatest(epoch, {}),
+                    changed_at = clock_timestamp()
+             WHERE tenant_id = {tenant} AND move_id = {id} AND state = 'frozen' AND EXISTS (
+                 SELECT FROM switchyard.moves WHERE move_id = {id} AND side = '{}' AND term = {})",
+            literal(self.to.at.name.as_str()),
+            self.epochs.1.saturating_sub(1),
+            self.from.part,
+            self.turn.term
+        );
+        let done = answered(self.from.at, ANSWER * 2, self.from.client.batch_execute(&sql)).await;
+        if let Err(error) = done {
+            tracing::warn!(tenant = %self.tenant, %error, "the fence does not say yet where the tenant has gone");
+        }
     }
 
     async fn unfreeze(&self) -> Result<(), MoveError> {

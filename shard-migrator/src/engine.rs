@@ -32,6 +32,13 @@ const NO_DATABASE: &str = "3D000";
 /// What the receipt notes when the target had nothing of the tenant's schema or database.
 const MADE: &str = "structure_made";
 
+/// What it notes when the target's fence said, before the move, that the tenant had lived there.
+const LIVED_THERE: &str = "lived_there";
+
+/// What it notes of the tables that were compared, on the way there and on the way back.
+const COMPARED: &str = "tables";
+const COMPARED_BACK: &str = "tables_back";
+
 /// What it notes when a rehearsal has come to its end.
 const REHEARSED: &str = "rehearsed_ms";
 
@@ -89,7 +96,7 @@ impl Engine {
                 work.sweep().await
             }
             // Before anything was begun.
-            Err((journal, error)) if phase <= Phase::Preparing && !error.is_transient() => {
+            Err((journal, error)) if phase == Phase::Queued && !error.is_transient() => {
                 let text = error.to_string();
                 journal.error(Some(&text)).await?;
                 if let MoveError::Refused(found) = &error {

@@ -42,6 +42,16 @@ pub enum MoveError {
     /// The cutover was given up for now: somebody was in the way.
     #[error("{0}")]
     InTheWay(String),
+    /// Rows of the tenant are where it has left, and were never moved: nothing there is deleted.
+    #[error(
+        "shard {shard}: {table} has rows of the tenant that were not moved; save them or delete them first"
+    )]
+    NotMoved {
+        /// Where.
+        shard: ShardName,
+        /// In which table.
+        table: String,
+    },
     /// It was to be given up, and the tenant is at the target already.
     #[error("the tenant has moved already")]
     Arrived,

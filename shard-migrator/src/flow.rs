@@ -34,6 +34,8 @@ pub(crate) struct Flow {
     idle_noted: Instant,
     /// Whether clients wait.
     pub(crate) hurried: bool,
+    /// The mark of the last freezing that was passed.
+    frozen: Option<String>,
 }
 
 /// What the fence says of the tenant, as the stream has it.
@@ -75,6 +77,7 @@ impl Flow {
             waiting: Vec::new(),
             idle_noted: Instant::now(),
             hurried: false,
+            frozen: None,
         }
     }
 
@@ -142,6 +145,10 @@ impl Flow {
             self.waiting.splice(0..0, batch);
             return Err(error);
         }
+        let frozen = |t: &Transaction| marker(t).filter(|m| m.state == "frozen").map(|m| m.mark);
+        if let Some(mark) = batch.iter().rev().find_map(frozen) {
+            self.frozen = Some(mark);
+        }
         for transaction in &batch {
             self.subscription.settle(transaction);
             self.changes += transaction.changes.len() as u64;
@@ -157,6 +164,11 @@ impl Flow {
         last: &[String],
         stop: &Notify,
     ) -> Result<bool, MoveError> {
+        // It was applied while the answer to the freezing was on its way.
+        if self.frozen.as_deref() == Some(mark) {
+            self.apply(Vec::new(), last).await?;
+            return Ok(true);
+        }
         loop {
             let mut batch = std::mem::take(&mut self.waiting);
             if batch.is_empty() {

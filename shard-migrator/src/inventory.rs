@@ -9,7 +9,8 @@ use crate::scope::{Model, Scope, ident};
 use crate::shard::ShardAccess;
 
 /// Schemas that are nobody's data.
-const FOREIGN: &str = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'switchyard')";
+pub(crate) const FOREIGN: &str =
+    "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'switchyard')";
 
 /// A column.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -261,9 +261,9 @@ impl Journal {
         Ok(self.client.query_one(sql, &[&self.id, &shard.as_str()]).await.map_err(catalog)?.get(0))
     }
 
-    /// Moves whose source follows this shard's own database.
+    /// Moves whose source follows this shard's own database. One in the cutover may have gone over.
     pub(crate) async fn followers(&self, shard: &ShardName) -> Result<Vec<i64>, MoveError> {
-        let sql = "SELECT id FROM moves WHERE phase IN ('moved', 'rolling_back') AND target = $1
+        let sql = "SELECT id FROM moves WHERE phase IN ('cutover', 'moved', 'rolling_back') AND target = $1
                      AND plan->'model'->>'model' IS DISTINCT FROM 'database'";
         let rows = self.client.query(sql, &[&shard.as_str()]).await.map_err(catalog)?;
         Ok(rows.iter().map(|r| r.get(0)).collect())

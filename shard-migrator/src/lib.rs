@@ -18,6 +18,7 @@ mod journal;
 mod preflight;
 mod scope;
 mod secrets;
+mod shape;
 mod shard;
 mod stream;
 mod streams;

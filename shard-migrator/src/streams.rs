@@ -55,6 +55,13 @@ impl Streams {
         Ok(stream)
     }
 
+    /// A move needs nothing of the log of a database any more.
+    pub(crate) async fn forget(&self, at: &ShardAccess, id: i64) {
+        if let Some(stream) = self.open.lock().await.get(&key(at)) {
+            stream.forget(id);
+        }
+    }
+
     /// Has the publication hold the tables.
     pub(crate) async fn publish(
         &self,

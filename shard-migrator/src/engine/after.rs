@@ -66,6 +66,7 @@ impl Work<'_> {
         }
         fault::point("following");
         let mut asked = Instant::now() - ASK;
+        let mut told = false;
         loop {
             if asked.elapsed() >= ASK || flow.is_none() {
                 asked = Instant::now();
@@ -73,8 +74,16 @@ impl Work<'_> {
                 let retention = self.job.options.retention_s;
                 let over = retention > 0 && moved_for.is_some_and(|s| s >= retention as f64);
                 match wish {
-                    Wish::Complete => return self.complete_without(flow).await,
-                    _ if over => return self.complete_without(flow).await,
+                    Wish::Complete | Wish::Run | Wish::Pause if wish == Wish::Complete || (over && !told) => {
+                        match self.not_moved().await? {
+                            None => return self.complete_without(flow).await,
+                            Some(what) => {
+                                told = true;
+                                self.journal.event("moved", &what).await?;
+                                self.journal.unwish(&what).await?;
+                            }
+                        }
+                    }
                     Wish::Rollback if flow.is_some() => return self.roll_back(flow).await,
                     Wish::Rollback => {
                         self.journal
@@ -82,7 +91,7 @@ impl Work<'_> {
                             .await?
                     }
                     Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
-                    Wish::Run | Wish::Pause => {}
+                    Wish::Run | Wish::Pause | Wish::Complete => {}
                 }
             }
             match flow {
@@ -111,6 +120,8 @@ impl Work<'_> {
     }
 
     async fn cannot_go_back(&mut self, error: &MoveError) -> Result<(), MoveError> {
+        // The log is of no use any more.
+        self.engine.streams.forget(&self.target.at, self.job.id).await;
         let text = format!("the source does not follow any more, so the move cannot be rolled back: {error}");
         self.enter(Phase::Moved, &text).await?;
         self.journal.error(Some(&text)).await
@@ -126,10 +137,13 @@ impl Work<'_> {
         if kept.as_ref().is_some_and(|flow| flow.subscription.is_over()) {
             *kept = None;
         }
+        let applied = self.position_of(&self.source, "source", "applied").await?;
+        let activated = self.position_of(&self.target, "target", "activated").await?;
+        let needed = if applied > 0 { applied } else { activated };
         let anew = kept.is_none();
         if anew {
             let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-            *kept = Some(self.reverse_subscription(&inventory).await?);
+            *kept = Some(self.reverse_subscription(&inventory, Some(needed)).await?);
         }
         let Some(flow) = kept else { return Ok(()) };
         if again && !anew {
@@ -137,15 +151,12 @@ impl Work<'_> {
             flow.hurried = false;
             flow.applier.reconnect().await?;
         }
-        let applied = self.position_of(&self.source, "source", "applied").await?;
-        let activated = self.position_of(&self.target, "target", "activated").await?;
-        let needed = if applied > 0 { applied } else { activated };
         if flow.subscription.from > needed {
             let what = "the log since the cutover is not there any more".to_owned();
             return Err(MoveError::Limit(what));
         }
         if applied > 0 {
-            flow.applier.applied = applied;
+            flow.applier.applied = flow.applier.applied.max(applied);
         } else {
             flow.skip_to_activation(&self.turn.id).await?;
         }
@@ -193,7 +204,9 @@ impl Work<'_> {
         fault::point("going back");
         flow.catch_up(CAUGHT_UP).await?;
         let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-        verify(flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
+        let compared = verify(flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
+        self.note(super::COMPARED_BACK, compared);
+        self.write_receipt().await?;
         let here = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
         let epoch = here.map_or(self.epoch + 1, |s| s.1);
         let from = ("target", self.target.at.clone());

@@ -22,6 +22,7 @@ use crate::inventory::{Inventory, Table};
 use crate::journal::Phase;
 use crate::preflight::{self, preflight};
 use crate::scope::Model;
+use crate::shape;
 use crate::shard::ShardAccess;
 use crate::stream::{Snapshot, Stream, Subscription};
 use crate::structure;
@@ -32,6 +33,9 @@ const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// Bytes of changes that may wait when clients are held.
 const FEW_BYTES: usize = 4 << 10;
+
+/// How often a stream is opened anew for one who subscribes.
+const OPENED_ANEW: u32 = 3;
 
 /// Bytes of changes that may wait when the comparison begins.
 const SMALL_BACKLOG: usize = 1 << 20;
@@ -51,6 +55,7 @@ impl Work<'_> {
         self.back = None;
         self.obey().await?;
         self.enter(Phase::Preparing, "preflight").await?;
+        self.engine.streams.forget(&self.target.at, self.job.id).await;
         let inventory = self.prepare().await?;
         if self.job.kind == "plan" {
             self.leave_shards().await?;
@@ -70,6 +75,8 @@ impl Work<'_> {
         let verified = verify(&mut flow, &self.source.at, &self.target.at, &inventory, &self.scope).await?;
         fault::point("verified");
         self.note_tables(&verified);
+        // What is deleted later is what it names.
+        self.write_receipt().await?;
         let verified_in = began.elapsed();
         self.check_drift(&inventory).await?;
         if self.job.kind == "rehearse" {
@@ -82,7 +89,7 @@ impl Work<'_> {
         }
         self.obey().await?;
         self.enter(Phase::Cutover, "preparing the way back").await?;
-        self.back = Some(self.reverse_subscription(&inventory).await?);
+        self.back = Some(self.reverse_subscription(&inventory, None).await?);
         fault::point("way back prepared");
         let epochs = self.cut_over(&mut flow, &inventory).await?;
         fault::point("moved");
@@ -104,7 +111,7 @@ impl Work<'_> {
     fn note_tables(&mut self, verified: &[Compared]) {
         let rows: u64 = verified.iter().map(|c| c.sum.rows).sum();
         let bytes: u64 = verified.iter().map(|c| c.sum.bytes).sum();
-        self.note("tables", verified);
+        self.note(super::COMPARED, verified);
         self.note("rows", rows);
         self.note("bytes", bytes);
         self.note("verified", true);
@@ -134,6 +141,11 @@ impl Work<'_> {
             return Err(MoveError::Arrived);
         }
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
+        let before = fence::state(&self.target.client, &self.target.at, tenant.as_str()).await?;
+        if before.is_some_and(|(state, _)| state == "moved") {
+            self.note(super::LIVED_THERE, true);
+            self.write_receipt().await?;
+        }
         let (source, target) = (&self.source, &self.target);
         fence::guard(&source.client, &source.at, &inventory, &self.scope).await?;
         fence::guard(&target.client, &target.at, &there, &self.scope).await?;
@@ -327,17 +339,27 @@ impl Work<'_> {
         Ok(longest)
     }
 
-    /// Subscribes to the target, so that the source can follow from the very moment of the cutover.
-    pub(super) async fn reverse_subscription(&self, inventory: &Inventory) -> Result<Flow, MoveError> {
+    /// Subscribes to the target, so that the source can follow from the very moment of the cutover, or from where it stood.
+    pub(super) async fn reverse_subscription(
+        &self,
+        inventory: &Inventory,
+        from: Option<u64>,
+    ) -> Result<Flow, MoveError> {
         let target = &self.target;
         self.engine.streams.publish(&target.client, &target.at, &Self::published(inventory)).await?;
-        let stream = self.stream(&target.at).await?;
-        let gone = || MoveError::Stream { shard: target.at.name.clone(), reason: "it has ended".to_owned() };
-        let subscription = stream
-            .subscribe(self.job.id, self.tenant(), self.wanted(inventory))
-            .await
-            .ok_or_else(gone)?
-            .holding(stream);
+        let mut anew = 0;
+        let subscription = loop {
+            let stream = self.stream(&target.at).await?;
+            let subscribed =
+                stream.subscribe_from(self.job.id, self.tenant(), self.wanted(inventory), from).await;
+            match subscribed {
+                Some(subscription) => break subscription.holding(stream),
+                // It has ended so that it can be read once more.
+                None if anew < OPENED_ANEW => anew += 1,
+                None => return Err(target.at.silent("it has ended")),
+            }
+            stream.ended().await;
+        };
         let applier =
             Applier::new(&self.source.at, &self.scope, inventory, self.turn.clone(), "source").await?;
         Ok(Flow::new(subscription, applier))
@@ -366,6 +388,13 @@ impl Work<'_> {
         epochs: (i64, i64),
     ) -> Result<(), MoveError> {
         let (from_client, to_client) = tokio::try_join!(from.1.connect(), to.1.connect())?;
+        let sql = shape::query(&self.scope);
+        let compared = shape::read(&from_client, &from.1, &sql).await?;
+        let now = Inventory::read(&from_client, &from.1, &self.scope).await?;
+        let drift = || MoveError::Drift(format!("on shard {}", from.1.name));
+        if now.fingerprint() != inventory.fingerprint() {
+            return Err(drift());
+        }
         let mut signals = self.signals().await?;
         let mut between = BETWEEN.0;
         let budget = Duration::from_millis(self.job.options.pause_budget_ms);
@@ -386,9 +415,12 @@ impl Work<'_> {
                     break;
                 }
             }
-            let sql = "SELECT attempt FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
+            if shape::read(&from_client, &from.1, &sql).await? != compared {
+                return Err(drift());
+            }
+            let asked = "SELECT attempt FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
             let row = to_client
-                .query_opt(sql, &[&self.turn.id, &to.0, &self.turn.term])
+                .query_opt(asked, &[&self.turn.id, &to.0, &self.turn.term])
                 .await
                 .map_err(to.1.failed())?;
             let attempt = row.ok_or(MoveError::Superseded)?.get(0);
@@ -401,6 +433,7 @@ impl Work<'_> {
                 budget,
                 attempt,
                 end_pinned: self.job.options.end_pinned,
+                shape: (&sql, &compared),
             };
             flow.hurried = true;
             let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;

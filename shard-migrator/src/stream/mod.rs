@@ -11,7 +11,7 @@ mod slot;
 mod snapshot;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -68,9 +68,12 @@ struct Pace {
     bytes: AtomicUsize,
     /// End of the last transaction that is safe on the other side.
     settled: AtomicU64,
+    /// Who follows needs nothing more. Else it comes back, and finds what it has not settled.
+    over: AtomicBool,
 }
 
-/// A subscription. It ends when it is dropped.
+/// A subscription. It ends when it is dropped; what it has not settled is kept until the move subscribes again, or
+/// [`Stream::forget`] is told of it.
 pub(crate) struct Subscription {
     events: mpsc::UnboundedReceiver<Event>,
     pace: Arc<Pace>,
@@ -134,12 +137,20 @@ struct Subscribe {
     id: i64,
     tenant: String,
     wanted: Vec<Wanted>,
+    /// Where it is to begin, if not here.
+    from: Option<u64>,
     done: oneshot::Sender<Subscription>,
+}
+
+enum Request {
+    Subscribe(Subscribe),
+    /// A move needs nothing of the log any more.
+    Forget(i64),
 }
 
 /// The stream of one database.
 pub(crate) struct Stream {
-    subscribe: mpsc::UnboundedSender<Subscribe>,
+    requests: mpsc::UnboundedSender<Request>,
     reader: JoinHandle<()>,
 }
 
@@ -151,7 +162,7 @@ impl Drop for Stream {
 
 impl Stream {
     /// Opens the stream of `at`, and its slot if there is none. Moves that are expected have followed it before:
-    /// nothing is read until they are there again, so that they miss nothing.
+    /// nothing is read until they are there again, or for so long, and what they have not settled is kept for them.
     pub(crate) async fn open(
         at: &ShardAccess,
         wal_budget: u64,
@@ -159,11 +170,19 @@ impl Stream {
     ) -> Result<Self, MoveError> {
         let (slot, from) = slot::ensure(at).await?;
         let connection = protocol::Connection::start(at, &slot, PUBLICATION, 0).await?;
-        let (subscribe, requests) = mpsc::unbounded_channel();
+        let (tell, requests) = mpsc::unbounded_channel();
         let reader = reader::Reader::new(connection, requests, from, expected);
         let watched = slot::Watch::new(at.clone(), slot, wal_budget);
         let reader = tokio::spawn(reader.run(watched));
-        Ok(Self { subscribe, reader })
+        Ok(Self { requests: tell, reader })
+    }
+
+    /// Waits until the stream has broken.
+    pub(crate) async fn ended(&self) {
+        self.requests.closed().await;
+        while !self.is_over() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Whether the stream has broken.
@@ -173,8 +192,26 @@ impl Stream {
 
     /// Hears of the changes of a tenant from now on, for the move `id`.
     pub(crate) async fn subscribe(&self, id: i64, tenant: &str, wanted: Vec<Wanted>) -> Option<Subscription> {
+        self.subscribe_from(id, tenant, wanted, None).await
+    }
+
+    /// The same from a position on. If the stream has been read beyond that and the shard has the log still, the stream
+    /// ends, to be opened anew from there for all who follow it.
+    pub(crate) async fn subscribe_from(
+        &self,
+        id: i64,
+        tenant: &str,
+        wanted: Vec<Wanted>,
+        from: Option<u64>,
+    ) -> Option<Subscription> {
         let (done, subscription) = oneshot::channel();
-        self.subscribe.send(Subscribe { id, tenant: tenant.to_owned(), wanted, done }).ok()?;
+        let request = Subscribe { id, tenant: tenant.to_owned(), wanted, from, done };
+        self.requests.send(Request::Subscribe(request)).ok()?;
         subscription.await.ok()
+    }
+
+    /// A move needs nothing of the log any more.
+    pub(crate) fn forget(&self, id: i64) {
+        let _ = self.requests.send(Request::Forget(id));
     }
 }

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use super::pgoutput::{self, Change, Message, Relation, Row, Value};
 use super::protocol::{Connection, Frame};
 use super::slot::Watch;
-use super::{BACKLOG_BYTES, Event, Pace, Subscribe, Subscription, TRANSACTION_BYTES, Transaction, Wanted};
+use super::{
+    BACKLOG_BYTES, Event, Pace, Request, Subscribe, Subscription, TRANSACTION_BYTES, Transaction, Wanted,
+};
 
 /// How often what is settled is reported to the server.
 const REPORT: Duration = Duration::from_millis(500);
@@ -24,13 +26,15 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How often the backlog is looked at while it is too large to read on.
 const FULL: Duration = Duration::from_millis(5);
 
-/// How long subscribers of before are waited for. One that comes later has missed something.
-const EXPECTED: Duration = Duration::from_secs(30);
+/// How long subscribers of before are waited for. For one that comes later, the stream is opened anew.
+const EXPECTED: Duration = Duration::from_secs(10);
 
 /// Transaction ids of the past that are remembered, for subscribers to come.
 const REMEMBERED: usize = 8192;
 
 struct Subscriber {
+    /// The move.
+    of: i64,
     tenant: String,
     wanted: Vec<Wanted>,
     events: mpsc::UnboundedSender<Event>,
@@ -56,12 +60,14 @@ struct Open {
 
 pub(super) struct Reader {
     connection: Connection,
-    requests: mpsc::UnboundedReceiver<Subscribe>,
+    requests: mpsc::UnboundedReceiver<Request>,
     moved: watch::Sender<u64>,
     position: watch::Receiver<u64>,
     /// Moves that must be there before anything is read, and how long they are waited for.
     expected: HashSet<i64>,
     expected_until: Instant,
+    /// What moves have settled that have followed and are not here: the log behind that is kept for them.
+    kept: HashMap<i64, u64>,
     subscribers: BTreeMap<u64, Subscriber>,
     last_id: u64,
     relations: HashMap<u32, Arc<Relation>>,
@@ -74,7 +80,7 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         connection: Connection,
-        requests: mpsc::UnboundedReceiver<Subscribe>,
+        requests: mpsc::UnboundedReceiver<Request>,
         from: u64,
         expected: Vec<i64>,
     ) -> Self {
@@ -84,6 +90,7 @@ impl Reader {
             requests,
             moved,
             position,
+            kept: expected.iter().map(|id| (*id, from)).collect(),
             expected: expected.into_iter().collect(),
             expected_until: Instant::now() + EXPECTED,
             subscribers: BTreeMap::new(),
@@ -92,7 +99,7 @@ impl Reader {
             interests: HashMap::new(),
             open: None,
             remembered: VecDeque::new(),
-            reported: (0, Instant::now()),
+            reported: (from, Instant::now()),
         }
     }
 
@@ -124,7 +131,10 @@ impl Reader {
             tokio::select! {
                 // Between transactions only, so that a subscriber gets whole ones.
                 request = self.requests.recv(), if between => match request {
-                    Some(request) => self.subscribe(request),
+                    Some(Request::Subscribe(request)) => if let Err(reason) = self.subscribe(request) {
+                        return reason;
+                    },
+                    Some(Request::Forget(id)) => self.forget(id),
                     None => return "nobody reads it any more".to_owned(),
                 },
                 frame = self.connection.next(), if !full && all_there => match frame.inspect(|_| heard = Instant::now()) {
@@ -159,7 +169,7 @@ impl Reader {
                     .map(|(id, _)| *id)
                     .collect();
                 if !gone.is_empty() && self.open.is_none() {
-                    self.subscribers.retain(|id, _| !gone.contains(id));
+                    gone.iter().for_each(|id| self.leave(*id));
                     self.resolve_all();
                 }
                 let settled = self.settled();
@@ -175,29 +185,60 @@ impl Reader {
     fn settled(&self) -> u64 {
         let position = *self.position.borrow();
         let paces = self.subscribers.values().map(|s| s.pace.settled.load(Ordering::Relaxed));
-        paces.fold(position, u64::min).max(self.reported.0)
+        paces.chain(self.kept.values().copied()).fold(position, u64::min).max(self.reported.0)
     }
 
-    fn subscribe(&mut self, request: Subscribe) {
+    /// A subscription was dropped: what it has not settled is kept, unless it has ended.
+    fn leave(&mut self, id: u64) {
+        let Some(gone) = self.subscribers.remove(&id) else { return };
+        if !gone.pace.over.load(Ordering::Relaxed) {
+            let settled = gone.pace.settled.load(Ordering::Relaxed);
+            self.kept.entry(gone.of).and_modify(|at| *at = settled.min(*at)).or_insert(settled);
+        }
+    }
+
+    fn forget(&mut self, move_id: i64) {
+        self.expected.remove(&move_id);
+        self.kept.remove(&move_id);
+        for subscriber in self.subscribers.values().filter(|s| s.of == move_id) {
+            subscriber.pace.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Fails if the stream must be read anew for it.
+    fn subscribe(&mut self, request: Subscribe) -> Result<(), String> {
+        let position = *self.position.borrow();
+        if let Some(from) = request.from
+            && self.reported.0 <= from
+            && from < position
+        {
+            return Err(format!("move {} is back, for which it must be read once more", request.id));
+        }
+        // Those of the same move before this one, if they are still here.
+        for subscriber in self.subscribers.values().filter(|s| s.of == request.id) {
+            subscriber.pace.over.store(true, Ordering::Relaxed);
+        }
+        self.kept.remove(&request.id);
         let (tell, events) = mpsc::unbounded_channel();
         let pace = Arc::new(Pace::default());
-        let from = *self.position.borrow();
-        pace.settled.store(from, Ordering::Relaxed);
+        pace.settled.store(position, Ordering::Relaxed);
         self.expected.remove(&request.id);
         let subscription = Subscription {
             events,
             pace: pace.clone(),
             before: self.remembered.iter().copied().collect(),
-            from,
+            from: position,
             position: self.position.clone(),
             stream: None,
         };
         self.last_id += 1;
-        let subscriber = Subscriber { tenant: request.tenant, wanted: request.wanted, events: tell, pace };
+        let (of, tenant, wanted) = (request.id, request.tenant, request.wanted);
+        let subscriber = Subscriber { of, tenant, wanted, events: tell, pace };
         if request.done.send(subscription).is_ok() {
             self.subscribers.insert(self.last_id, subscriber);
             self.resolve_all();
         }
+        Ok(())
     }
 
     fn resolve_all(&mut self) {

@@ -1,5 +1,6 @@
 //! Tenants on the move: real shards, routers, drivers, and writers that never stop.
 
+mod back;
 mod basics;
 mod chaos;
 mod crash;
