@@ -49,6 +49,8 @@ pub struct RouterSettings {
     pub catalog: Option<CatalogSettings>,
     /// The seal, if there are keys for it.
     pub seal: Option<SealSettings>,
+    /// The key that this router and its peers announce tenants by, for listeners at any of them. Read at start only.
+    pub notification_key: Option<SecretString>,
     /// Per-tenant metric series kept; the rest fold into `_other`. Default 2000.
     pub metrics_tenants: usize,
 }
@@ -352,6 +354,7 @@ impl Default for RouterSettings {
             console: ConsoleSettings::default(),
             catalog: None,
             seal: None,
+            notification_key: None,
             metrics_tenants: 2000,
         }
     }

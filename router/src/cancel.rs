@@ -8,7 +8,7 @@
 pub(crate) mod key;
 pub(crate) mod process;
 mod rate;
-mod relay;
+pub(crate) mod relay;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -200,12 +200,15 @@ impl Router {
             tasks.spawn(crate::report::run(shared.clone(), catalog.url, id, receiver.clone()));
         }
         if key.is_some()
-            && let Some(means) = Means::of(&shared.settings())
+            && let Some(means) = Means::of(&shared)
         {
             let (ready, others_told) = oneshot::channel();
-            tasks.spawn(elsewhere::follow(&shared, means, ready));
-            // Who listens at other routers is to hear the first client too.
-            let _ = tokio::time::timeout(KEY_TIMEOUT, others_told).await;
+            let first = means.come_first();
+            tasks.spawn(elsewhere::follow(&shared, means, first.then_some(ready)));
+            if first {
+                // Who listens at other routers is to hear the first client too.
+                let _ = tokio::time::timeout(KEY_TIMEOUT, others_told).await;
+            }
         }
         let threads = worker::start(&shared, bound.listeners, &receiver)?;
         for address in &bound.tcp {
@@ -311,8 +314,11 @@ fn clock_begins() {
     crate::clock::tick();
 }
 
-/// What the routers of one catalog announce tenants by, so that listeners hear clients of all of them.
+/// What routers of one catalog, or peers, announce tenants by, so that listeners hear clients of all of them.
 async fn notification_key(settings: &RouterSettings) -> Option<SecretString> {
+    if let Some(key) = &settings.notification_key {
+        return Some(key.clone());
+    }
     let url = &settings.catalog.as_ref()?.url;
     let asked = tokio::time::timeout(KEY_TIMEOUT, switchyard_catalog::listening::notification_key(url)).await;
     let error = match asked {

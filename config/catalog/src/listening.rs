@@ -24,6 +24,9 @@ pub struct Word {
     /// Where it is answered from: what [`crate::signals::Signals::connected_as`] gives for this router, or a
     /// peer's number.
     pub seat: i32,
+    /// Rises with every word of `from`; 0 where words cannot be said again by others.
+    #[serde(default)]
+    pub number: u64,
     /// What.
     #[serde(flatten)]
     pub says: Says,

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::peers;
 use super::reader::Table;
 use super::value::Value;
@@ -60,8 +62,12 @@ pub(super) fn read(root: &Table<'_>) -> (RouterSettings, UnknownTenants) {
     s.catalog = root.opt("catalog", |v| Some(catalog(v.table()?)));
     s.peers = peers::read(root, s.id);
     s.seal = root.opt("seal", |v| seal(v.table()?));
+    s.notification_key = root.opt("notifications", |v| notification_key(v.table()?));
     (s, unknown)
 }
+
+/// Shortest key of notifications.
+const NOTIFICATION_KEY_BYTES: usize = 32;
 
 fn reachable(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp(a) if !a.ip().is_loopback())
@@ -231,6 +237,24 @@ fn seal(t: Table<'_>) -> Option<SealSettings> {
     t.set("token_lifetime", &mut token_lifetime, |v| v.duration(1000 * MS..=DAY));
     t.finish();
     Some(SealSettings { keys: keys?, token_lifetime })
+}
+
+fn notification_key(t: Table<'_>) -> Option<SecretString> {
+    let found = t.secret("key");
+    if !t.has_secret("key") {
+        t.ctx.error(&t.at_key("key"), "is missing: give `key`, `key_file` or `key_env`");
+    }
+    let key = found.and_then(|found| {
+        let key = found.expose().trim();
+        if key.len() < NOTIFICATION_KEY_BYTES {
+            let least = format!("must have {NOTIFICATION_KEY_BYTES} bytes or more, which nobody can guess");
+            t.ctx.error(&found.at, least);
+            return None;
+        }
+        Some(key.to_owned().into())
+    });
+    t.finish();
+    key
 }
 
 fn roaming(t: Table<'_>) -> RoamingSettings {

@@ -58,7 +58,8 @@ pub(super) async fn to_peers<'p>(
     join_all(each).await;
 }
 
-async fn to_peer(peer: &Peer, request: &[u8]) -> Result<(), ConnectError> {
+/// Sends a request to a peer, and waits until it has dealt with it.
+pub(crate) async fn to_peer(peer: &Peer, request: &[u8]) -> Result<(), ConnectError> {
     let endpoint = Endpoint { host: peer.host.clone(), port: peer.port };
     let tls = ShardTlsContext::load(&peer.tls)
         .map_err(|e| ConnectError::Tls { address: endpoint.to_string(), cause: e.to_string() })?;

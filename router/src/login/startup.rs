@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::proof::{self, Failed};
 use super::{Address, Ended, Wrong};
+use crate::notifications::link;
 use crate::server::SocketFacts;
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
@@ -150,6 +151,9 @@ impl Opening {
                     // The client waits for the connection to close: that says the request has
                     // been passed on.
                     crate::cancel::request(&shared, self.address, pid, &key).await;
+                    return Err(Ended::Quietly);
+                }
+                First::Startup(startup) if link::from_peer(&self.shared, &startup) => {
                     return Err(Ended::Quietly);
                 }
                 First::Startup(startup) => return self.opened(startup).await,

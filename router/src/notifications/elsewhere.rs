@@ -22,7 +22,7 @@ use switchyard_config::TenantId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::hub::Hub;
-use super::link::{Link, Lost, Means};
+use super::link::{Inbox, Link, Lost, Means};
 use super::registry::Answer;
 use super::voice::Voice;
 use crate::shared::Shared;
@@ -76,12 +76,14 @@ pub(crate) struct Elsewhere {
     taken: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
     /// There are others to be asked.
     on: AtomicBool,
+    /// Where words of peers go.
+    pub(super) inbox: Inbox,
 }
 
 impl Default for Elsewhere {
     fn default() -> Self {
         let (commands, taken) = mpsc::unbounded_channel();
-        Self { commands, taken: Mutex::new(Some(taken)), on: AtomicBool::new(false) }
+        Self { commands, taken: Mutex::new(Some(taken)), on: AtomicBool::new(false), inbox: Inbox::default() }
     }
 }
 
@@ -110,11 +112,11 @@ impl Elsewhere {
 }
 
 /// Speaks with other routers by these means, for as long as the process lives. `ready` is told when it is known
-/// who listens elsewhere, or others cannot be heard. To be called once.
+/// who listens elsewhere, or others cannot be heard; without it, clients are served before. To be called once.
 pub(crate) fn follow(
     shared: &Arc<Shared>,
     means: Means,
-    ready: oneshot::Sender<()>,
+    ready: Option<oneshot::Sender<()>>,
 ) -> impl Future<Output = ()> + use<> {
     let elsewhere = &shared.notifications.elsewhere;
     let commands = elsewhere.taken.lock().take();
@@ -126,7 +128,7 @@ pub(crate) fn follow(
         last_ask: 0,
         present: HashMap::new(),
         awaited: None,
-        ready: Some(ready),
+        ready,
         out: Vec::new(),
     };
     async move {
@@ -259,7 +261,8 @@ impl Task {
             if let Says::Listened { ask, .. } = &says {
                 asked.push((*ask, to));
             }
-            link.say(&Word { from: self.shared.voices.router, seat: link.seat(), says }).await?;
+            let (from, seat) = (self.shared.voices.router, link.seat());
+            link.say(Word { from, seat, number: 0, says }).await?;
         }
         if asked.is_empty() {
             return Ok(());
@@ -371,7 +374,7 @@ impl Task {
     }
 
     fn heard(&mut self, word: Word) {
-        let Word { from, seat, says } = word;
+        let Word { from, seat, says, .. } = word;
         let me = self.shared.voices.router;
         if from == me {
             return;

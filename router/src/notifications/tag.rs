@@ -87,6 +87,17 @@ impl TagKey {
         self.signed(place, format!("m{number:x}"))
     }
 
+    /// The signature of a word to a peer.
+    pub(super) fn of_word(&self, word: &str) -> String {
+        hex(hmac::sign(&self.key, &[b"word\0", word.as_bytes()].concat()).as_ref())
+    }
+
+    /// Whether that is the signature of this word.
+    pub(super) fn signs_word(&self, signature: &str, word: &str) -> bool {
+        let expected = self.of_word(word);
+        aws_lc_rs::constant_time::verify_slices_are_equal(expected.as_bytes(), signature.as_bytes()).is_ok()
+    }
+
     fn signed(&self, place: Place<'_>, said: String) -> String {
         let mac = hmac::sign(&self.key, &message(place, &said));
         said + "." + &hex(&mac.as_ref()[..MAC_BYTES])

@@ -47,7 +47,7 @@ pub(crate) struct Voices {
     /// Who announces: a number that no other process has.
     pub(crate) router: u64,
     /// Other routers have the key as well.
-    is_shared: bool,
+    pub(super) is_shared: bool,
     /// Tenants that somebody listens for.
     listened: AtomicUsize,
     known: DashMap<TenantId, Weak<Voice>>,

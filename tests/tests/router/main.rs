@@ -13,6 +13,7 @@ mod identity;
 mod isolation;
 mod jwt;
 mod limits;
+mod listen_elsewhere;
 mod login;
 mod notifications;
 mod operation;

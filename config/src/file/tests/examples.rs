@@ -31,6 +31,7 @@ fn full_dir(test: &str) -> Dir {
     dir.write("tls/batch-jwks.json", "{}");
     dir.write("secrets/catalog-url", "postgres://router:pw@catalog.internal/switchyard\n");
     dir.write("secrets/shard-password", "pw\n");
+    dir.write("secrets/notifications.key", &"0c".repeat(32));
     dir.write("secrets/seal.keys", &format!("2 {}\n1 {}\n", "0a".repeat(32), "0b".repeat(32)));
     dir
 }

@@ -93,6 +93,22 @@ fn secrets_from_everywhere() {
 }
 
 #[test]
+fn a_key_of_notifications() {
+    use secrecy::ExposeSecret;
+    let key = "0c".repeat(16);
+    let loaded = good(&format!("{}\n[notifications]\nkey = \"  {key} \"\n", base()));
+    assert!(!format!("{loaded:?}").contains(&key[..8]));
+    assert_eq!(loaded.settings.notification_key.unwrap().expose_secret(), key);
+    for (text, expected) in [
+        ("[notifications]\nkey = \"short\"", "must have 32 bytes or more"),
+        ("[notifications]", "give `key`, `key_file` or `key_env`"),
+    ] {
+        let error = read(&format!("{}\n{text}\n", base())).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_sealed_context_in_either_form() {
     let key = "ab".repeat(32);
     let rest = base().split_once("[[shards]]").map(|(_, rest)| format!("[[shards]]{rest}")).unwrap();

@@ -197,6 +197,7 @@ pub(super) const LINES: &[Line] = &[
             Test("prepared::scripts_behave_as_with_postgresql"),
             Test("prepared::many_statements_of_one_client"),
             Test("prepared::the_same_name_means_something_else_to_each_client"),
+            Test("prepared::a_text_is_another_statement_where_it_is_read_otherwise"),
         ],
     ),
     line("Q2", "PREPARE, EXECUTE, DEALLOCATE", &[]),
@@ -220,7 +221,15 @@ pub(super) const LINES: &[Line] = &[
         "simple queries switched off",
         &[Not("disable_simple_query", "nobody has asked for it; a tenant's rights are PostgreSQL's affair")],
     ),
-    line("Q11", "notices and notifications", &[Test("isolation::a_notification_reaches_nobody_else")]),
+    line(
+        "Q11",
+        "notices and notifications",
+        &[
+            Test("isolation::a_notification_reaches_nobody_else"),
+            Test("notifications::a_listener_hears_its_own_tenant_and_nobody_else"),
+            Test("listen_elsewhere::a_listener_hears_its_tenant_by_a_peer"),
+        ],
+    ),
     line(
         "Q12",
         "large values",
@@ -239,7 +248,14 @@ pub(super) const LINES: &[Line] = &[
     line("X1", "a running query", &[Test("cancel::it_ends_the_statement_it_is_for")]),
     line("X2", "cancel over TLS", &[Test("cancel::it_comes_over_tls_too")]),
     line("X3", "a wrong key", &[Test("cancel::a_wrong_key_does_nothing")]),
-    line("X4", "never the next query", &[Test("cancel::it_never_hits_the_next_on_the_same_server")]),
+    line(
+        "X4",
+        "never the next query",
+        &[
+            Test("cancel::it_never_hits_the_next_on_the_same_server"),
+            Test("cancel::heavy_it_hits_nothing_that_comes_after_it"),
+        ],
+    ),
     line("X5", "while waiting for a connection", &[Test("cancel::it_ends_the_wait_for_a_server")]),
     line(
         "X6",
