@@ -5,52 +5,23 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
 use futures_util::future::{join, join_all, join3};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::MoveError;
-use crate::inventory::{Inventory, Table};
-use crate::scope::{Scope, ident, literal};
+use crate::deed::{Deed, Deeds};
+use crate::inventory::Inventory;
+use crate::pieces::Frontier;
+use crate::scope::{Scope, literal};
 use crate::shard::ShardAccess;
-use crate::stream::{Change, Relation, Row, Snapshot, Transaction, Value};
+use crate::stream::Transaction;
 
 /// Statements in flight at a time.
 const PIPELINE: usize = 256;
 
 /// Prepared statements kept.
 const STATEMENTS: usize = 500;
-
-/// A value in text form, for a parameter of any type.
-#[derive(Debug)]
-struct Text(Option<Bytes>);
-
-impl ToSql for Text {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match &self.0 {
-            None => Ok(IsNull::Yes),
-            Some(text) => {
-                out.extend_from_slice(text);
-                Ok(IsNull::No)
-            }
-        }
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
-    }
-
-    tokio_postgres::types::to_sql_checked!();
-}
 
 /// Whose move this is, and whose turn.
 #[derive(Debug, Clone)]
@@ -67,24 +38,13 @@ pub(crate) struct Applier {
     /// Of the process that serves it on the shard.
     pub(crate) pid: i32,
     pub(crate) at: ShardAccess,
-    scope: Scope,
-    tables: HashMap<(String, String), Table>,
+    deeds: Deeds,
     pub(crate) turn: Turn,
     /// The side of the move that is written: `target`, or `source` when the stream is reversed.
     pub(crate) side: &'static str,
     statements: HashMap<String, Statement>,
-    /// What the copy has seen already.
-    pub(crate) snapshot: Option<Snapshot>,
     /// End of the last transaction that is applied.
     pub(crate) applied: u64,
-}
-
-/// One statement to run, and how many rows it must touch, if that is known.
-struct Deed {
-    sql: String,
-    params: Vec<Text>,
-    rows: Option<u64>,
-    what: String,
 }
 
 impl Applier {
@@ -100,12 +60,10 @@ impl Applier {
             client,
             pid,
             at: at.clone(),
-            scope: scope.clone(),
-            tables: inventory.tables.clone().into_iter().collect(),
+            deeds: Deeds::new(scope, inventory),
             turn,
             side,
             statements: HashMap::new(),
-            snapshot: None,
             applied: 0,
         })
     }
@@ -114,7 +72,8 @@ impl Applier {
     pub(crate) async fn reconnect(&mut self) -> Result<(), MoveError> {
         (self.client, self.pid) = writer(&self.at).await?;
         self.statements.clear();
-        let sql = "SELECT applied::text FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
+        // The connection before may be committing still: it has locked the row, and is waited for.
+        let sql = "SELECT applied::text FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3 FOR UPDATE";
         let row = self
             .client
             .query_opt(sql, &[&self.turn.id, &self.side, &self.turn.term])
@@ -125,9 +84,14 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether the transaction is to be applied: neither copied nor applied before.
+    /// Whether the transaction is to be applied: what ends before is in what was copied, or was applied.
     pub(crate) fn is_due(&self, transaction: &Transaction) -> bool {
-        transaction.end > self.applied && self.snapshot.as_ref().is_none_or(|s| !s.sees(transaction.xid))
+        transaction.end > self.applied
+    }
+
+    /// Says how much of a table is here. Without that, it is all.
+    pub(crate) fn set_frontier(&mut self, schema: &str, name: &str, frontier: Frontier) {
+        self.deeds.frontiers.insert((schema.to_owned(), name.to_owned()), frontier);
     }
 
     /// Applies transactions in one of the target's. `last` runs in it behind all of them.
@@ -137,7 +101,7 @@ impl Applier {
         for transaction in batch {
             if self.is_due(transaction) {
                 for (relation, change) in &transaction.changes {
-                    deeds.extend(self.deed(relation, change)?);
+                    deeds.extend(self.deeds.of(relation, change)?);
                 }
             }
             end = end.max(transaction.end);
@@ -243,116 +207,6 @@ impl Applier {
         }
         Ok(())
     }
-
-    fn deed(&self, relation: &Relation, change: &Change) -> Result<Option<Deed>, MoveError> {
-        let Some(table) = self.tables.get(&(relation.schema.clone(), relation.name.clone())) else {
-            return Ok(None);
-        };
-        let values = |row: &Row| -> Vec<(String, Value)> {
-            relation.columns.iter().map(|(name, _)| name.clone()).zip(row.iter().cloned()).collect()
-        };
-        let deed = match change {
-            Change::Insert { new } => Some(self.insert(table, &values(new))),
-            Change::Update { old, new } => self.update(table, old.as_ref().map(values), &values(new))?,
-            Change::Delete { old } => Some(self.delete(table, &values(old))?),
-        };
-        Ok(deed)
-    }
-
-    fn insert(&self, table: &Table, new: &[(String, Value)]) -> Deed {
-        let names: Vec<_> = new.iter().map(|(name, _)| ident(name)).collect();
-        let places: Vec<_> = (1..=new.len()).map(|n| format!("${n}")).collect();
-        Deed {
-            sql: format!(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-                table.quoted(),
-                names.join(", "),
-                places.join(", ")
-            ),
-            params: new.iter().map(|(_, value)| text(value)).collect(),
-            rows: Some(1),
-            what: format!("an insert into {}", table.plain()),
-        }
-    }
-
-    fn update(
-        &self,
-        table: &Table,
-        old: Option<Vec<(String, Value)>>,
-        new: &[(String, Value)],
-    ) -> Result<Option<Deed>, MoveError> {
-        let mut params = Vec::new();
-        let mut sets = Vec::new();
-        let key_changed = old.as_ref().is_some_and(|old| {
-            table.key.iter().any(|k| value_of(old, k).is_some_and(|v| Some(v) != value_of(new, k)))
-        });
-        for (name, value) in new {
-            let column = table.columns.iter().find(|c| c.name == *name);
-            // An identity column can only be set anew by a new row.
-            let fixed = column.is_some_and(|c| c.identity_always);
-            let same_key = table.key.contains(name) && !key_changed;
-            if *value == Value::Unchanged || fixed || same_key {
-                if fixed && key_changed && table.key.contains(name) {
-                    let what = format!("the identity key of a row of {} was changed", table.plain());
-                    return Err(MoveError::Drift(what));
-                }
-                continue;
-            }
-            params.push(text(value));
-            sets.push(format!("{} = ${}", ident(name), params.len()));
-        }
-        if sets.is_empty() {
-            return Ok(None);
-        }
-        let condition = self.condition(table, old.as_deref().unwrap_or(new), &mut params)?;
-        Ok(Some(Deed {
-            sql: format!("UPDATE {} SET {} WHERE {condition}", table.quoted(), sets.join(", ")),
-            params,
-            rows: Some(1),
-            what: format!("an update of {}", table.plain()),
-        }))
-    }
-
-    fn delete(&self, table: &Table, old: &[(String, Value)]) -> Result<Deed, MoveError> {
-        let mut params = Vec::new();
-        let condition = self.condition(table, old, &mut params)?;
-        // Where the key does not tell the tenant, a neighbour's deletion comes here too, and finds nothing.
-        let ours = self.scope.column().is_none_or(|column| table.key.iter().any(|k| k == column));
-        Ok(Deed {
-            sql: format!("DELETE FROM {} WHERE {condition}", table.quoted()),
-            params,
-            rows: ours.then_some(1),
-            what: format!("a delete from {}", table.plain()),
-        })
-    }
-
-    /// The row that a key names, and that it is the tenant's.
-    fn condition(
-        &self,
-        table: &Table,
-        values: &[(String, Value)],
-        params: &mut Vec<Text>,
-    ) -> Result<String, MoveError> {
-        let mut parts = Vec::new();
-        for column in &table.key {
-            match value_of(values, column) {
-                Some(value @ Value::Text(_)) => {
-                    params.push(text(value));
-                    parts.push(format!("{} = ${}", ident(column), params.len()));
-                }
-                _ => {
-                    let what = format!("a change of {} came without its key", table.plain());
-                    return Err(MoveError::Drift(what));
-                }
-            }
-        }
-        if let Some(column) = self.scope.column()
-            && !table.key.iter().any(|k| k == column)
-        {
-            parts.push(format!("{} = {}", ident(column), literal(self.scope.tenant.as_str())));
-        }
-        Ok(parts.join(" AND "))
-    }
 }
 
 /// A session that writes, and its process id on the shard.
@@ -365,17 +219,6 @@ async fn writer(at: &ShardAccess) -> Result<(Client, i32), MoveError> {
         .map_err(at.failed())?;
     let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(at.failed())?.get(0);
     Ok((client, pid))
-}
-
-fn value_of<'v>(values: &'v [(String, Value)], column: &str) -> Option<&'v Value> {
-    values.iter().find(|(name, _)| name == column).map(|(_, value)| value)
-}
-
-fn text(value: &Value) -> Text {
-    match value {
-        Value::Text(text) => Text(Some(text.clone())),
-        Value::Null | Value::Unchanged => Text(None),
-    }
 }
 
 /// A position in the log, as a literal.

@@ -2,12 +2,10 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use tokio_postgres::Client;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,6 +13,7 @@ use crate::MoveError;
 use crate::inventory::Table;
 use crate::scope::Scope;
 use crate::shard::ShardAccess;
+use crate::throttle::Throttle;
 
 /// Signature, flags and length of the extension area. // src/backend/commands/copyto.c
 const BINARY_HEADER: usize = 11 + 4 + 4;
@@ -43,6 +42,15 @@ mod hex {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
         u128::from_str_radix(&String::deserialize(d)?, 16).map_err(D::Error::custom)
+    }
+}
+
+impl Sum {
+    /// Of these rows and those.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.hash = self.hash.wrapping_add(other.hash);
     }
 }
 
@@ -96,49 +104,60 @@ fn binary_row(bytes: &[u8]) -> Option<usize> {
     (at <= bytes.len()).then_some(at)
 }
 
-fn copy_out(table: &Table, scope: &Scope) -> String {
+/// Rows and bytes of a table that have been on their way so far.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    pub(crate) rows: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+impl Passed {
+    pub(crate) fn add(&self, rows: u64, bytes: usize) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// The rows of a table that `filter` (` WHERE ...`, or nothing) leaves.
+fn copy_out(table: &Table, filter: &str) -> String {
     let format = if table.as_text() { "text" } else { "binary" };
     format!(
-        "COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT {format})",
+        "COPY (SELECT {} FROM {}{filter}) TO STDOUT (FORMAT {format})",
         table.column_list(),
         table.quoted(),
-        scope.filter()
     )
 }
 
-/// Copies the tenant's rows of a table. `from` and `to` are in transactions of the caller's; `passed` counts
-/// bytes, `rate` is a ceiling of bytes per second (0 is none).
+/// Copies the rows of a table that `filter` leaves. `from` and `to` are in transactions of the caller's; `passed` counts
+/// rows and bytes.
 pub(crate) async fn relay(
     (from, source): (&Client, &ShardAccess),
     (to, target): (&Client, &ShardAccess),
-    table: &Table,
-    scope: &Scope,
-    passed: &AtomicU64,
-    rate: u64,
+    (table, filter): (&Table, &str),
+    passed: &Passed,
+    throttle: &Throttle,
 ) -> Result<Sum, MoveError> {
     let format = if table.as_text() { "text" } else { "binary" };
     let copy_in = format!("COPY {} ({}) FROM STDIN (FORMAT {format})", table.quoted(), table.column_list());
-    let mut rows = pin!(from.copy_out(&copy_out(table, scope)).await.map_err(source.failed())?);
+    let mut rows = pin!(from.copy_out(&copy_out(table, filter)).await.map_err(source.failed())?);
     let mut sink = pin!(to.copy_in::<_, Bytes>(&copy_in).await.map_err(target.failed())?);
     let mut adder = Adder::new(table.as_text());
     let mut chunk = BytesMut::with_capacity(CHUNK);
-    let (began, mut sent) = (Instant::now(), 0u64);
+    let mut counted = 0;
     while let Some(data) = rows.next().await {
         let data = data.map_err(source.failed())?;
         adder.add(&data).map_err(|reason| malformed(source, reason))?;
         chunk.extend_from_slice(&data);
         if chunk.len() >= CHUNK {
-            sent += chunk.len() as u64;
-            passed.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            passed.add(adder.sum.rows - counted, chunk.len());
+            counted = adder.sum.rows;
+            throttle.pass(chunk.len()).await;
             sink.send(chunk.split().freeze()).await.map_err(target.failed())?;
             chunk.reserve(CHUNK);
-            if rate > 0 {
-                let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-                tokio::time::sleep_until(began + due).await;
-            }
         }
     }
-    passed.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    passed.add(adder.sum.rows - counted, chunk.len());
+    throttle.pass(chunk.len()).await;
     sink.send(chunk.freeze()).await.map_err(target.failed())?;
     let taken = sink.finish().await.map_err(target.failed())?;
     if taken != adder.sum.rows {
@@ -155,7 +174,7 @@ pub(crate) async fn add_up(
     table: &Table,
     scope: &Scope,
 ) -> Result<Sum, MoveError> {
-    let mut rows = pin!(from.copy_out(&copy_out(table, scope)).await.map_err(at.failed())?);
+    let mut rows = pin!(from.copy_out(&copy_out(table, &scope.filter())).await.map_err(at.failed())?);
     let mut adder = Adder::new(table.as_text());
     while let Some(data) = rows.next().await {
         adder.add(&data.map_err(at.failed())?).map_err(|reason| malformed(at, reason))?;

@@ -1,11 +1,13 @@
 //! One move from beginning to end.
 
 mod after;
+mod copying;
 mod forward;
 mod leave;
 mod predict;
 mod sequences;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -76,6 +78,8 @@ pub(crate) struct Work<'e> {
     receipt: Map<String, Value>,
     /// What the source follows by, or is to.
     back: Option<Flow>,
+    /// What the planner of the source takes each table for: rows, and bytes of one.
+    estimates: HashMap<String, (u64, u64)>,
 }
 
 impl Engine {
@@ -120,7 +124,20 @@ impl Engine {
                     _ => Map::new(),
                 };
                 let back = self.streams.kept(job.id);
-                Ok(Work { engine: self, journal, job, turn, scope, source, target, epoch, receipt, back })
+                let estimates = HashMap::new();
+                Ok(Work {
+                    engine: self,
+                    journal,
+                    job,
+                    turn,
+                    scope,
+                    source,
+                    target,
+                    epoch,
+                    receipt,
+                    back,
+                    estimates,
+                })
             }
             Err(error) => Err((journal, error)),
         }

@@ -55,6 +55,9 @@ pub enum MoveError {
     /// It was to be given up, and the tenant is at the target already.
     #[error("the tenant has moved already")]
     Arrived,
+    /// The copy must begin anew: something happened that what is there of it cannot follow.
+    #[error("the copy begins anew: {0}")]
+    Again(String),
     /// An operator wants something else.
     #[error("stopped on request")]
     Asked,
@@ -107,7 +110,9 @@ impl MoveError {
                     ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
                 }
             },
-            Self::Stream { .. } | Self::Catalog(_) | Self::InTheWay(_) => true,
+            Self::Stream { .. } | Self::Catalog(_) | Self::InTheWay(_) | Self::Again(_) | Self::Arrived => {
+                true
+            }
             _ => false,
         }
     }

@@ -219,6 +219,9 @@ pub(crate) async fn settle(
 
 /// Forgets a move on a shard.
 pub(crate) async fn forget(client: &Client, at: &ShardAccess, id: &str) -> Result<(), MoveError> {
-    client.execute("DELETE FROM switchyard.moves WHERE move_id = $1", &[&id]).await.map_err(at.failed())?;
+    for table in ["copies", "moves"] {
+        let sql = format!("DELETE FROM switchyard.{table} WHERE move_id = $1");
+        client.execute(&sql, &[&id]).await.map_err(at.failed())?;
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! From a subscription to an applier: the changes of one tenant, on their way to the other shard.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -217,30 +218,57 @@ impl Flow {
         }
     }
 
-    /// Brings the target to exactly what `snapshot` sees, given that all of that ends before `end` in the log.
-    /// False if that cannot be, because the snapshot is no prefix of the log; then another must be taken.
-    pub(crate) async fn advance_to(&mut self, snapshot: &Snapshot, end: u64) -> Result<bool, MoveError> {
+    /// Brings the target to exactly what `snapshot` sees, given that all of that ends before `end` in the log, and tells
+    /// up to where in the log that is. None if it cannot be, because the snapshot is no prefix of the log; then another
+    /// must be taken.
+    pub(crate) async fn advance_to(
+        &mut self,
+        snapshot: &Snapshot,
+        end: u64,
+    ) -> Result<Option<u64>, MoveError> {
+        let mut queue = VecDeque::from(std::mem::take(&mut self.waiting));
+        let mut held = Vec::new();
+        let done = self.advance(&mut queue, &mut held, snapshot, end).await;
+        // What could not be applied stands before what is not seen yet, and that before what has not been looked at.
+        self.waiting.append(&mut held);
+        self.waiting.extend(queue);
+        let first_held = match done? {
+            true => self.waiting.first().map(|t| t.end),
+            false => return Ok(None),
+        };
+        Ok(Some(self.applier.applied.max(first_held.map_or(end, |held| held - 1))))
+    }
+
+    async fn advance(
+        &mut self,
+        queue: &mut VecDeque<Transaction>,
+        held: &mut Vec<Transaction>,
+        snapshot: &Snapshot,
+        end: u64,
+    ) -> Result<bool, MoveError> {
         let mut position = self.subscription.position.clone();
-        let mut beyond = false;
         loop {
             // In this order: what is before the position has been handed over by the time it is seen.
             let reached = *position.borrow_and_update() >= end;
             let mut batch = Vec::new();
-            while let Some(event) = self.subscription.ready() {
-                let transaction = self.transaction(event)?;
+            loop {
+                let transaction = match queue.pop_front() {
+                    Some(transaction) => transaction,
+                    None => match self.subscription.ready() {
+                        Some(event) => self.transaction(event)?,
+                        None => break,
+                    },
+                };
                 if !self.applier.is_due(&transaction) {
                     self.subscription.settle(&transaction);
                 } else if !snapshot.sees(transaction.xid) {
-                    beyond = true;
-                    self.waiting.push(transaction);
-                } else if beyond {
-                    self.waiting.push(transaction);
-                    let rest = std::mem::take(&mut self.waiting);
-                    self.apply(batch, &[]).await?;
-                    self.apply(rest, &[]).await?;
-                    return Ok(false);
-                } else {
+                    held.push(transaction);
+                } else if held.is_empty() {
                     batch.push(transaction);
+                } else {
+                    queue.push_front(transaction);
+                    self.apply(batch, &[]).await?;
+                    return Ok(false);
                 }
                 if batch.len() >= BATCH {
                     self.apply(std::mem::take(&mut batch), &[]).await?;
@@ -253,7 +281,7 @@ impl Flow {
                 return Ok(true);
             }
             if tokio::time::timeout(Duration::from_secs(30), position.changed()).await.is_err() {
-                return Err(MoveError::Limit("the change stream stood still for 30 s".to_owned()));
+                return Err(MoveError::InTheWay("the change stream stood still for 30 s".to_owned()));
             }
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct Column {
     pub(crate) not_null: bool,
     /// Its binary form names types by their OIDs, which differ between databases.
     pub(crate) text_only: bool,
+    /// Its values are ordered the same on all shards.
+    pub(crate) ordered: bool,
 }
 
 /// A unique index, or its constraint.
@@ -83,6 +85,18 @@ impl Table {
     /// Their names, quoted, with commas.
     pub(crate) fn column_list(&self) -> String {
         self.copied().map(|c| ident(&c.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Columns by whose order the rows of a scope can be copied range by range; none if they cannot.
+    pub(crate) fn range_key(&self, scope: &Scope) -> Option<Vec<&Column>> {
+        let mut key = self.key.iter();
+        if let Some(tenant) = scope.column() {
+            // The index finds a range of the tenant's only if the tenant comes first.
+            key.next().filter(|first| *first == tenant)?;
+        }
+        let column = |name: &String| self.columns.iter().find(|c| c.name == *name && c.ordered);
+        let columns = key.map(column).collect::<Option<Vec<_>>>()?;
+        (!columns.is_empty()).then_some(columns)
     }
 
     /// Whether rows travel as text.
@@ -197,7 +211,12 @@ async fn read_columns(
     let sql =
         "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
                       a.attidentity = 'a', a.attnotnull,
-                      b.typtype IN ('c', 'r', 'm') OR (b.typcategory = 'A' AND b.typelem >= 16384)
+                      b.typtype IN ('c', 'r', 'm') OR (b.typcategory = 'A' AND b.typelem >= 16384),
+                      b.oid < 16384 AND b.typtype = 'b' AND b.typcategory <> 'A' AND a.attcollation IN (
+                          SELECT 0 UNION ALL SELECT l.oid FROM pg_collation l, pg_database d
+                          WHERE d.datname = current_database()
+                            AND CASE WHEN l.collprovider = 'd' THEN d.datlocprovider = 'c' AND d.datcollate IN ('C', 'POSIX')
+                                ELSE l.collprovider = 'c' AND l.collcollate IN ('C', 'POSIX') END)
                FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
                WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
@@ -211,6 +230,7 @@ async fn read_columns(
                 identity_always: row.get(4),
                 not_null: row.get(5),
                 text_only: row.get(6),
+                ordered: row.get(7),
             });
         }
     }

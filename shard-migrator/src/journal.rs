@@ -69,8 +69,12 @@ pub struct Options {
     pub attempts: u32,
     /// Ceiling of the copy, in bytes per second; 0 is none.
     pub rate: u64,
-    /// Tables that are copied at a time.
+    /// Pieces that are copied at a time.
     pub workers: usize,
+    /// Bytes of a piece, about: a larger table is copied in ranges of its key.
+    pub piece_bytes: u64,
+    /// Longest lag of a standby of the target at which the copy goes on, in milliseconds; 0 is any.
+    pub max_target_lag_ms: u64,
     /// Most bytes of log that the slot may retain on the source.
     pub wal_budget: u64,
     /// Seconds for which the source follows after the move, before it is completed by itself; 0 is for ever.
@@ -91,6 +95,8 @@ impl Default for Options {
             attempts: 50,
             rate: 0,
             workers: 2,
+            piece_bytes: 64 << 20,
+            max_target_lag_ms: 10_000,
             wal_budget: 4 << 30,
             retention_s: 24 * 3600,
             tenant_column: "tenant_id".to_owned(),
@@ -261,10 +267,13 @@ impl Journal {
         Ok(self.client.query_one(sql, &[&self.id, &shard.as_str()]).await.map_err(catalog)?.get(0))
     }
 
-    /// Moves whose source follows this shard's own database. One in the cutover may have gone over.
+    /// Moves that follow this shard's own database.
     pub(crate) async fn followers(&self, shard: &ShardName) -> Result<Vec<i64>, MoveError> {
-        let sql = "SELECT id FROM moves WHERE phase IN ('cutover', 'moved', 'rolling_back') AND target = $1
-                     AND plan->'model'->>'model' IS DISTINCT FROM 'database'";
+        // One in the cutover may have gone over; those that copy can go on from where they stood.
+        let sql = "SELECT id FROM moves WHERE plan->'model'->>'model' IS DISTINCT FROM 'database'
+                     AND (phase IN ('cutover', 'moved', 'rolling_back') AND target = $1
+                          OR phase IN ('preparing', 'copying', 'catching_up', 'verifying', 'cutover')
+                             AND source = $1 AND receipt ? 'tables_as_copied')";
         let rows = self.client.query(sql, &[&shard.as_str()]).await.map_err(catalog)?;
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }

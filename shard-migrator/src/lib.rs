@@ -8,6 +8,7 @@
 mod apply;
 mod copy;
 mod cutover;
+mod deed;
 mod engine;
 mod error;
 mod fault;
@@ -15,6 +16,7 @@ mod fence;
 mod flow;
 mod inventory;
 mod journal;
+mod pieces;
 mod preflight;
 mod scope;
 mod secrets;
@@ -24,6 +26,7 @@ mod stream;
 mod streams;
 mod structure;
 mod supervisor;
+mod throttle;
 mod verify;
 
 pub use copy::Sum;

@@ -66,7 +66,7 @@ pub(crate) async fn verify(
     for attempt in 1.. {
         let (snapshot, _) = begin_snapshot(&from, source).await?;
         let end = mark(&control, source).await?;
-        if flow.advance_to(&snapshot, end).await? {
+        if flow.advance_to(&snapshot, end).await?.is_some() {
             break;
         }
         from.batch_execute("ROLLBACK").await.map_err(source.failed())?;

@@ -12,6 +12,7 @@ use crate::{OWNER, SCHEMA, SchemaError, quote_ident};
 const STEPS: &[(&str, &str)] = &[
     ("fence and seal", include_str!("../sql/0001_fence_and_seal.sql")),
     ("moves", include_str!("../sql/0002_moves.sql")),
+    ("copies", include_str!("../sql/0003_copies.sql")),
 ];
 
 /// The steps that have been applied.

@@ -99,12 +99,19 @@ pub struct MoveOptions {
     /// Attempts at the cutover before the move is given up. Default 50.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// Ceiling of the copy, in bytes per second; 0 is none. Default 0.
+    /// Ceiling of the whole copy, in bytes per second; 0 is none. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<u64>,
-    /// Tables that are copied at a time, at most 8. Default 2.
+    /// Pieces that are copied at a time, at most 8. Default 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Bytes of a piece, about: a larger table is copied in ranges of its key, and goes on behind the last of them if
+    /// the mover ends. Default 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub piece_bytes: Option<u64>,
+    /// Longest lag of a standby of the target at which the copy goes on, in milliseconds; 0 is any. Default 10 000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_target_lag_ms: Option<u64>,
     /// Most bytes of log that the source may retain for the move. Default 4 GiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wal_budget: Option<u64>,

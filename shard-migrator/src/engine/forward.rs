@@ -1,11 +1,8 @@
 //! From the first look to the cutover.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use serde_json::json;
 use switchyard_catalog::signals::{ORDERS, Order};
 use tokio::time::Instant;
@@ -13,20 +10,19 @@ use tokio::time::Instant;
 use super::{Place, Work};
 use crate::MoveError;
 use crate::apply::Applier;
-use crate::copy::{Sum, relay};
 use crate::cutover::{Attempt, Cutover, Presence, Side};
 use crate::fault;
 use crate::fence;
 use crate::flow::Flow;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::Inventory;
 use crate::journal::Phase;
 use crate::preflight::{self, preflight};
 use crate::scope::Model;
 use crate::shape;
 use crate::shard::ShardAccess;
-use crate::stream::{Snapshot, Stream, Subscription};
+use crate::stream::Stream;
 use crate::structure;
-use crate::verify::{Compared, begin_snapshot, mark, verify};
+use crate::verify::{Compared, mark, verify};
 
 /// Pauses between attempts at the cutover: it begins at the first and doubles up to the second.
 const BETWEEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -40,9 +36,6 @@ const OPENED_ANEW: u32 = 3;
 /// Bytes of changes that may wait when the comparison begins.
 const SMALL_BACKLOG: usize = 1 << 20;
 
-/// How often what has been done is written to the catalog.
-const REPORT: Duration = Duration::from_millis(500);
-
 /// Fails if anything that was found keeps the tenant from being moved.
 fn refuse(found: Vec<preflight::Finding>) -> Result<(), MoveError> {
     let found: Vec<_> = found.into_iter().filter(|f| f.refuses).collect();
@@ -53,7 +46,10 @@ impl Work<'_> {
     pub(super) async fn forward(&mut self) -> Result<(), MoveError> {
         let began = Instant::now();
         self.back = None;
-        self.obey().await?;
+        // A copy that goes on follows the stream from where it stood, which is not kept for long.
+        if !self.has_copied() {
+            self.obey().await?;
+        }
         self.enter(Phase::Preparing, "preflight").await?;
         self.engine.streams.forget(&self.target.at, self.job.id).await;
         let inventory = self.prepare().await?;
@@ -61,6 +57,7 @@ impl Work<'_> {
             self.leave_shards().await?;
             return self.journal.done("planned").await;
         }
+        let prepared_in = began.elapsed();
         let (mut flow, copied) = self.copy(&inventory).await?;
         self.note("copied", &copied);
         let copied_in = began.elapsed();
@@ -83,6 +80,14 @@ impl Work<'_> {
             let predicted = self.predict(&mut flow).await?;
             self.note("predicted_pause_ms", predicted.as_secs_f64() * 1000.0);
             self.note(super::REHEARSED, began.elapsed().as_millis() as u64);
+            self.note(
+                "durations_ms",
+                json!({
+                    "prepare": prepared_in.as_millis() as u64,
+                    "copy": (copied_in - prepared_in).as_millis() as u64,
+                    "verify": (verified_in - copied_in).as_millis() as u64,
+                }),
+            );
             self.write_receipt().await?;
             drop(flow);
             return self.abort("rehearsed").await;
@@ -98,7 +103,8 @@ impl Work<'_> {
         self.note(
             "durations_ms",
             json!({
-                "copy": copied_in.as_millis() as u64,
+                "prepare": prepared_in.as_millis() as u64,
+                "copy": (copied_in - prepared_in).as_millis() as u64,
                 "verify": (verified_in - copied_in).as_millis() as u64,
                 "total": began.elapsed().as_millis() as u64,
             }),
@@ -151,7 +157,10 @@ impl Work<'_> {
         fence::guard(&target.client, &target.at, &there, &self.scope).await?;
         fence::begin_target(&target.client, &target.at, &id, tenant.as_str(), self.epoch).await?;
         fault::point("target fenced");
-        self.delete_rows(&self.target, &there).await?;
+        if !self.can_go_on(&inventory).await? {
+            self.begin_anew(&there).await?;
+        }
+        let (source, target) = (&self.source, &self.target);
         fence::begin_source(&source.client, &source.at, &id, tenant.as_str(), self.epoch).await?;
         fault::point("source fenced");
         self.engine.streams.publish(&source.client, &source.at, &Self::published(&inventory)).await?;
@@ -196,117 +205,17 @@ impl Work<'_> {
         Ok(there)
     }
 
-    /// Copies all rows as of one moment, and subscribes to what follows.
-    async fn copy(&mut self, inventory: &Inventory) -> Result<(Flow, Vec<Compared>), MoveError> {
-        self.enter(Phase::Copying, "copying rows").await?;
-        let stream = self.stream(&self.source.at).await?;
-        let gone =
-            || MoveError::Stream { shard: self.source.at.name.clone(), reason: "it has ended".to_owned() };
-        let subscription = stream
-            .subscribe(self.job.id, self.tenant(), self.wanted(inventory))
-            .await
-            .ok_or_else(gone)?
-            .holding(stream);
-        let reader = self.source.at.connect().await?;
-        let (snapshot, exported) = self.snapshot_behind(&reader, &subscription).await?;
-        fault::point("subscribed");
-        let mut applier =
-            Applier::new(&self.target.at, &self.scope, inventory, self.turn.clone(), "target").await?;
-        applier.snapshot = Some(snapshot);
-        let passed = AtomicU64::new(0);
-        let queue: Mutex<VecDeque<&Table>> = Mutex::new(inventory.tables.values().collect());
-        let done = Mutex::new(Vec::new());
-        let workers = self.job.options.workers.clamp(1, 8).min(inventory.tables.len().max(1));
-        let copying = try_join_all((0..workers).map(|_| self.copy_worker(&exported, &queue, &done, &passed)));
-        let mut copying = Box::pin(copying);
-        let began = Instant::now();
-        loop {
-            tokio::select! {
-                all = &mut copying => { all?; break; }
-                () = tokio::time::sleep(REPORT) => {
-                    self.obey_while_copying().await?;
-                    let copied = done.lock().map(|d| d.len()).unwrap_or(0);
-                    let bytes = passed.load(Ordering::Relaxed);
-                    let rate = bytes as f64 / began.elapsed().as_secs_f64();
-                    self.journal.progress(&json!({
-                        "tables": inventory.tables.len(), "tables_copied": copied, "bytes": bytes,
-                        "bytes_per_s": rate as u64, "backlog_bytes": subscription.backlog(),
-                    })).await?;
-                }
-            }
-        }
-        drop(copying);
-        fault::point("copied");
-        let copied = done.into_inner().unwrap_or_default();
-        let bytes = passed.load(Ordering::Relaxed);
-        self.journal
-            .progress(&json!({
-                "tables": inventory.tables.len(), "tables_copied": inventory.tables.len(), "bytes": bytes,
-                "bytes_per_s": (bytes as f64 / began.elapsed().as_secs_f64()) as u64,
-            }))
-            .await?;
-        Ok((Flow::new(subscription, applier), copied))
-    }
-
-    async fn stream(&self, at: &ShardAccess) -> Result<Arc<Stream>, MoveError> {
+    pub(super) async fn stream(&self, at: &ShardAccess) -> Result<Arc<Stream>, MoveError> {
         let followers = async {
             match self.scope.is_database() {
                 // One that has followed it before misses nothing; nobody else can have.
-                true => Ok(Vec::from_iter((self.job.phase >= Phase::Moved).then_some(self.job.id))),
+                true => Ok(Vec::from_iter(
+                    (self.job.phase >= Phase::Moved || self.has_copied()).then_some(self.job.id),
+                )),
                 false => self.journal.followers(&at.name).await,
             }
         };
         self.engine.streams.get(at, self.job.options.wal_budget, followers).await
-    }
-
-    async fn obey_while_copying(&self) -> Result<(), MoveError> {
-        match self.journal.wish().await?.0 {
-            crate::journal::Wish::Abort => Err(MoveError::Asked),
-            _ => Ok(()),
-        }
-    }
-
-    /// A snapshot that no transaction stands across: one that was handed on before the subscription began, and
-    /// that the snapshot takes for running still, would be in neither.
-    async fn snapshot_behind(
-        &self,
-        reader: &tokio_postgres::Client,
-        subscription: &Subscription,
-    ) -> Result<(Snapshot, String), MoveError> {
-        loop {
-            let (snapshot, exported) = begin_snapshot(reader, &self.source.at).await?;
-            if !subscription.before.iter().any(|xid| snapshot.has_running(*xid)) {
-                return Ok((snapshot, exported));
-            }
-            reader.batch_execute("ROLLBACK").await.map_err(self.source.at.failed())?;
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    async fn copy_worker(
-        &self,
-        exported: &str,
-        queue: &Mutex<VecDeque<&Table>>,
-        done: &Mutex<Vec<Compared>>,
-        passed: &AtomicU64,
-    ) -> Result<(), MoveError> {
-        let (source, target) = (&self.source.at, &self.target.at);
-        let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
-        self.journal.is_ours().await?;
-        let sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{exported}'"
-        );
-        from.batch_execute(&sql).await.map_err(source.failed())?;
-        to.batch_execute("SET session_replication_role = replica").await.map_err(target.failed())?;
-        loop {
-            let next = queue.lock().ok().and_then(|mut q| q.pop_front());
-            let Some(table) = next else { return Ok(()) };
-            let rate = self.job.options.rate / self.job.options.workers.max(1) as u64;
-            let sum: Sum = relay((&from, source), (&to, target), table, &self.scope, passed, rate).await?;
-            if let Ok(mut done) = done.lock() {
-                done.push(Compared { table: table.plain(), sum });
-            }
-        }
     }
 
     /// Fails if the tables are not what they were.

@@ -82,15 +82,17 @@ impl Work<'_> {
 
     /// How much there is, how long it may take, and the pause.
     pub(super) async fn estimate(
-        &self,
+        &mut self,
         inventory: &Inventory,
         found: &[preflight::Finding],
     ) -> Result<Value, MoveError> {
         let (source, target) = (&self.source, &self.target);
+        let mut estimates = std::collections::HashMap::new();
         let mut tables = Vec::new();
         let (mut all_rows, mut all_bytes) = (0.0, 0.0);
         for table in inventory.tables.values() {
             let (rows, bytes, counted) = self.size_of(table).await?;
+            estimates.insert(table.plain(), (rows as u64, (bytes / rows.max(1.0)) as u64));
             all_rows += rows;
             all_bytes += bytes;
             tables.push(json!({
@@ -105,6 +107,7 @@ impl Work<'_> {
         let (orders, freeze) = (catalog * MESSAGES, here.round_trip + here.commit);
         let apply = here.round_trip + there.round_trip * LAST + there.commit;
         let all = orders + freeze + apply + usual;
+        self.estimates = estimates;
         // Of what copies with an index or two have been seen to reach on small machines.
         let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
         Ok(json!({

@@ -10,6 +10,7 @@ mod load;
 mod models;
 mod page;
 mod passwords;
+mod pieces;
 mod policy;
 mod routers;
 mod stuck;

@@ -103,9 +103,15 @@ pub(crate) struct How {
     /// Ceiling of the copy, in bytes per second.
     #[arg(long, value_name = "BYTES")]
     rate: Option<u64>,
-    /// Tables that are copied at a time. Default 2.
+    /// Pieces that are copied at a time. Default 2.
     #[arg(long)]
     workers: Option<u32>,
+    /// Bytes of a piece: a larger table is copied in ranges of its key. Default 64 MiB.
+    #[arg(long, value_name = "BYTES")]
+    piece_bytes: Option<u64>,
+    /// Longest lag of a standby of the target at which the copy goes on, in milliseconds; 0 is any. Default 10000.
+    #[arg(long, value_name = "MS")]
+    max_target_lag: Option<u64>,
     /// Most bytes of log that the source may retain for the move. Default 4 GiB.
     #[arg(long, value_name = "BYTES")]
     wal_budget: Option<u64>,
@@ -316,6 +322,8 @@ impl How {
         give("attempts", self.attempts.map(Value::from));
         give("rate", self.rate.map(Value::from));
         give("workers", self.workers.map(Value::from));
+        give("piece_bytes", self.piece_bytes.map(Value::from));
+        give("max_target_lag_ms", self.max_target_lag.map(Value::from));
         give("wal_budget", self.wal_budget.map(Value::from));
         give("retention_s", self.retention.map(Value::from));
         give("tenant_column", self.tenant_column.clone().map(Value::from));
