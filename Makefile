@@ -5,7 +5,7 @@ CARGO ?= cargo
 # compiled twice: both are of the whole workspace.
 BUILD = $(CARGO) build --locked --workspace
 
-.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench bench-moves faults-moves
+.PHONY: demo build test checklist lint fuzz fuzz-brief postgres test-deps bench bench-moves bench-copy faults-moves
 
 # More for the demo, such as DEMO='--shards 3 --port 6432'.
 DEMO =
@@ -59,6 +59,15 @@ bench: postgres
 	@tests/bench/install.sh
 	$(CARGO) build --locked --release -p switchyard
 	python3 tests/bench/bench.py $(ARGS)
+
+# Copies a large tenant beside `psql | psql`, with neighbours, and many small ones. See docs/moves.md. MANY is how many.
+MANY = 200
+
+bench-copy: postgres
+	$(CARGO) build --locked --release -p switchyard
+	SWITCHYARD_BIN=$(CURDIR)/target/release/switchyard SWITCHYARD_TESTS_MANY=$(MANY) \
+		$(CARGO) test --locked -p switchyard-tests --test moves -- --test-threads 1 --nocapture \
+		--include-ignored throughput:: many::
 
 # Moves back and forth under load, at each isolation level: nothing lost, no client error, and the pause. See
 # docs/moves.md. MOVES is for each level.

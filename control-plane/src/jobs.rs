@@ -52,6 +52,7 @@ pub(crate) async fn run(store: Store, mut term: Term, measure: Duration) {
         told("limits", health::limits(&store).await);
         told("health", health::tenants(&store).await);
         told("sign-ins", health::sign_ins(&store).await);
+        told("logs of moves", health::retained_logs(&store).await);
         told("webhooks", send_alerts(&store).await);
         tokio::time::sleep(TICK).await;
     }

@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     moves: IntGaugeVec,
     pauses: IntGaugeVec,
     moved: IntGaugeVec,
+    retained: IntGaugeVec,
 }
 
 impl Metrics {
@@ -65,10 +66,17 @@ impl Metrics {
         registry.register(Box::new(version.clone()))?;
         registry.register(Box::new(objects.clone()))?;
         registry.register(Box::new(build))?;
-        for series in [&moves, &pauses, &moved] {
+        let retained = IntGaugeVec::new(
+            Opts::new(
+                "switchyard_move_log_bytes",
+                "Log that a source retains for moves: what is retained, and the most.",
+            ),
+            &["shard", "database", "what"],
+        )?;
+        for series in [&moves, &pauses, &moved, &retained] {
             registry.register(Box::new(series.clone()))?;
         }
-        Ok(Self { registry, requests, seconds, up, version, objects, moves, pauses, moved })
+        Ok(Self { registry, requests, seconds, up, version, objects, moves, pauses, moved, retained })
     }
 
     /// Counts an answer. `route` is none for a path that we do not serve.
@@ -95,6 +103,12 @@ impl Metrics {
             [("tenants", counts.moved), ("rows", counts.rows as i64), ("bytes", counts.bytes as i64)]
         {
             self.moved.with_label_values(&[what]).set(n);
+        }
+        self.retained.reset();
+        for stream in &counts.streams {
+            for (what, n) in [("retained", stream.retained), ("budget", stream.budget)] {
+                self.retained.with_label_values(&[&stream.shard, &stream.database, what]).set(n);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ const STEPS: &[(&str, &str)] = &[
     ("moves, further", include_str!("../migrations/0013_moves.sql")),
     ("sealed passwords", include_str!("../migrations/0020_sealed_passwords.sql")),
     ("notification key", include_str!("../migrations/0021_notification_key.sql")),
+    ("move streams", include_str!("../migrations/0022_move_streams.sql")),
 ];
 
 /// How many steps there are.

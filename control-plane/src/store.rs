@@ -40,7 +40,9 @@ pub use model::{
     MethodsPatch, NewTenant, NewUser, PlacedBy, Secrets, Tenant, TenantFilter, TenantPatch, User, UserPatch,
     given,
 };
-pub use moves::{Move, MoveCounts, MoveEvent, MoveFilter, MoveKind, MoveOptions, NewMove, ShardAdmin};
+pub use moves::{
+    Move, MoveCounts, MoveEvent, MoveFilter, MoveKind, MoveOptions, MoveStream, NewMove, ShardAdmin,
+};
 pub use operations::{Ending, NewOperation, Operation, OperationFilter, Progress, Report};
 pub use plans::{Limits, NewPlan, Plan, PlanPatch, TenantLimits};
 pub use settings::{Counts, Issuers, Provision, SettingsPatch};

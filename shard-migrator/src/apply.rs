@@ -34,7 +34,7 @@ pub(crate) struct Turn {
 
 /// The writer of one side of a move.
 pub(crate) struct Applier {
-    client: Client,
+    pub(crate) client: Client,
     /// Of the process that serves it on the shard.
     pub(crate) pid: i32,
     pub(crate) at: ShardAccess,

@@ -50,6 +50,8 @@ pub(crate) struct Engine {
     pub(crate) owner: String,
     pub(crate) secrets: Secrets,
     pub(crate) streams: Streams,
+    /// Told when a tenant has gone over: its move weighs next to nothing from then on.
+    pub(crate) gone_over: tokio::sync::Notify,
 }
 
 /// A shard of a move, with a connection to it.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use switchyard_shard_schema::SchemaError;
+use switchyard_shard_schema::install::{self, InstallOptions, is_current};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -25,9 +27,15 @@ const OLD_SNAPSHOTS: Duration = Duration::from_secs(60);
 
 /// Has the schema `switchyard` on the shard.
 pub(crate) async fn install(client: &mut Client, at: &ShardAccess) -> Result<(), MoveError> {
-    let options = switchyard_shard_schema::install::InstallOptions::default();
-    let installed = switchyard_shard_schema::install::install(client, &options).await;
-    installed.map(drop).map_err(|error| MoveError::Invalid(format!("shard {}: {error}", at.name)))
+    let failed = |error| match error {
+        SchemaError::Postgres(error) => at.failed()(error),
+        error => MoveError::Invalid(format!("shard {}: {error}", at.name)),
+    };
+    // To replace its functions would have every session plan anew what asks them.
+    if !is_current(client).await.map_err(failed)? {
+        install::install(client, &InstallOptions::default()).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Has every table of the scope ask the fence, whoever writes to it.

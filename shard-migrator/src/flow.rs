@@ -136,6 +136,7 @@ impl Flow {
         match event {
             Event::Transaction(transaction) => Ok(transaction),
             Event::Drift(what) => Err(MoveError::Drift(what)),
+            Event::Exceeded(reason) => Err(MoveError::Limit(reason)),
             Event::Lost(reason) => Err(MoveError::Stream { shard: self.applier.at.name.clone(), reason }),
         }
     }
@@ -155,6 +156,16 @@ impl Flow {
             self.changes += transaction.changes.len() as u64;
         }
         Ok(())
+    }
+
+    /// Why the stream has ended.
+    pub(crate) fn why_over(&mut self) -> MoveError {
+        while let Some(event) = self.subscription.ready() {
+            if let Err(error) = self.transaction(event) {
+                return error;
+            }
+        }
+        MoveError::Stream { shard: self.applier.at.name.clone(), reason: "it has ended".to_owned() }
     }
 
     /// Applies everything up to the freezing of the tenant that `mark` tells, and runs `last` in the transaction that

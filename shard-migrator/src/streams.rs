@@ -76,6 +76,18 @@ impl Streams {
         Ok(())
     }
 
+    /// Shard and database of each stream that is open, bytes of log that its slot retains, and most that it may.
+    pub(crate) async fn retained(&self) -> Vec<(ShardName, String, u64, u64)> {
+        let open = self.open.lock().await;
+        let streams = open.iter().filter(|(_, stream)| !stream.is_over());
+        streams
+            .map(|((shard, database), stream)| {
+                let (retained, budget) = stream.retained();
+                (shard.clone(), database.clone(), retained, budget)
+            })
+            .collect()
+    }
+
     /// Closes the stream of a database that no move needs, and drops its slot and publication. `needed` asks the
     /// catalog: a move is there before it uses either.
     pub(crate) async fn sweep(

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use switchyard_catalog::signals::Signals;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::engine::Engine;
@@ -31,6 +32,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// The longest for one that may hold its tenant up.
 const RETRY_HELD: Duration = Duration::from_secs(1);
+
+/// How often it is written down how much log the streams retain.
+const TELL: Duration = Duration::from_secs(2);
 
 /// The channel on which wishes are announced.
 const WISHES: &str = "switchyard_move_wishes";
@@ -87,10 +91,16 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
         owner: settings.owner.clone(),
         secrets: settings.secrets.clone(),
         streams: Streams::default(),
+        gone_over: tokio::sync::Notify::new(),
     });
     let mut board = Board::default();
+    let mut told: Option<Instant> = None;
     loop {
         board.collect();
+        if told.is_none_or(|at| at.elapsed() >= TELL) {
+            told = Some(Instant::now());
+            tell_streams(&lock, &engine.streams).await.map_err(failed)?;
+        }
         // One that is queued waits for those of its tenant before it.
         let sql = "SELECT id, source, target, phase FROM moves m WHERE phase <> 'done' AND NOT (
                        phase = 'queued' AND kind <> 'plan' AND EXISTS (
@@ -110,12 +120,33 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
         }
         tokio::select! {
             _ = board.tasks.join_next_with_id(), if !board.tasks.is_empty() => {}
+            // It makes room for one that waits.
+            () = engine.gone_over.notified() => {}
             heard = signals.next::<serde_json::Value>() => if heard.is_none() {
                 return Err(MoveError::Catalog(switchyard_catalog::CatalogError::Closed));
             },
             () = tokio::time::sleep(LOOK) => {}
         }
     }
+}
+
+/// Writes down how much log the open streams retain.
+async fn tell_streams(catalog: &Client, streams: &Streams) -> Result<(), tokio_postgres::Error> {
+    let retained = streams.retained().await;
+    let (mut shards, mut databases, mut bytes, mut budgets) = (vec![], vec![], vec![], vec![]);
+    for (shard, database, retained, budget) in &retained {
+        shards.push(shard.as_str());
+        databases.push(database.as_str());
+        bytes.push(i64::try_from(*retained).unwrap_or(i64::MAX));
+        budgets.push(i64::try_from(*budget).unwrap_or(i64::MAX));
+    }
+    let sql = "WITH open AS (SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::int8[]) o (shard, database, retained, budget)),
+                    closed AS (DELETE FROM move_streams s WHERE NOT EXISTS (
+                        SELECT FROM open o WHERE (o.shard, o.database) = (s.shard, s.database)))
+               INSERT INTO move_streams (shard, database, retained, budget) SELECT * FROM open
+               ON CONFLICT (shard, database) DO UPDATE
+               SET retained = excluded.retained, budget = excluded.budget, looked_at = now()";
+    catalog.execute(sql, &[&shards, &databases, &bytes, &budgets]).await.map(drop)
 }
 
 /// The moves that are being worked on, and those that wait to be tried again.

@@ -299,6 +299,11 @@ impl Moving {
         child.wait_with_output().expect("it ends")
     }
 
+    /// Where a file of the control plane's directory is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// Writes a file into the control plane's directory.
     ///
     /// # Panics

@@ -225,7 +225,8 @@ enum Found {
 }
 
 async fn look(client: &impl GenericClient) -> Result<Found, SchemaError> {
-    let seen = "SELECT to_regnamespace('switchyard') IS NOT NULL, to_regclass('switchyard.topology_version') IS NOT NULL,
+    // Read from its table: what a session has found missing before, it may take for missing still.
+    let seen = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'switchyard'), to_regclass('switchyard.topology_version') IS NOT NULL,
                        to_regclass('switchyard.schema_step') IS NOT NULL, to_regclass('switchyard.setting') IS NOT NULL";
     let row = client.query_one(seen, &[]).await?;
     match (row.get(0), row.get(1), row.get::<_, bool>(2) && row.get::<_, bool>(3)) {
@@ -286,6 +287,19 @@ pub async fn install(client: &mut Client, options: &InstallOptions) -> Result<In
     transaction.batch_execute(&format!("RESET ROLE;\n{}", options.revokes.sql())).await?;
     transaction.commit().await?;
     Ok(Installed { steps: STEPS.len() - applied, form })
+}
+
+/// Whether what is on the shard is what [`install`] would put there, in whatever form.
+///
+/// # Errors
+/// If something else is there, or PostgreSQL refuses.
+pub async fn is_current(client: &impl GenericClient) -> Result<bool, SchemaError> {
+    Ok(match look(client).await? {
+        Found::Nothing => false,
+        Found::Ours { applied, form, functions } => {
+            applied.len() == STEPS.len() && functions == Some(functions_checksum(form))
+        }
+    })
 }
 
 async fn choose_form(

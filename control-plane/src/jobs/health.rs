@@ -150,3 +150,23 @@ pub(super) async fn sign_ins(store: &Store) -> Result<(), StoreError> {
     }
     store.clear_others("sign_in_attack", &still).await
 }
+
+/// Part of the log that a move may have retained from which on somebody should know, in percent.
+const LOG_NEAR: i64 = 50;
+
+/// Raises alerts of shards that retain much log for moves. Beyond the budget the slot is dropped, and the moves end.
+pub(super) async fn retained_logs(store: &Store) -> Result<(), StoreError> {
+    let mut near = Vec::new();
+    for stream in store.move_streams().await? {
+        if stream.retained.saturating_mul(100) >= stream.budget.saturating_mul(LOG_NEAR) {
+            let subject = format!("{}/{}", stream.shard, stream.database);
+            let detail = json!({
+                "shard": stream.shard, "database": stream.database, "retained_bytes": stream.retained,
+                "budget_bytes": stream.budget,
+            });
+            store.raise("log_retained", None, &subject, detail).await?;
+            near.push((String::new(), subject));
+        }
+    }
+    store.clear_others("log_retained", &near).await
+}

@@ -20,7 +20,7 @@ pub(crate) const MAX_ATTEMPTS: i32 = 10;
 pub struct Alert {
     /// Rises.
     pub id: i64,
-    /// `limit_near`, `limit_reached`, `health_changed` or `sign_in_attack`.
+    /// `limit_near`, `limit_reached`, `health_changed`, `sign_in_attack` or `log_retained`.
     pub kind: String,
     /// The tenant that it concerns.
     pub tenant: Option<String>,

@@ -155,6 +155,19 @@ pub struct MoveEvent {
     pub what: String,
 }
 
+/// A change stream that moves follow.
+#[derive(Debug, Clone)]
+pub struct MoveStream {
+    /// The shard it is read from.
+    pub shard: String,
+    /// Its database.
+    pub database: String,
+    /// Bytes of log that the slot retains.
+    pub retained: i64,
+    /// Most that it may.
+    pub budget: i64,
+}
+
 /// Whom the mover logs in as on a shard.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -365,6 +378,22 @@ impl Store {
         Ok(self.client().await?.query_one(sql, &[&tenant, &shard]).await?.get(0))
     }
 
+    /// The change streams that the mover has open.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn move_streams(&self) -> Result<Vec<MoveStream>, StoreError> {
+        let sql = "SELECT shard, database, retained, budget FROM move_streams ORDER BY 1, 2";
+        let rows = self.client().await?.query(sql, &[]).await?;
+        let one = |r: &Row| MoveStream {
+            shard: r.get(0),
+            database: r.get(1),
+            retained: r.get(2),
+            budget: r.get(3),
+        };
+        Ok(rows.iter().map(one).collect())
+    }
+
     /// How many moves stand where, and how long their pauses were: for metrics.
     ///
     /// # Errors
@@ -383,7 +412,10 @@ impl Store {
         let sql = "SELECT count(*), coalesce(sum((receipt->>'bytes')::float8), 0),
                           coalesce(sum((receipt->>'rows')::float8), 0) FROM moves WHERE moved_at IS NOT NULL";
         let row = client.query_one(sql, &[]).await?;
-        Ok(MoveCounts { by_state, within_ms, moved: row.get(0), bytes: row.get(1), rows: row.get(2) })
+        let (moved, bytes, rows) = (row.get(0), row.get(1), row.get(2));
+        drop(client);
+        let streams = self.move_streams().await?;
+        Ok(MoveCounts { by_state, within_ms, moved, bytes, rows, streams })
     }
 }
 
@@ -403,6 +435,8 @@ pub struct MoveCounts {
     pub bytes: f64,
     /// These rows.
     pub rows: f64,
+    /// The change streams that are open.
+    pub streams: Vec<MoveStream>,
 }
 
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {

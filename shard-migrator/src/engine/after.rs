@@ -54,6 +54,7 @@ impl Work<'_> {
         }
         if self.job.phase != Phase::RollingBack {
             self.enter(Phase::Moved, "the tenant lives at the target").await?;
+            self.engine.gone_over.notify_one();
         }
         self.journal.moved_now().await?;
         match self.follow(again, flow).await {

@@ -242,11 +242,15 @@ impl Work<'_> {
             let others = try_join_all((0..extra).map(|_| self.copy_beside(&exported, &round, throttle)));
             tokio::try_join!(first, others).map(drop)
         };
-        let mut copying = std::pin::pin!(copying);
+        let mut copying = Box::pin(copying);
         loop {
             tokio::select! {
                 all = &mut copying => return all,
                 () = tokio::time::sleep(REPORT) => {
+                    // Without it what is copied is of no use.
+                    if flow.subscription.is_over() {
+                        break;
+                    }
                     match self.journal.wish().await?.0 {
                         Wish::Abort => return Err(MoveError::Asked),
                         Wish::Pause => round.over.store(true, Ordering::Relaxed),
@@ -257,6 +261,8 @@ impl Work<'_> {
                 }
             }
         }
+        drop(copying);
+        Err(flow.why_over())
     }
 
     /// Reads how much is there.

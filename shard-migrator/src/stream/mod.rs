@@ -58,6 +58,8 @@ pub(crate) enum Event {
     Drift(String),
     /// The stream has ended; nothing more comes.
     Lost(String),
+    /// It retained more of the log than it may, and its slot is gone.
+    Exceeded(String),
 }
 
 /// How far a subscriber has come, shared with the reader.
@@ -152,6 +154,8 @@ enum Request {
 pub(crate) struct Stream {
     requests: mpsc::UnboundedSender<Request>,
     reader: JoinHandle<()>,
+    retained: Arc<AtomicU64>,
+    budget: u64,
 }
 
 impl Drop for Stream {
@@ -172,9 +176,10 @@ impl Stream {
         let connection = protocol::Connection::start(at, &slot, PUBLICATION, 0).await?;
         let (tell, requests) = mpsc::unbounded_channel();
         let reader = reader::Reader::new(connection, requests, from, expected);
-        let watched = slot::Watch::new(at.clone(), slot, wal_budget);
+        let retained = Arc::new(AtomicU64::new(0));
+        let watched = slot::Watch::new(at.clone(), slot, wal_budget, retained.clone());
         let reader = tokio::spawn(reader.run(watched));
-        Ok(Self { requests: tell, reader })
+        Ok(Self { requests: tell, reader, retained, budget: wal_budget })
     }
 
     /// Waits until the stream has broken.
@@ -183,6 +188,11 @@ impl Stream {
         while !self.is_over() {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Bytes of log that its slot retained when it was last looked at, and most that it may.
+    pub(crate) fn retained(&self) -> (u64, u64) {
+        (self.retained.load(Ordering::Relaxed), self.budget)
     }
 
     /// Whether the stream has broken.

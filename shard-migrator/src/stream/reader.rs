@@ -104,13 +104,21 @@ impl Reader {
     }
 
     pub(super) async fn run(mut self, watch: Watch) {
-        let reason = tokio::select! {
-            reason = self.read() => reason,
-            reason = watch.exceeded() => reason,
+        let (reason, exceeded) = tokio::select! {
+            reason = self.read() => (reason, false),
+            reason = watch.exceeded() => (reason, true),
         };
         tracing::warn!(reason, "a change stream has ended");
+        if exceeded {
+            // The log must not grow on, whoever may need it: that comes first.
+            drop(self.connection);
+            if let Err(error) = watch.drop_slot().await {
+                tracing::warn!(%error, "a slot that retains too much could not be dropped; it is tried again");
+            }
+        }
         for subscriber in self.subscribers.values() {
-            let _ = subscriber.events.send(Event::Lost(reason.clone()));
+            let event = if exceeded { Event::Exceeded(reason.clone()) } else { Event::Lost(reason.clone()) };
+            let _ = subscriber.events.send(event);
         }
     }
 

@@ -1,5 +1,7 @@
 //! The slot and the publication that the stream reads from.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -92,11 +94,17 @@ async fn oldest(client: &Client, at: &ShardAccess) -> Result<String, MoveError> 
 pub(crate) async fn drop_slot(at: &ShardAccess) -> Result<(), MoveError> {
     let client = at.connect().await?;
     let name = slot_name(&client, at).await?;
-    end_reader(&client, at, &name).await?;
-    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
-    client.execute(sql, &[&name]).await.map_err(at.failed())?;
+    drop_named(&client, at, &name).await?;
     fault::point("slot dropped");
     client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {PUBLICATION}")).await.map_err(at.failed())
+}
+
+/// Drops a slot, and ends whoever reads it.
+async fn drop_named(client: &Client, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
+    end_reader(client, at, name).await?;
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+    client.execute(sql, &[&name]).await.map_err(at.failed())?;
+    Ok(())
 }
 
 /// Sees to it that the publication has the tables, and that every transaction that could have written to
@@ -168,16 +176,19 @@ pub(super) struct Watch {
     at: ShardAccess,
     slot: String,
     budget: u64,
+    /// For others to see.
+    retained: Arc<AtomicU64>,
 }
 
 impl Watch {
-    pub(super) fn new(at: ShardAccess, slot: String, budget: u64) -> Self {
-        Self { at, slot, budget }
+    pub(super) fn new(at: ShardAccess, slot: String, budget: u64, retained: Arc<AtomicU64>) -> Self {
+        Self { at, slot, budget, retained }
     }
 
     /// Returns when the slot retains more than the budget, or is lost, with the reason.
-    pub(super) async fn exceeded(self) -> String {
+    pub(super) async fn exceeded(&self) -> String {
         let mut client: Option<Client> = None;
+        let mut warned = false;
         loop {
             tokio::time::sleep(LOOK).await;
             if client.as_ref().is_none_or(Client::is_closed) {
@@ -189,15 +200,31 @@ impl Watch {
                        FROM pg_replication_slots WHERE slot_name = $1";
             let Ok(Some(row)) = connected.query_opt(sql, &[&self.slot]).await else { continue };
             let (retained, status) = (row.get::<_, i64>(0), row.get::<_, &str>(1));
+            let retained = u64::try_from(retained).unwrap_or(0);
+            self.retained.store(retained, Ordering::Relaxed);
             if status == "lost" || status == "unreserved" {
                 return format!("the slot of shard {} has lost its log ({status})", self.at.name);
             }
-            if u64::try_from(retained).unwrap_or(0) > self.budget {
+            if retained > self.budget {
                 return format!(
                     "the slot of shard {} retains {retained} bytes of log, above the budget of {}",
                     self.at.name, self.budget
                 );
             }
+            let near = retained > self.budget / 2;
+            if near && !warned {
+                tracing::warn!(
+                    shard = %self.at.name, retained, budget = self.budget,
+                    "the slot retains more than half of the log that it may; beyond that, its moves end"
+                );
+            }
+            warned = near;
         }
+    }
+
+    /// Drops the slot, whose reader has gone.
+    pub(super) async fn drop_slot(&self) -> Result<(), MoveError> {
+        let client = self.at.connect().await?;
+        drop_named(&client, &self.at, &self.slot).await
     }
 }

@@ -7,13 +7,16 @@ mod crash;
 mod disk;
 mod late;
 mod load;
+mod many;
 mod models;
 mod page;
 mod passwords;
 mod pieces;
 mod policy;
+mod retained;
 mod routers;
 mod stuck;
+mod throughput;
 mod world;
 mod zombies;
 

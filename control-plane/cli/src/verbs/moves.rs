@@ -121,6 +121,9 @@ pub(crate) struct How {
     /// The column that tells the tenant, where tables are shared. Default `tenant_id`.
     #[arg(long)]
     tenant_column: Option<String>,
+    /// Rows deleted at a time when what is left is deleted. Default 1000.
+    #[arg(long, value_name = "ROWS")]
+    delete_batch: Option<u32>,
     /// End sessions that keep their server connection between transactions and cannot be carried, with 57P01.
     /// Else they keep the tenant from moving for as long as they are there.
     #[arg(long)]
@@ -326,6 +329,7 @@ impl How {
         give("max_target_lag_ms", self.max_target_lag.map(Value::from));
         give("wal_budget", self.wal_budget.map(Value::from));
         give("retention_s", self.retention.map(Value::from));
+        give("delete_batch", self.delete_batch.map(Value::from));
         give("tenant_column", self.tenant_column.clone().map(Value::from));
         give("end_pinned", self.end_pinned.then_some(Value::from(true)));
         Value::Object(options)

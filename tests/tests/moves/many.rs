@@ -1,0 +1,103 @@
+//! Many moves at once: one slot on the source however many, no more at a time than is allowed, and how fast they go.
+//!
+//! With `SWITCHYARD_TESTS_MANY=200`, as `make bench-copy` asks for, this is the measurement of small tenants.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use switchyard_tests::moves::Moving;
+use switchyard_tests::wait;
+
+use crate::TABLES;
+
+/// Moves at a time from or to a shard.
+const AT_A_TIME: i64 = 16;
+
+fn tenants() -> usize {
+    std::env::var("SWITCHYARD_TESTS_MANY").ok().and_then(|n| n.parse().ok()).unwrap_or(24)
+}
+
+/// Moves that have ended well, by the catalog, or stand where they are to.
+fn count(m: &Moving, condition: &str) -> i64 {
+    m.catalog.value(&format!("SELECT count(*) FROM switchyard.moves WHERE {condition}")).parse().expect("one")
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "what was measured is part of the test's answer")]
+fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
+    let mut m = Moving::start(1, TABLES);
+    m.kill_control_plane();
+    m.write(
+        "control-plane.toml",
+        &format!("{}moves_per_shard = {AT_A_TIME}\n", m.read("control-plane.toml")),
+    );
+    m.start_control_plane();
+    m.wait_ready();
+    let all = tenants();
+    let ids: Vec<_> = (0..all).map(|n| format!("t{n}")).collect();
+    for id in &ids {
+        m.cli(&["tenant", "create", id, "--shard", "s0"]);
+    }
+    m.shards[0].sql(&format!(
+        "INSERT INTO clients SELECT 't' || t, n, 'c' FROM generate_series(0, {all} - 1) t, generate_series(1, 20) n;
+         INSERT INTO leads SELECT 't' || t, n, n % 20 + 1, 'first', repeat('x', n % 500), NULL
+             FROM generate_series(0, {all} - 1) t, generate_series(1, 100) n;
+         INSERT INTO ledger SELECT 't' || t, 1, n FROM generate_series(0, {all} - 1) t, generate_series(1, 50) n;
+         ANALYZE"
+    ));
+    m.write("tenants", &(ids.join("\n") + "\n"));
+    let list = m.path("tenants");
+    let list = list.to_str().expect("plain");
+    let over = AtomicBool::new(false);
+    let (took, slots, busiest) = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let (mut slots, mut busiest) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let now: i64 = m.one(0, "SELECT count(*) FROM pg_replication_slots").parse().expect("one");
+                slots = slots.max(now);
+                busiest = busiest.max(count(&m, "phase NOT IN ('queued', 'moved', 'done')"));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            (slots, busiest)
+        });
+        let began = Instant::now();
+        let output = m.command(&[
+            "move",
+            "start",
+            "--tenants-from",
+            list,
+            "--to",
+            "s1",
+            "--attempts",
+            "1000",
+            "--wait",
+        ]);
+        let took = began.elapsed();
+        over.store(true, Ordering::Relaxed);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (slots, busiest) = watching.join().expect("it watches");
+        (took, slots, busiest)
+    });
+    println!(
+        "{all} tenants of 170 rows, {AT_A_TIME} at a time: {:.1} s, {:.1} per second; at most {busiest} at a time, {slots} slot",
+        took.as_secs_f64(),
+        all as f64 / took.as_secs_f64()
+    );
+    assert_eq!(slots, 1);
+    assert!((2..=AT_A_TIME).contains(&busiest), "{busiest}");
+    assert_eq!(count(&m, "phase = 'moved'"), all as i64);
+    // They all follow the one slot of the other side now.
+    assert_eq!(m.one(1, "SELECT count(*) FROM pg_replication_slots"), "1");
+    assert_eq!(m.one(1, "SELECT count(*) FROM leads"), (all * 100).to_string());
+    let mine: i64 = m
+        .one(0, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'switchyard-mover%'")
+        .parse()
+        .expect("one");
+    println!("{mine} connections of movers to the source of {all} moves that can be rolled back");
+    for id in &ids {
+        m.cli(&["move", "complete", id]);
+    }
+    wait::until_true("all to be completed", || count(&m, "outcome = 'completed'") == all as i64);
+    m.nothing_left();
+    assert_eq!(m.one(0, "SELECT count(*) FROM leads"), "0");
+}
