@@ -75,15 +75,28 @@ impl Throttle {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_ceiling_is_of_all_workers_together() {
-        let throttle = Throttle::new(1000, 0);
+    #[tokio::test]
+    async fn the_ceiling_is_of_all_workers_together_and_what_was_not_used_is_gone() {
+        let throttle = Throttle::new(1_000_000, 0);
         let began = Instant::now();
-        tokio::join!(throttle.pass(1000), throttle.pass(1000), throttle.pass(1000));
-        assert_eq!(began.elapsed().as_secs(), 3);
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::join!(throttle.pass(20_000), throttle.pass(20_000), throttle.pass(20_000));
+        assert!(began.elapsed() >= Duration::from_millis(60));
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let began = Instant::now();
-        throttle.pass(500).await;
-        assert_eq!(began.elapsed().as_millis(), 500, "what was not used is gone");
+        throttle.pass(50_000).await;
+        assert!(began.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_held_while_standbys_lag_and_only_then() {
+        let throttle = Throttle::new(0, 100);
+        throttle.lag.store(101, Ordering::Relaxed);
+        assert!(throttle.is_held());
+        assert!(tokio::time::timeout(LOOK * 3, throttle.pass(1)).await.is_err());
+        throttle.lag.store(100, Ordering::Relaxed);
+        throttle.pass(1).await;
+        let any = Throttle::new(0, 0);
+        any.lag.store(u64::MAX, Ordering::Relaxed);
+        assert!(!any.is_held());
     }
 }

@@ -13,27 +13,28 @@ use crate::output;
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Tables that are shown at a time.
+const TABLES: usize = 10;
+
+/// Columns of a bar.
+const BAR: usize = 24;
+
 pub(super) async fn watch(session: &Session, id: i64) -> Outcome {
-    let terminal = std::io::stdout().is_terminal();
-    let mut last = String::new();
+    let terminal = std::io::stdout().is_terminal() && !session.is_json();
+    let (mut last, mut drawn) = (String::new(), 0);
     loop {
         let found = session.api.get(&format!("/v1/moves/{id}")).await?;
         let line = told(&found);
         if session.is_json() {
             output::line(&found.to_string())?;
         } else if terminal {
-            let mut out = std::io::stdout();
-            write!(out, "\r\x1b[2K{line}")?;
-            out.flush()?;
+            drawn = draw(&line, &tables(&found["progress"]), drawn)?;
         } else if line != last {
             output::line(&line)?;
         }
         last = line;
         let phase = found["phase"].as_str().unwrap_or_default();
         if phase == "done" || phase == "moved" {
-            if terminal && !session.is_json() {
-                output::line("")?;
-            }
             return match found["outcome"].as_str() {
                 Some("failed" | "refused" | "aborted") => Err(Failure::Error(anyhow::anyhow!(
                     "{}",
@@ -42,8 +43,48 @@ pub(super) async fn watch(session: &Session, id: i64) -> Outcome {
                 _ => Ok(()),
             };
         }
-        sleep(LOOK).await;
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!("\nmove {id} goes on; look again with `switchyard move watch {id}`");
+                return Ok(());
+            }
+        }
     }
+}
+
+/// Draws over what was drawn before, of so many lines. How many there are now.
+fn draw(line: &str, tables: &[String], before: usize) -> std::io::Result<usize> {
+    let mut out = std::io::stdout();
+    if before > 0 {
+        write!(out, "\x1b[{before}A")?;
+    }
+    write!(out, "\r\x1b[J{line}\n")?;
+    for table in tables {
+        writeln!(out, "{table}")?;
+    }
+    out.flush()?;
+    Ok(1 + tables.len())
+}
+
+/// The tables that are being copied, the largest first, each in a line.
+fn tables(progress: &Value) -> Vec<String> {
+    let each = progress["each"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let number = |table: &Value, field: &str| table[field].as_u64().unwrap_or(0);
+    let begun = each.iter().filter(|t| number(t, "of_rows") > 0);
+    let lines = begun.take(TABLES).map(|table| {
+        let (rows, of) = (number(table, "rows"), number(table, "of_rows").max(1));
+        let full = usize::try_from(rows * BAR as u64 / of).unwrap_or(BAR).min(BAR);
+        format!(
+            "  {:<32} [{}{}] {:>3} %  {rows} of about {of} rows, {:.1} MB",
+            table["table"].as_str().unwrap_or_default(),
+            "#".repeat(full),
+            " ".repeat(BAR - full),
+            (rows * 100 / of).min(100),
+            number(table, "bytes") as f64 / 1e6
+        )
+    });
+    lines.collect()
 }
 
 /// A move in a line.
@@ -56,13 +97,15 @@ fn told(found: &Value) -> String {
     }
     if let Some(bytes) = progress["bytes"].as_u64() {
         line += &format!(", {:.1} MB", bytes as f64 / 1e6);
-        let (rate, all) = (progress["bytes_per_s"].as_f64(), found["plan"]["bytes"].as_f64());
-        if let Some(rate) = rate.filter(|r| *r > 0.0) {
+        if let Some(rate) = progress["bytes_per_s"].as_f64().filter(|r| *r > 0.0) {
             line += &format!(" at {:.1} MB/s", rate / 1e6);
-            if let Some(left) = all.map(|a| a - bytes as f64).filter(|l| *l > 0.0) {
-                line += &format!(", about {:.0} s left", left / rate);
-            }
         }
+        if let Some(left) = progress["eta_s"].as_f64().filter(|s| *s > 0.0) {
+            line += &format!(", about {left:.0} s left");
+        }
+    }
+    if progress["held"] == true {
+        line += &format!(", waits for standbys that are {} ms behind", progress["lag_ms"]);
     }
     if let Some(backlog) = progress["backlog_bytes"].as_u64().filter(|b| *b > 0) {
         line += &format!(", {:.1} MB of changes wait", backlog as f64 / 1e6);
