@@ -111,6 +111,8 @@ impl Work<'_> {
         );
         self.write_receipt().await?;
         drop(flow);
+        // Its log is not held back for a tenant that has gone.
+        self.engine.streams.forget(&self.source.at, self.job.id).await;
         self.after_move(false).await
     }
 

@@ -18,7 +18,6 @@ mod routers;
 mod shapes;
 mod stuck;
 mod throughput;
-mod throughput;
 mod world;
 mod zombies;
 

@@ -49,6 +49,7 @@ INSERT INTO children (tenant_id, parent) SELECT t, n FROM unnest(ARRAY['acme', '
 INSERT INTO single (tenant_id, x) SELECT t, n FROM unnest(ARRAY['acme', 'other']) t, generate_series(1, 500) n;
 INSERT INTO dated SELECT t, n, date '2026-01-01' + n % 365, 'note' FROM unnest(ARRAY['acme', 'other']) t,
        generate_series(1, 1000) n;
+SELECT setval('shapes_id_seq', 10000);
 ANALYZE;
 ";
 
