@@ -140,3 +140,17 @@ fn rows_that_were_not_moved_are_not_deleted() {
     assert_eq!(m.one(0, "SELECT count(*) FROM clients"), "0");
     m.nothing_left();
 }
+
+#[test]
+fn the_log_of_the_source_is_not_held_back_for_a_tenant_that_has_gone() {
+    let m = Moving::start(1, TABLES);
+    m.tenant("acme", 0);
+    m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
+    let id = moved(&m);
+    m.shards[0].sql("INSERT INTO clients SELECT 'other', n, 'n' FROM generate_series(1, 100) n");
+    let now = m.one(0, "SELECT pg_current_wal_lsn()");
+    wait::until_true("the slot to go on", || {
+        m.one(0, &format!("SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots")) == "t"
+    });
+    roll_back(&m, &id);
+}
