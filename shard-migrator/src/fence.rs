@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::cutover::turned;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::{Inventory, read_fences};
 use crate::scope::{Model, Scope, literal};
 use crate::shard::{SESSION, ShardAccess};
 
@@ -38,60 +38,86 @@ pub(crate) async fn install(client: &mut Client, at: &ShardAccess) -> Result<(),
     Ok(())
 }
 
-/// Has every table of the scope ask the fence, whoever writes to it.
+/// Has every table of the scope ask the fence, whoever writes to it, and each part of one: SQL may name that by itself.
+/// A fence that stands by its name, but asks something else, is replaced.
 pub(crate) async fn guard(
     client: &Client,
     at: &ShardAccess,
     inventory: &Inventory,
     scope: &Scope,
 ) -> Result<(), MoveError> {
-    for table in inventory.tables.values().filter(|t| !t.fenced) {
-        let sql = match &scope.model {
-            Model::Rows { variable, .. } => policy(table, variable.as_deref()),
-            Model::Schema { .. } | Model::Database { .. } => format!(
-                "CREATE TRIGGER switchyard_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}
-                 FOR EACH STATEMENT EXECUTE FUNCTION switchyard.admit_trigger({})",
-                table.quoted(),
-                literal(scope.tenant.as_str())
-            ),
-        };
-        let began = Instant::now();
-        loop {
-            let attempt = format!("BEGIN; SET LOCAL lock_timeout = {}; {sql}; COMMIT", LOCK.as_millis());
-            let error = match client.batch_execute(&attempt).await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            let _ = client.batch_execute("ROLLBACK").await;
-            match error.code().map(tokio_postgres::error::SqlState::code) {
-                // Another move was faster.
-                Some("42710") => break,
-                Some("55P03") if began.elapsed() < PATIENCE => {
-                    tokio::time::sleep(LOCK * 4).await;
-                }
-                Some("55P03") => {
-                    return Err(MoveError::InTheWay(format!(
-                        "{} on shard {} is in use for longer than {} s by transactions that keep its fence from being made",
-                        table.plain(),
-                        at.name,
-                        PATIENCE.as_secs()
-                    )));
-                }
-                _ => return Err(at.failed()(error)),
+    let mut relations = Vec::new();
+    for table in inventory.tables.values() {
+        relations.push((table.oid, table.quoted(), table));
+        relations.extend(table.parts.iter().map(|part| (part.oid, part.quoted(), table)));
+    }
+    let oids: Vec<u32> = relations.iter().map(|r| r.0).collect();
+    let standing = read_fences(client, at, scope, &oids).await?;
+    for (oid, quoted, table) in relations {
+        let (says, sql) = match &scope.model {
+            Model::Rows { variable, .. } => policy(&quoted, table.sealed, variable.as_deref()),
+            Model::Schema { .. } | Model::Database { .. } => {
+                let tenant = scope.tenant.as_str();
+                (tenant.to_owned(), trigger(&quoted, tenant))
             }
+        };
+        if standing.get(&oid) != Some(&says) {
+            make(client, at, &quoted, &sql).await?;
         }
     }
     Ok(())
 }
 
-fn policy(table: &Table, variable: Option<&str>) -> String {
-    let tenant = match variable {
-        Some(variable) if !table.sealed => format!("pg_catalog.current_setting({}, true)", literal(variable)),
-        _ => "switchyard.tenant_id()".to_owned(),
+async fn make(client: &Client, at: &ShardAccess, quoted: &str, sql: &str) -> Result<(), MoveError> {
+    let began = Instant::now();
+    loop {
+        let attempt = format!("BEGIN; SET LOCAL lock_timeout = {}; {sql}; COMMIT", LOCK.as_millis());
+        let error = match client.batch_execute(&attempt).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let _ = client.batch_execute("ROLLBACK").await;
+        match error.code().map(tokio_postgres::error::SqlState::code) {
+            // Another move makes it at the same time.
+            Some("42710" | "55P03") if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(LOCK * 4).await;
+            }
+            Some("42710" | "55P03") => {
+                return Err(MoveError::InTheWay(format!(
+                    "{quoted} on shard {} is in use for longer than {} s by transactions that keep its fence from being made",
+                    at.name,
+                    PATIENCE.as_secs()
+                )));
+            }
+            _ => return Err(at.failed()(error)),
+        }
+    }
+}
+
+/// What the fence of shared tables says, as the server writes it, and how it is made.
+fn policy(quoted: &str, sealed: bool, variable: Option<&str>) -> (String, String) {
+    let (says, tenant) = match variable {
+        Some(variable) if !sealed => (
+            format!("current_setting({}::text, true)", literal(variable)),
+            format!("pg_catalog.current_setting({}, true)", literal(variable)),
+        ),
+        _ => ("switchyard.tenant_id()".to_owned(), "switchyard.tenant_id()".to_owned()),
     };
+    (
+        format!("( SELECT switchyard.admit({says}) AS admit)"),
+        format!(
+            "DROP POLICY IF EXISTS switchyard_fence ON {quoted};
+             CREATE POLICY switchyard_fence ON {quoted} AS RESTRICTIVE USING ((SELECT switchyard.admit({tenant})))"
+        ),
+    )
+}
+
+fn trigger(quoted: &str, tenant: &str) -> String {
     format!(
-        "CREATE POLICY switchyard_fence ON {} AS RESTRICTIVE USING ((SELECT switchyard.admit({tenant})))",
-        table.quoted()
+        "DROP TRIGGER IF EXISTS switchyard_fence ON {quoted};
+         CREATE TRIGGER switchyard_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {quoted}
+         FOR EACH STATEMENT EXECUTE FUNCTION switchyard.admit_trigger({})",
+        literal(tenant)
     )
 }
 

@@ -1,5 +1,7 @@
 //! The tables and sequences of a scope, as a shard has them.
 
+mod parts;
+
 use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
@@ -7,6 +9,8 @@ use tokio_postgres::Client;
 use crate::MoveError;
 use crate::scope::{Model, Scope, ident};
 use crate::shard::ShardAccess;
+
+pub(crate) use parts::{Part, read_fences};
 
 /// Schemas that are nobody's data.
 pub(crate) const FOREIGN: &str =
@@ -62,8 +66,11 @@ pub(crate) struct Table {
     pub(crate) references: Vec<Reference>,
     /// Whether policies ask the seal who the tenant is.
     pub(crate) sealed: bool,
-    /// Whether the fence's policy or trigger is on it.
-    pub(crate) fenced: bool,
+    /// Name and columns of an index that should be the key, but is deferrable or not valid: publishing the table would
+    /// have UPDATE and DELETE fail for everybody.
+    pub(crate) unusable: Option<(String, Vec<String>)>,
+    /// What it consists of, if it is partitioned: at any depth, without itself.
+    pub(crate) parts: Vec<Part>,
 }
 
 impl Table {
@@ -75,6 +82,11 @@ impl Table {
     /// For people.
     pub(crate) fn plain(&self) -> String {
         format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Whether its key has a column.
+    pub(crate) fn has_key(&self, column: &str) -> bool {
+        self.key.iter().any(|k| k == column)
     }
 
     /// Columns that are copied.
@@ -132,9 +144,7 @@ impl Inventory {
                     c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i
                                                 WHERE i.inhparent = c.oid OR i.inhrelid = c.oid),
                     EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname <> 'switchyard_fence'
-                            AND pg_get_expr(p.polqual, c.oid) ~ 'switchyard\\.tenant_id'),
-                    EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'switchyard_fence')
-                    OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'switchyard_fence')
+                            AND pg_get_expr(p.polqual, c.oid) ~ 'switchyard\\.tenant_id')
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND {FOREIGN} AND {condition}"
         );
@@ -149,7 +159,8 @@ impl Inventory {
                 row_security: row.get(5),
                 inherited: row.get(6),
                 sealed: row.get(7),
-                fenced: row.get(8),
+                unusable: None,
+                parts: Vec::new(),
                 columns: Vec::new(),
                 key: Vec::new(),
                 unique: Vec::new(),
@@ -160,6 +171,7 @@ impl Inventory {
         read_columns(client, at, &mut tables).await?;
         read_indexes(client, at, &mut tables).await?;
         read_references(client, at, &mut tables).await?;
+        parts::read(client, at, &mut tables).await?;
         let oids: Vec<u32> = tables.keys().copied().collect();
         // By ownership or by a default; of own schemas and databases, all.
         let sql = match &scope.model {
@@ -196,6 +208,7 @@ impl Inventory {
         let mut text = String::new();
         for table in self.tables.values() {
             text += &format!("{} {:?} {:?}\n", table.plain(), table.columns, table.key);
+            text += &format!("{} {:?} {:?}\n", table.persistence, table.identity, table.parts);
         }
         text
     }
@@ -207,18 +220,25 @@ async fn read_columns(
     tables: &mut BTreeMap<u32, Table>,
 ) -> Result<(), MoveError> {
     let oids: Vec<u32> = tables.keys().copied().collect();
-    // The binary form of an array or a composite holds the OIDs of what it is made of.
+    // The binary form of an array or a composite holds the OIDs of what it is made of, that of a regclass or its
+    // like is one.
     let sql =
         "SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attgenerated <> '',
                       a.attidentity = 'a', a.attnotnull,
-                      b.typtype IN ('c', 'r', 'm') OR (b.typcategory = 'A' AND b.typelem >= 16384),
+                      b.typtype IN ('c', 'r', 'm') OR (b.typcategory = 'A' AND b.typelem >= 16384)
+                      OR ARRAY[b.oid, b.typelem] && ARRAY['regproc', 'regprocedure', 'regoper', 'regoperator', 'regclass',
+                          'regcollation', 'regtype', 'regrole', 'regnamespace', 'regconfig', 'regdictionary']::regtype[]::oid[],
                       b.oid < 16384 AND b.typtype = 'b' AND b.typcategory <> 'A' AND a.attcollation IN (
                           SELECT 0 UNION ALL SELECT l.oid FROM pg_collation l, pg_database d
                           WHERE d.datname = current_database()
                             AND CASE WHEN l.collprovider = 'd' THEN d.datlocprovider = 'c' AND d.datcollate IN ('C', 'POSIX')
                                 ELSE l.collprovider = 'c' AND l.collcollate IN ('C', 'POSIX') END)
-               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-               JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+               FROM pg_attribute a CROSS JOIN LATERAL (
+                   WITH RECURSIVE of(oid, base) AS (
+                       SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+                       UNION ALL SELECT t.oid, t.typbasetype FROM of JOIN pg_type t ON t.oid = of.base)
+                   SELECT of.oid FROM of WHERE of.base = 0) d
+               JOIN pg_type b ON b.oid = d.oid
                WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
                ORDER BY a.attrelid, a.attnum";
     for row in client.query(sql, &[&oids]).await.map_err(at.failed())? {
@@ -246,7 +266,8 @@ async fn read_indexes(
     let sql = "SELECT i.indrelid, x.relname::text, i.indisprimary, i.indisreplident, i.indexprs IS NULL,
                       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(n, o)
                             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
-                            WHERE k.o <= i.indnkeyatts ORDER BY k.o)
+                            WHERE k.o <= i.indnkeyatts ORDER BY k.o),
+                      i.indimmediate AND i.indisvalid
                FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                WHERE i.indrelid = ANY ($1) AND i.indisunique ORDER BY i.indisprimary DESC, x.relname";
     for row in client.query(sql, &[&oids]).await.map_err(at.failed())? {
@@ -254,7 +275,11 @@ async fn read_indexes(
         let (primary, replica): (bool, bool) = (row.get(2), row.get(3));
         let columns: Vec<String> = row.get(5);
         if (primary && table.identity != "i") || (replica && table.identity == "i") {
-            table.key.clone_from(&columns);
+            if row.get(6) {
+                table.key.clone_from(&columns);
+            } else {
+                table.unusable = Some((row.get(1), columns.clone()));
+            }
         }
         table.unique.push(Unique { name: row.get(1), columns: row.get::<_, bool>(4).then_some(columns) });
     }

@@ -1,5 +1,9 @@
 //! What keeps a tenant from being moved, found before anything is touched.
 
+mod own;
+mod parts;
+mod tenant;
+
 use std::pin::pin;
 
 use bytes::Bytes;
@@ -75,8 +79,9 @@ pub(crate) async fn preflight(
             "say where the tenant's data is: --tenant-column",
         ));
     }
+    let there = format!(" on shard {}", target.at.name);
     for table in source.inventory.tables.values() {
-        own(scope, table, &mut found);
+        by_itself(scope, table, "", &mut found);
         let key = (table.schema.clone(), table.name.clone());
         match target.inventory.tables.get(&key) {
             None if made => {}
@@ -85,9 +90,18 @@ pub(crate) async fn preflight(
                 format!("shard {} has no such table", target.at.name),
                 "apply the schema of the source there first",
             )),
-            Some(other) => alike(table, other, target.at, &mut found),
+            Some(other) => {
+                alike(table, other, target.at, &mut found);
+                // It is published too, for the way back.
+                by_itself(scope, other, &there, &mut found);
+            }
         }
     }
+    for (place, suffix) in [(source, ""), (target, there.as_str())] {
+        tenant::columns(scope, place, suffix, &mut found).await?;
+        tenant::variables(scope, place, suffix, &mut found).await?;
+    }
+    own::beside_tables(scope, source, &mut found).await?;
     if made && structure::can_dump().await {
         let text = "the tenant's tables are made there as they are on the source";
         found.push(Finding::note(&target.at.name, text));
@@ -171,9 +185,9 @@ async fn server(place: &Place<'_>, found: &mut Vec<Finding>) -> Result<(), MoveE
     Ok(())
 }
 
-/// What is wrong with a table by itself.
-fn own(scope: &Scope, table: &Table, found: &mut Vec<Finding>) {
-    let (about, quoted) = (table.plain(), table.quoted());
+/// What is wrong with a table by itself. `place` says where it is, if that is not the source.
+fn by_itself(scope: &Scope, table: &Table, place: &str, found: &mut Vec<Finding>) {
+    let (about, quoted) = (format!("{}{place}", table.plain()), table.quoted());
     if table.persistence != "p" {
         let mend = format!("ALTER TABLE {quoted} SET LOGGED");
         found.push(Finding::refuses(&about, "it is not logged, so its changes cannot be followed", mend));
@@ -187,12 +201,34 @@ fn own(scope: &Scope, table: &Table, found: &mut Vec<Finding>) {
             let mend = format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT");
             found.push(Finding::refuses(&about, "it has no replica identity", mend));
         }
+        _ if let Some((index, columns)) = &table.unusable => {
+            let list = columns.iter().map(|c| ident(c)).collect::<Vec<_>>().join(", ");
+            found.push(Finding::refuses(
+                &about,
+                format!("its key {index} is deferrable or not valid: no row could be updated or deleted while it is followed"),
+                format!("ALTER TABLE {quoted} DROP CONSTRAINT {}, ADD PRIMARY KEY ({list})", ident(index)),
+            ));
+        }
         _ if table.key.is_empty() => {
             let mend = format!("ALTER TABLE {quoted} ADD PRIMARY KEY ({columns})");
             found.push(Finding::refuses(&about, "it has no primary key", mend));
         }
+        // Who has had a row that changes its tenant would not be told, and keep it.
+        identity
+            if identity != "f"
+                && table.parts.is_empty()
+                && !scope.column().is_none_or(|c| table.has_key(c)) =>
+        {
+            let reason = "its replica identity does not tell the tenant of a row";
+            found.push(Finding::refuses(
+                &about,
+                reason,
+                format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL"),
+            ));
+        }
         _ => {}
     }
+    parts::parts(scope, table, place, found);
     if let Model::Rows { variable, .. } = &scope.model {
         if !table.row_security {
             found.push(Finding::refuses(

@@ -9,6 +9,7 @@ use tokio::process::Command;
 use tokio_postgres::Client;
 
 use crate::MoveError;
+use crate::inventory::FOREIGN;
 use crate::scope::{Model, ident, literal};
 use crate::shard::ShardAccess;
 
@@ -130,6 +131,38 @@ async fn dump(source: &ShardAccess, model: &Model) -> Result<String, MoveError> 
         None => line.to_owned(),
     });
     Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Fills the materialized views of the tenant's own that are filled on the source: what makes the structure leaves them
+/// empty, and what was there before may be old. They are as old as this then, not as on the source.
+pub(crate) async fn refresh(
+    (from, source): (&Client, &ShardAccess),
+    (to, target): (&Client, &ShardAccess),
+    model: &Model,
+) -> Result<(), MoveError> {
+    let (condition, value) = match model {
+        Model::Rows { .. } => return Ok(()),
+        Model::Schema { schema } => ("n.nspname = $1", schema.as_str()),
+        Model::Database { .. } => ("$1::text = $1", ""),
+    };
+    // One that reads another was made after it.
+    let sql = |further: &str| {
+        format!(
+            "SELECT format('%I.%I', n.nspname, c.relname)
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'm' AND {FOREIGN} AND {condition} {further} ORDER BY c.oid"
+        )
+    };
+    let filled = from.query(&sql("AND c.relispopulated"), &[&value]).await.map_err(source.failed())?;
+    let filled: Vec<String> = filled.iter().map(|row| row.get(0)).collect();
+    for row in to.query(&sql(""), &[&value]).await.map_err(target.failed())? {
+        let view: String = row.get(0);
+        if filled.contains(&view) {
+            let sql = format!("REFRESH MATERIALIZED VIEW {view}");
+            to.batch_execute(&sql).await.map_err(target.failed())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the program is there.

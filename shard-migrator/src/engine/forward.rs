@@ -75,6 +75,7 @@ impl Work<'_> {
         // What is deleted later is what it names.
         self.write_receipt().await?;
         let verified_in = began.elapsed();
+        self.refresh(&mut flow).await?;
         self.check_drift(&inventory).await?;
         if self.job.kind == "rehearse" {
             let predicted = self.predict(&mut flow).await?;
@@ -130,9 +131,10 @@ impl Work<'_> {
         let there = self.target.inventory(&self.scope).await?;
         let made = self.scope.is_own() && there.tables.is_empty();
         let found = self.look(&inventory, &there, made).await?;
+        // Before anything is counted: the tenant's id may be no value of the column's type.
+        refuse(found.clone())?;
         let plan = self.estimate(&inventory, &found).await?;
         self.journal.plan(&plan).await?;
-        refuse(found)?;
         if self.job.kind == "plan" {
             return Ok(inventory);
         }
@@ -218,6 +220,26 @@ impl Work<'_> {
             }
         };
         self.engine.streams.get(at, self.job.options.wal_budget, followers).await
+    }
+
+    /// Fills what is computed from the tenant's own tables, while changes go on being applied.
+    async fn refresh(&self, flow: &mut Flow) -> Result<(), MoveError> {
+        if !self.scope.is_own() {
+            return Ok(());
+        }
+        let to = self.target.at.connect().await?;
+        let source = (&self.source.client, &self.source.at);
+        let refreshing = structure::refresh(source, (&to, &self.target.at), &self.scope.model);
+        let mut refreshing = std::pin::pin!(refreshing);
+        loop {
+            // A step must not be dropped half way, so the two take turns.
+            tokio::select! {
+                biased;
+                done = &mut refreshing => return done,
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+            flow.catch_up(Duration::from_millis(50)).await?;
+        }
     }
 
     /// Fails if the tables are not what they were.

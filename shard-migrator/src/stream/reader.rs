@@ -44,10 +44,15 @@ struct Subscriber {
 /// Who wants the rows of a relation.
 #[derive(Default)]
 struct Interest {
-    /// Index of the tenant's column.
-    column: Option<usize>,
-    by_tenant: HashMap<Bytes, Vec<u64>>,
+    /// By the index of the tenant's column, which two moves may take for another; none if there is no such column.
+    by_column: BTreeMap<Option<usize>, HashMap<Bytes, Vec<u64>>>,
     all: Vec<u64>,
+}
+
+impl Interest {
+    fn subscribers(&self) -> impl Iterator<Item = &u64> {
+        self.by_column.values().flat_map(HashMap::values).flatten().chain(&self.all)
+    }
 }
 
 type Changes = Vec<(Arc<Relation>, Change)>;
@@ -265,9 +270,9 @@ impl Reader {
             match &wanted.column {
                 None => interest.all.push(*id),
                 Some(column) => {
-                    interest.column = relation.columns.iter().position(|(name, _)| name == column);
+                    let column = relation.columns.iter().position(|(name, _)| name == column);
                     let tenant = Bytes::from(subscriber.tenant.clone().into_bytes());
-                    interest.by_tenant.entry(tenant).or_default().push(*id);
+                    interest.by_column.entry(column).or_default().entry(tenant).or_default().push(*id);
                 }
             }
         }
@@ -305,7 +310,7 @@ impl Reader {
 
     fn drift(&self, oid: u32, what: &str) {
         let Some(interest) = self.interests.get(&oid) else { return };
-        for id in interest.by_tenant.values().flatten().chain(&interest.all) {
+        for id in interest.subscribers() {
             if let Some(subscriber) = self.subscribers.get(id) {
                 let _ = subscriber.events.send(Event::Drift(what.to_owned()));
             }
@@ -314,37 +319,36 @@ impl Reader {
 
     fn row(&mut self, oid: u32, change: Change) -> Result<(), String> {
         let interest = self.interests.get(&oid).ok_or("a row of a table that was not described")?;
-        if interest.all.is_empty() && interest.by_tenant.is_empty() {
+        if interest.subscribers().next().is_none() {
             return Ok(());
         }
         let open = self.open.as_mut().ok_or("a row outside a transaction")?;
         let relation = self.relations.get(&oid).ok_or("a row of a table that was not described")?;
         let mut to: HashSet<u64> = interest.all.iter().copied().collect();
-        let tenant = |row: &Row| match interest.column.and_then(|at| row.get(at)) {
-            Some(Value::Text(text)) => Some(text.clone()),
-            _ => None,
-        };
-        let (old, new) = match &change {
-            Change::Insert { new } => (None, tenant(new)),
-            Change::Update { old, new } => (old.as_ref().and_then(tenant), tenant(new)),
-            Change::Delete { old } => (tenant(old), None),
-        };
-        match (old, new) {
-            // The key has no tenant: whoever has the row deletes it.
-            (None, None) => to.extend(interest.by_tenant.values().flatten()),
-            (old, new) => {
-                for tenant in [&old, &new].into_iter().flatten() {
-                    to.extend(interest.by_tenant.get(tenant).into_iter().flatten());
-                }
-                if old.is_some() && new.is_some() && old != new {
-                    for id in &to {
-                        if let Some(subscriber) = self.subscribers.get(id) {
-                            let what = format!("a row of {} changed its tenant", relation.name);
-                            let _ = subscriber.events.send(Event::Drift(what));
-                        }
-                    }
+        for (column, by_tenant) in &interest.by_column {
+            let tenant = |row: &Row| match column.and_then(|at| row.get(at)) {
+                Some(Value::Text(text)) => Some(text.clone()),
+                _ => None,
+            };
+            let (old, new) = match &change {
+                Change::Insert { new } => (None, tenant(new)),
+                Change::Update { old, new } => (old.as_ref().and_then(tenant), tenant(new)),
+                Change::Delete { old } => (tenant(old), None),
+            };
+            if old.is_none() && new.is_none() {
+                // The key has no tenant: whoever has the row deletes it.
+                to.extend(by_tenant.values().flatten());
+                continue;
+            }
+            let concerned = [&old, &new].into_iter().flatten().filter_map(|tenant| by_tenant.get(tenant));
+            let concerned: Vec<u64> = concerned.flatten().copied().collect();
+            if old.is_some() && new.is_some() && old != new {
+                for subscriber in concerned.iter().filter_map(|id| self.subscribers.get(id)) {
+                    let what = format!("a row of {} changed its tenant", relation.name);
+                    let _ = subscriber.events.send(Event::Drift(what));
                 }
             }
+            to.extend(concerned);
         }
         let bytes = size(&change);
         for id in to {

@@ -17,6 +17,7 @@ mod retained;
 mod routers;
 mod shapes;
 mod stuck;
+mod suitable;
 mod throughput;
 mod world;
 mod zombies;

@@ -26,6 +26,10 @@ CREATE TABLE dated (tenant_id text NOT NULL, id int, day date, note text, PRIMAR
     PARTITION BY RANGE (day);
 CREATE TABLE dated_early PARTITION OF dated FOR VALUES FROM (MINVALUE) TO ('2026-07-01');
 CREATE TABLE dated_late PARTITION OF dated FOR VALUES FROM ('2026-07-01') TO (MAXVALUE);
+-- The first because its key lacks the tenant, the others because SQL may name them.
+ALTER TABLE single REPLICA IDENTITY FULL;
+ALTER TABLE dated_early ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE dated_late ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 DO $$ DECLARE t text; BEGIN
     FOREACH t IN ARRAY ARRAY['shapes', 'children', 'single', 'dated'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', t);
