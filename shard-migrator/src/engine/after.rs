@@ -35,7 +35,11 @@ impl Work<'_> {
         if again {
             self.take_over().await?;
         }
-        let target = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
+        // A database of the tenant's own is gone from the target when it has gone back.
+        let target = match self.target.missing {
+            true => None,
+            false => fence::state(&self.target.client, &self.target.at, self.tenant()).await?,
+        };
         let source = fence::state(&self.source.client, &self.source.at, self.tenant()).await?;
         if again && self.job.phase == Phase::RollingBack {
             if source.as_ref().is_some_and(|s| s.0 == "active") {
