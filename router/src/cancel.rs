@@ -119,8 +119,14 @@ pub(crate) async fn send(shared: &Arc<Shared>, identity: &Arc<ServerIdentity>) {
     let limit = shared.settings().limits.cancel_timeout;
     match tokio::time::timeout(limit, signal(identity)).await {
         Ok(Ok(())) => shared.stats.cancels_sent.add(1),
-        Ok(Err(error)) => tracing::warn!(shard = %identity.shard.name, %error, "cannot cancel"),
-        Err(_) => tracing::warn!(shard = %identity.shard.name, "cancel request was not answered in time"),
+        Ok(Err(error)) => {
+            identity.cancel_is_in_doubt();
+            tracing::warn!(shard = %identity.shard.name, %error, "cannot cancel");
+        }
+        Err(_) => {
+            identity.cancel_is_in_doubt();
+            tracing::warn!(shard = %identity.shard.name, "cancel request was not answered in time");
+        }
     }
     drop(ended);
 }

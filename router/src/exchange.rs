@@ -23,8 +23,8 @@ pub(crate) enum Owed {
     Call,
     /// ReadyForQuery for a Sync.
     Sync,
-    /// No reply: the client has ended a COPY here.
-    CopyEnd,
+    /// No reply: the client has ended this many COPYs here.
+    CopyEnd(usize),
     /// BindComplete.
     Bind,
     /// RowDescription or NoData.
@@ -156,6 +156,8 @@ pub(crate) struct Exchange {
     /// The server skips everything up to a Sync that has not been sent yet.
     skipping: bool,
     copy_in: bool,
+    /// Syncs were left out of `owed`, as the server does not look at them while it copies.
+    swallowed: bool,
     copy_both: bool,
     /// Something was sent that brings ReadyForQuery while the prefix was pending.
     boundary: bool,
@@ -172,6 +174,7 @@ impl Exchange {
             open: false,
             skipping: false,
             copy_in: false,
+            swallowed: false,
             copy_both: false,
             boundary: false,
             own: 0,
@@ -313,6 +316,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn sent_sync(&mut self) {
         if self.copy_in {
+            self.swallowed = true;
             return;
         }
         self.owed.push_back(Owed::Sync);
@@ -324,10 +328,7 @@ impl Exchange {
     /// A message of the extended protocol was sent, whose reply is `owed`.
     #[inline]
     pub(crate) fn sent_extended(&mut self, owed: Owed) {
-        if self.copy_in {
-            // The server takes it for a reason to fail the COPY, and skips what follows.
-            return;
-        }
+        debug_assert!(!self.copy_in, "refused");
         self.open = true;
         if !self.skipping {
             self.owed.push_back(owed);
@@ -340,7 +341,10 @@ impl Exchange {
             self.copy_in = false;
         } else if !self.owed.is_empty() || self.open {
             // The server may not have said yet that it wants the data.
-            self.owed.push_back(Owed::CopyEnd);
+            match self.owed.back_mut() {
+                Some(Owed::CopyEnd(ends)) => *ends += 1,
+                _ => self.owed.push_back(Owed::CopyEnd(1)),
+            }
         }
         self.copy_both = false;
     }
@@ -406,12 +410,12 @@ impl Exchange {
         loop {
             match self.pop() {
                 Some(Owed::Query | Owed::Call | Owed::Sync | Owed::RefusedQuery(_)) => break,
-                Some(Owed::CopyEnd) => {}
+                Some(Owed::CopyEnd(_)) => {}
                 // Everything in front must have been answered.
                 Some(_) | None => return Err(Desync),
             }
         }
-        while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
+        while matches!(self.owed.front(), Some(Owed::CopyEnd(_))) {
             self.owed.pop_front();
         }
         Ok(())
@@ -465,6 +469,8 @@ impl Exchange {
     /// CommandComplete, EmptyQueryResponse or PortalSuspended arrived.
     #[inline]
     pub(crate) fn got_completion(&mut self) -> Result<(), Desync> {
+        // A COPY that has come to its end has read what was sent before that.
+        self.swallowed = false;
         self.skip_copy_ends();
         match self.owed.front() {
             Some(Owed::Execute) => drop(self.pop()),
@@ -496,9 +502,21 @@ impl Exchange {
     }
 
     fn skip_copy_ends(&mut self) {
-        while matches!(self.owed.front(), Some(Owed::CopyEnd)) {
+        while matches!(self.owed.front(), Some(Owed::CopyEnd(_))) {
             self.owed.pop_front();
         }
+    }
+
+    /// Whether more ReadyForQuery may come than are owed: where a COPY fails, it is not known which Syncs it has
+    /// read before. Asked when an error has arrived, of whatever begins next it is not true any more.
+    pub(crate) fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.swallowed)
+    }
+
+    /// Whether the server copies what the client sends, as far as is known.
+    #[inline]
+    pub(crate) fn is_copying_in(&self) -> bool {
+        self.copy_in
     }
 
     /// ErrorResponse arrived. `undo` gets what the server skips because of it.
@@ -549,7 +567,9 @@ impl Exchange {
     /// CopyInResponse arrived: Syncs that the client has sent in front of its end are not read.
     pub(crate) fn got_copy_in(&mut self) {
         let mut rest = self.owed.split_off(1.min(self.owed.len()));
-        self.copy_in = !drop_to_copy_end(&mut rest);
+        let (ended, swallowed) = drop_to_copy_end(&mut rest);
+        self.copy_in = !ended;
+        self.swallowed |= swallowed;
         let by_query = matches!(self.owed.front(), Some(Owed::Query));
         if !by_query && !rest.iter().any(|owed| matches!(owed, Owed::Sync)) {
             // The Sync that counts is still to come.
@@ -564,22 +584,27 @@ impl Exchange {
     }
 }
 
-/// Drops Syncs up to the end of the COPY. Whether that end has been sent.
-fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> bool {
-    while let Some(front) = owed.front() {
+/// Drops Syncs up to the end of the COPY. Whether that end has been sent, and whether there were any.
+fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> (bool, bool) {
+    let mut swallowed = false;
+    while let Some(front) = owed.front_mut() {
         match front {
-            Owed::CopyEnd => {
-                owed.pop_front();
-                return true;
+            Owed::CopyEnd(ends) => {
+                *ends -= 1;
+                if *ends == 0 {
+                    owed.pop_front();
+                }
+                return (true, swallowed);
             }
             Owed::Sync => {
                 owed.pop_front();
+                swallowed = true;
             }
-            // Anything else makes the server fail the COPY; the error sorts it out.
-            _ => return true,
+            // Anything else makes the server end the session.
+            _ => return (true, swallowed),
         }
     }
-    false
+    (false, swallowed)
 }
 
 #[cfg(test)]
@@ -698,6 +723,56 @@ mod tests {
         x.sent_extended(Owed::ParseUnnamed);
         x.sent_sync();
         x.got_error(&mut Vec::new());
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over());
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_doubt_about_the_syncs_before() {
+        // Execute and Sync in one packet, as drivers do; it fails before or after it has read that Sync.
+        let mut x = exchange();
+        x.sent_extended(Owed::Execute);
+        x.sent_sync();
+        x.got_copy_in();
+        x.got_error(&mut Vec::new());
+        assert!(x.take_doubt());
+        let mut x = exchange();
+        x.sent_query();
+        x.got_copy_in();
+        x.sent_sync();
+        x.got_error(&mut Vec::new());
+        assert!(x.take_doubt() && !x.take_doubt());
+        // Without such a Sync, and where it succeeds, there is none.
+        let mut x = exchange();
+        x.sent_query();
+        x.got_copy_in();
+        x.got_error(&mut Vec::new());
+        assert!(!x.take_doubt());
+        x.got_ready(b'I').unwrap();
+        x.sent_query();
+        x.got_copy_in();
+        x.sent_sync();
+        x.sent_copy_end();
+        x.got_completion().unwrap();
+        assert!(!x.take_doubt());
+    }
+
+    #[test]
+    fn ends_of_copies_that_nobody_waits_for_take_no_room() {
+        let mut x = exchange();
+        x.sent_extended(Owed::ParseUnnamed);
+        (0..1000).for_each(|_| x.sent_copy_end());
+        assert_eq!(x.owed.len(), 2);
+        // Two COPYs in one Query, with the data and ends of both behind it.
+        let mut x = exchange();
+        x.sent_query();
+        x.sent_copy_end();
+        x.sent_copy_end();
+        for _ in 0..2 {
+            x.got_copy_in();
+            assert!(!x.is_copying_in());
+            x.got_completion().unwrap();
+        }
         x.got_ready(b'I').unwrap();
         assert!(x.is_over());
     }

@@ -40,6 +40,9 @@ pub(crate) struct Carried {
     pub(crate) session: u64,
 }
 
+/// Beside their count: a cancel request was sent that nobody has seen arrive.
+const IN_DOUBT: u32 = 1 << 31;
+
 /// What is needed to reach a connection from elsewhere, to cancel its query.
 pub(crate) struct ServerIdentity {
     /// Never used twice in the life of a process.
@@ -145,8 +148,19 @@ impl ServerIdentity {
         self.cancels.fetch_sub(1, Ordering::AcqRel);
     }
 
-    pub(crate) fn is_being_canceled(&self) -> bool {
+    /// A request may reach the server at any time from now on.
+    pub(crate) fn cancel_is_in_doubt(&self) {
+        self.cancels.fetch_or(IN_DOUBT, Ordering::AcqRel);
+    }
+
+    /// Whether a cancel request is on its way, or may be.
+    #[inline]
+    pub(crate) fn may_be_canceled(&self) -> bool {
         self.cancels.load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn is_being_canceled(&self) -> bool {
+        self.cancels.load(Ordering::Acquire) & !IN_DOUBT != 0
     }
 }
 

@@ -206,6 +206,11 @@ impl Cluster {
         format!("postgres://{user}:{password}@127.0.0.1:{}/{DATABASE}", self.port)
     }
 
+    /// Sends a signal, such as `STOP`, to the postmaster alone: its backends go on.
+    pub fn signal_postmaster(&self, name: &str) {
+        process::signal(&self.child, name);
+    }
+
     /// Kills the postmaster as a machine's end would. Returns when nobody answers any more.
     pub fn kill9(&mut self) {
         // It makes no more children from here on.

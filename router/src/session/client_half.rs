@@ -158,6 +158,12 @@ impl Relay {
                     tag => return Err(violation(format!("invalid frontend message type {tag}"))),
                 }
             }
+            if self.exchange.is_copying_in() && !belongs_to_copy(header.tag) {
+                // PostgreSQL ends the session. If the COPY has failed meanwhile it would carry this out, and what it
+                // answers would be counted for nobody.
+                let text = format!("unexpected message type 0x{:02X} during COPY from stdin", header.tag);
+                return Err(violation(text));
+            }
             if self.must_stall(header.tag)
                 || self.exchange.must_wait()
                 || self.probe.is_some()
@@ -301,6 +307,19 @@ impl Relay {
 /// What was read from the client within its limits can always be built again.
 pub(super) fn built(built: Result<(), build::BuildError>) -> Result<(), End> {
     built.map_err(|error| violation(error.to_string()))
+}
+
+/// What a server looks at while it copies what the client sends; and the goodbye.
+fn belongs_to_copy(tag: u8) -> bool {
+    matches!(
+        tag,
+        frontend::COPY_DATA
+            | frontend::COPY_DONE
+            | frontend::COPY_FAIL
+            | frontend::FLUSH
+            | frontend::SYNC
+            | frontend::TERMINATE
+    )
 }
 
 fn is_known(tag: u8) -> bool {

@@ -290,6 +290,12 @@ impl Relay {
             return Ok(Ok(false));
         }
         self.failed = true;
+        if self.exchange.take_doubt()
+            && let Some(server) = &mut self.server
+        {
+            // It may yet answer a Sync that nobody counts.
+            server.short_lived = true;
+        }
         core.account.rows.add(std::mem::take(&mut self.rows));
         let quiet = self.exchange.is_quiet();
         let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();

@@ -161,6 +161,24 @@ fn heavy_it_hits_nothing_that_comes_after_it_where_connections_are_kept() {
 }
 
 #[test]
+fn one_that_a_shard_leaves_unanswered_hits_nobody_later() {
+    let s = setup().pool("size = 1").section("[limits]\ncancel_timeout = \"1s\"").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.send(&m::query("SELECT pg_sleep(2)"));
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait::until_true("the statement to run", || s.shards[0].value(running) == "1");
+    // Requests come to the postmaster, which does not look at them now.
+    s.shards[0].signal_postmaster("STOP");
+    cancel(&s, acme.key());
+    let told = acme.until_ready();
+    s.shards[0].signal_postmaster("CONT");
+    assert!(told.iter().all(|m| m.tag != b'E'), "it ended by itself: {told:?}");
+    for _ in 0..20 {
+        assert_eq!(globex.value("SELECT pg_sleep(0.05)"), "");
+    }
+}
+
+#[test]
 fn it_ends_the_wait_for_a_server() {
     let s = setup().pool("size = 1").start();
     let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));

@@ -1,5 +1,6 @@
 //! Peers that mean harm: clients and shards. A module for each of the groups of attacks.
 
+mod copy;
 mod desync;
 mod guessing;
 mod lengths;
