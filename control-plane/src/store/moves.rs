@@ -371,27 +371,12 @@ impl Store {
         Ok(t.commit().await?)
     }
 
-    /// Whether a move has ever taken the tenant from or to this shard.
+    /// Whether the last move that was completed between this shard and another took the tenant away from here.
     pub(crate) async fn has_moved_from(&self, tenant: &str, shard: &str) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT FROM moves WHERE tenant = $1 AND (source = $2 OR target = $2)
-                                  AND kind <> 'plan')";
-        Ok(self.client().await?.query_one(sql, &[&tenant, &shard]).await?.get(0))
-    }
-
-    /// The change streams that the mover has open.
-    ///
-    /// # Errors
-    /// If the catalog fails.
-    pub async fn move_streams(&self) -> Result<Vec<MoveStream>, StoreError> {
-        let sql = "SELECT shard, database, retained, budget FROM move_streams ORDER BY 1, 2";
-        let rows = self.client().await?.query(sql, &[]).await?;
-        let one = |r: &Row| MoveStream {
-            shard: r.get(0),
-            database: r.get(1),
-            retained: r.get(2),
-            budget: r.get(3),
-        };
-        Ok(rows.iter().map(one).collect())
+        let sql = "SELECT source = $2 FROM moves WHERE tenant = $1 AND (source = $2 OR target = $2)
+                     AND outcome = 'completed' ORDER BY id DESC LIMIT 1";
+        let row = self.client().await?.query_opt(sql, &[&tenant, &shard]).await?;
+        Ok(row.is_some_and(|row| row.get(0)))
     }
 
     /// How many moves stand where, and how long their pauses were: for metrics.
