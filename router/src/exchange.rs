@@ -156,8 +156,10 @@ pub(crate) struct Exchange {
     /// The server skips everything up to a Sync that has not been sent yet.
     skipping: bool,
     copy_in: bool,
-    /// Syncs were left out of `owed`, as the server does not look at them while it copies.
-    swallowed: bool,
+    /// Syncs that were left out of `owed`, as the server does not look at them while it copies.
+    swallowed: u32,
+    /// Of these, how many it may answer after all, since the COPY failed.
+    doubtful: u32,
     copy_both: bool,
     /// Something was sent that brings ReadyForQuery while the prefix was pending.
     boundary: bool,
@@ -174,7 +176,8 @@ impl Exchange {
             open: false,
             skipping: false,
             copy_in: false,
-            swallowed: false,
+            swallowed: 0,
+            doubtful: 0,
             copy_both: false,
             boundary: false,
             own: 0,
@@ -188,6 +191,8 @@ impl Exchange {
         self.status = b'I';
         self.boundary = false;
         self.copy_both = false;
+        self.swallowed = 0;
+        self.doubtful = 0;
     }
 
     /// Forgets everything, for reuse with another server.
@@ -316,7 +321,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn sent_sync(&mut self) {
         if self.copy_in {
-            self.swallowed = true;
+            self.swallowed = self.swallowed.saturating_add(1);
             return;
         }
         self.owed.push_back(Owed::Sync);
@@ -411,6 +416,13 @@ impl Exchange {
             match self.pop() {
                 Some(Owed::Query | Owed::Call | Owed::Sync | Owed::RefusedQuery(_)) => break,
                 Some(Owed::CopyEnd(_)) => {}
+                // A Sync in front of data that was never read: with it the server ends what it skips.
+                None if self.doubtful > 0 => {
+                    self.doubtful -= 1;
+                    self.open = false;
+                    self.skipping = false;
+                    return Ok(());
+                }
                 // Everything in front must have been answered.
                 Some(_) | None => return Err(Desync),
             }
@@ -470,7 +482,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn got_completion(&mut self) -> Result<(), Desync> {
         // A COPY that has come to its end has read what was sent before that.
-        self.swallowed = false;
+        self.swallowed = 0;
         self.skip_copy_ends();
         match self.owed.front() {
             Some(Owed::Execute) => drop(self.pop()),
@@ -507,10 +519,10 @@ impl Exchange {
         }
     }
 
-    /// Whether more ReadyForQuery may come than are owed: where a COPY fails, it is not known which Syncs it has
-    /// read before. Asked when an error has arrived, of whatever begins next it is not true any more.
-    pub(crate) fn take_doubt(&mut self) -> bool {
-        std::mem::take(&mut self.swallowed)
+    /// Whether more ReadyForQuery may come than are owed: where a COPY has failed, it is not known which Syncs it
+    /// had read before. The connection is not for others then.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubtful > 0
     }
 
     /// Whether the server copies what the client sends, as far as is known.
@@ -522,6 +534,7 @@ impl Exchange {
     /// ErrorResponse arrived. `undo` gets what the server skips because of it.
     pub(crate) fn got_error(&mut self, undo: &mut Vec<Undo>) -> ErrorIs {
         self.copy_in = false;
+        self.doubtful = self.doubtful.saturating_add(std::mem::take(&mut self.swallowed));
         self.skip_copy_ends();
         if matches!(self.owed.front(), Some(Owed::Query | Owed::Call)) {
             return ErrorIs::Plain;
@@ -569,7 +582,7 @@ impl Exchange {
         let mut rest = self.owed.split_off(1.min(self.owed.len()));
         let (ended, swallowed) = drop_to_copy_end(&mut rest);
         self.copy_in = !ended;
-        self.swallowed |= swallowed;
+        self.swallowed = self.swallowed.saturating_add(swallowed);
         let by_query = matches!(self.owed.front(), Some(Owed::Query));
         if !by_query && !rest.iter().any(|owed| matches!(owed, Owed::Sync)) {
             // The Sync that counts is still to come.
@@ -584,9 +597,9 @@ impl Exchange {
     }
 }
 
-/// Drops Syncs up to the end of the COPY. Whether that end has been sent, and whether there were any.
-fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> (bool, bool) {
-    let mut swallowed = false;
+/// Drops Syncs up to the end of the COPY. Whether that end has been sent, and how many there were.
+fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> (bool, u32) {
+    let mut swallowed = 0;
     while let Some(front) = owed.front_mut() {
         match front {
             Owed::CopyEnd(ends) => {
@@ -598,7 +611,7 @@ fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> (bool, bool) {
             }
             Owed::Sync => {
                 owed.pop_front();
-                swallowed = true;
+                swallowed += 1;
             }
             // Anything else makes the server end the session.
             _ => return (true, swallowed),
@@ -735,26 +748,29 @@ mod tests {
         x.sent_sync();
         x.got_copy_in();
         x.got_error(&mut Vec::new());
-        assert!(x.take_doubt());
+        assert!(x.is_in_doubt() && !x.is_over());
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over(), "it was not read as part of the data");
+        assert_eq!(x.got_ready(b'I'), Err(Desync));
         let mut x = exchange();
         x.sent_query();
         x.got_copy_in();
         x.sent_sync();
         x.got_error(&mut Vec::new());
-        assert!(x.take_doubt() && !x.take_doubt());
+        assert!(x.is_in_doubt());
         // Without such a Sync, and where it succeeds, there is none.
         let mut x = exchange();
         x.sent_query();
         x.got_copy_in();
         x.got_error(&mut Vec::new());
-        assert!(!x.take_doubt());
+        assert!(!x.is_in_doubt());
         x.got_ready(b'I').unwrap();
         x.sent_query();
         x.got_copy_in();
         x.sent_sync();
         x.sent_copy_end();
         x.got_completion().unwrap();
-        assert!(!x.take_doubt());
+        assert!(!x.is_in_doubt());
     }
 
     #[test]

@@ -379,6 +379,22 @@ impl Store {
         Ok(row.is_some_and(|row| row.get(0)))
     }
 
+    /// The change streams that the mover has open.
+    ///
+    /// # Errors
+    /// If the catalog fails.
+    pub async fn move_streams(&self) -> Result<Vec<MoveStream>, StoreError> {
+        let sql = "SELECT shard, database, retained, budget FROM move_streams ORDER BY 1, 2";
+        let rows = self.client().await?.query(sql, &[]).await?;
+        let one = |r: &Row| MoveStream {
+            shard: r.get(0),
+            database: r.get(1),
+            retained: r.get(2),
+            budget: r.get(3),
+        };
+        Ok(rows.iter().map(one).collect())
+    }
+
     /// How many moves stand where, and how long their pauses were: for metrics.
     ///
     /// # Errors

@@ -162,7 +162,11 @@ impl Relay {
                 // PostgreSQL ends the session. If the COPY has failed meanwhile it would carry this out, and what it
                 // answers would be counted for nobody.
                 let text = format!("unexpected message type 0x{:02X} during COPY from stdin", header.tag);
-                return Err(violation(text));
+                if self.s.pass == 0 {
+                    ErrorResponse::error(sqlstate::PROTOCOL_VIOLATION, text).encode(self.s.own());
+                }
+                let end = "terminating connection because protocol synchronization was lost";
+                return Err(violation(end.to_owned()));
             }
             if self.must_stall(header.tag)
                 || self.exchange.must_wait()

@@ -290,12 +290,6 @@ impl Relay {
             return Ok(Ok(false));
         }
         self.failed = true;
-        if self.exchange.take_doubt()
-            && let Some(server) = &mut self.server
-        {
-            // It may yet answer a Sync that nobody counts.
-            server.short_lived = true;
-        }
         core.account.rows.add(std::mem::take(&mut self.rows));
         let quiet = self.exchange.is_quiet();
         let fields = message::ErrorFields::parse(&fresh[frame::HEADER..fresh.len().min(header.len)]).ok();
@@ -359,6 +353,11 @@ impl Relay {
         let late = because.then(|| core.put_off_error()).flatten();
         let mut undo = std::mem::take(&mut self.undo);
         let is = self.exchange.got_error(&mut undo);
+        if self.exchange.is_in_doubt()
+            && let Some(server) = &mut self.server
+        {
+            server.short_lived = true;
+        }
         for what in undo.drain(..) {
             self.undo_one(core, what);
         }
