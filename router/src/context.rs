@@ -164,6 +164,9 @@ pub(crate) struct Interner {
     last_id: AtomicU64,
 }
 
+/// Bytes of names and values up to which wishes are kept although no session has them.
+const RECENT_BYTES: usize = 4096;
+
 /// Wishes that are kept although no session has them.
 const RECENT_WISHES: usize = 64;
 
@@ -234,7 +237,11 @@ impl Interner {
                 parsing: self.parsing(values),
             }
         });
-        if made {
+        // Those that take much room are not worth it.
+        let small = |wishes: &Wishes| {
+            wishes.values.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= RECENT_BYTES
+        };
+        if made && small(&wishes) {
             let mut recent = self.recent.lock();
             recent.push_back(wishes.clone());
             if recent.len() > RECENT_WISHES {

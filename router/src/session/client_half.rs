@@ -9,9 +9,17 @@ use switchyard_wire::frame::{self, frontend};
 use super::relay::Relay;
 use super::roaming::Look;
 use super::{Core, End};
-use crate::classify::{Effect, classify, read_only};
+use crate::classify::{Effect, Pin, classify, read_only};
 use crate::exchange::Owed;
 use crate::server::UNNAMED_OF_NOBODY;
+
+/// Bytes of the router's own answers that may wait for a client to read, before it is listened to again.
+const UNSENT_BYTES: usize = 64 * 1024;
+
+/// Functions on large objects, which drivers call by messages of their own.
+// src/include/catalog/pg_proc.dat
+const LARGE_OBJECTS: [u32; 16] =
+    [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
 
 /// What stopped the look at the client's messages.
 enum Stop {
@@ -60,6 +68,8 @@ impl Relay {
                             self.server_lost(core, Some(&e))?;
                             continue;
                         }
+                        // Where the server has answered before it was sent everything, as to a COPY that fails.
+                        self.give_back_if_over(core);
                     }
                     // What the server has said before it went is still to be read.
                     Poll::Ready(Err(_)) | Poll::Pending => return Ok(moved),
@@ -115,6 +125,9 @@ impl Relay {
             if !self.c.continue_message() || self.c.buffer.fresh().is_empty() {
                 return Ok(Stop::Empty);
             }
+            if self.s.unsent_own() > UNSENT_BYTES {
+                return Ok(Stop::Stalled);
+            }
             let header = match frame::header(self.c.buffer.fresh()) {
                 Ok(Some(header)) => header,
                 Ok(None) => return Ok(Stop::Empty),
@@ -169,6 +182,7 @@ impl Relay {
                 return Err(violation(end.to_owned()));
             }
             if self.must_stall(header.tag)
+                || self.must_be_alone(header)
                 || self.exchange.must_wait()
                 || self.probe.is_some()
                 || self.is_expiring()
@@ -203,6 +217,17 @@ impl Relay {
         self.stall && !of_copy && !self.exchange.is_open() && !self.exchange.is_quiet()
     }
 
+    /// Whether it is a Query that takes away all of the session's statements, or everything: what it takes away
+    /// must be known, and whether it succeeds, before anything else.
+    fn must_be_alone(&self, header: frame::Header) -> bool {
+        if header.tag != frontend::QUERY || self.exchange.is_calm() || self.exchange.is_open() {
+            return false;
+        }
+        let text = crate::classify::skip_blank(self.query_text(header.len));
+        let begins = |word: &[u8]| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word));
+        begins(b"discard") || begins(b"deallocate")
+    }
+
     /// Deals with one message. False if more of it is needed first.
     fn client_frame(&mut self, core: &mut Core, header: frame::Header) -> Result<bool, End> {
         let len = header.len;
@@ -226,6 +251,23 @@ impl Relay {
             frontend::DESCRIBE => return self.client_describe(core, len),
             frontend::CLOSE => return self.client_close(core, len),
             frontend::FUNCTION_CALL => {
+                let whole = len <= crate::buffer::BUFFER_BYTES;
+                if whole && !self.is_whole(len, crate::buffer::BUFFER_BYTES)? {
+                    return Ok(false);
+                }
+                // The function's OID stands first.
+                let fresh = self.c.buffer.fresh();
+                let body = &fresh[frame::HEADER..fresh.len().min(len)];
+                let oid = body.first_chunk().map(|oid| u32::from_be_bytes(*oid));
+                if !oid.is_some_and(|oid| LARGE_OBJECTS.contains(&oid)) && !self.exchange.is_skipping() {
+                    // As if its arguments were written down: names of settings may be among them.
+                    let text = body.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '\'' });
+                    let text = whole.then(|| text.collect());
+                    self.note_effect(core, Effect::Unknown, text);
+                    if !whole {
+                        self.pin(core, Pin::Setting);
+                    }
+                }
                 self.exchange.sent_call();
                 self.c.forward(len);
             }
@@ -265,7 +307,8 @@ impl Relay {
         core.seat.shard_account.statements.add(1);
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
-        let effect = core.own_effect(effect);
+        // The server does not look at it.
+        let effect = if self.exchange.is_skipping() { Effect::Nothing } else { core.own_effect(effect) };
         let mut instead = None;
         if core.seat.context.read_only && read_only::asks_to_write(self.query_text(len)) {
             instead = Some(read_only::REFUSAL.to_vec());

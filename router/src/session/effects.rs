@@ -150,12 +150,16 @@ impl Relay {
                     self.touch(|touched| touched.all = true);
                 }
             }
+            Effect::DiscardAll if !alone => {
+                // Whether it runs, and what it takes away, is not known when the next answer comes.
+                server.carried.lost = true;
+                self.stall = true;
+                self.pin(core, Pin::Setting);
+            }
             Effect::DiscardAll => {
                 server.carried.lost = true;
                 self.stall = true;
-                if alone {
-                    self.set_back_all(core, &[]);
-                }
+                self.set_back_all(core, &[]);
                 self.pending = Some(Pending::DiscardAll);
             }
             Effect::Prepare(name) => match text {
@@ -174,6 +178,7 @@ impl Relay {
                     None => server.carried.dirty = true,
                 }
             }
+            Effect::Deallocate(None) if !self.exchange.is_calm() => self.pin(core, Pin::Prepare),
             Effect::Deallocate(None) => {
                 self.stall = true;
                 self.pending = Some(Pending::DeallocateAll);
@@ -296,6 +301,11 @@ impl Relay {
         match pending {
             Pending::Wish(name, sql) => {
                 values.insert(name, Wish::Statement(sql));
+                if super::probe::are_too_many(&values) {
+                    // Set on this connection, where it stays.
+                    self.pin(core, Pin::Setting);
+                    return;
+                }
                 core.wishes = core.shared.contexts.wishes(values);
                 self.carry_wishes(core);
             }

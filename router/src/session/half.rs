@@ -36,6 +36,12 @@ impl Half {
         self.buffer.is_empty() && self.before.is_empty() && self.pass == 0 && self.drop == 0
     }
 
+    /// Bytes that stand in front of the buffer's and have not been written.
+    #[inline]
+    pub(super) fn unsent_own(&self) -> usize {
+        self.before.len() - self.before_sent
+    }
+
     /// Where bytes of the router's own are put, behind all that is approved so far.
     pub(super) fn own(&mut self) -> &mut Vec<u8> {
         if !self.buffer.approved().is_empty() {

@@ -378,7 +378,9 @@ impl Relay {
             return Ok(None);
         }
         let Some(statement) = core.statements.as_ref().and_then(|s| s.get(name.as_bytes())).cloned() else {
-            return Ok(None);
+            // One that the connection has for others is not the client's to take away.
+            let foreign = name.as_bytes().starts_with(NAME_PREFIX);
+            return Ok(foreign.then(|| [b"DEALLOCATE ", NO_STATEMENT].concat()));
         };
         self.ensure_statement(core, &statement)?;
         self.stall = true;

@@ -24,6 +24,12 @@ const WISHES_MAX: usize = 128;
 /// Most bytes of them, names and values.
 const WISHES_BYTES: usize = 64 * 1024;
 
+/// Whether settings are more than is carried from one connection to another.
+pub(super) fn are_too_many(wishes: &BTreeMap<String, Wish>) -> bool {
+    let bytes: usize = wishes.iter().map(|(name, wish)| name.len() + wish.len()).sum();
+    wishes.len() > WISHES_MAX || bytes > WISHES_BYTES
+}
+
 /// What `SET TRANSACTION` sets (`transaction_isolation` and its like) is over with the transaction.
 ///
 /// Rows: what kind (`n` for a name that was asked for, `s` for one that the session has set, `#`
@@ -244,8 +250,7 @@ impl Relay {
         for text in &probe.asked.texts {
             core.shared.quiet_texts.note(*text, quiet);
         }
-        let bytes: usize = values.iter().map(|(name, wish)| name.len() + wish.len()).sum();
-        let too_many = values.len() > WISHES_MAX || bytes > WISHES_BYTES;
+        let too_many = are_too_many(&values);
         core.wishes = core.shared.contexts.wishes(values);
         server.carried.wishes = core.wishes.clone();
         if too_many {

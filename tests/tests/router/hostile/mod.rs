@@ -4,6 +4,7 @@ mod copy;
 mod desync;
 mod guessing;
 mod lengths;
+mod neighbours;
 mod secrets;
 mod shard;
 mod slots;
