@@ -253,9 +253,17 @@ fn suspects(text: &[u8]) -> Effect {
             }
             2 => {
                 // SELECT .. INTO TEMP, CREATE TEMP inside EXPLAIN; also any column named so.
-                if word_before(&text[..found.start()], b"into")
-                    || word_before(&text[..found.start()], b"create")
-                {
+                let mut before = text[..found.start()].trim_ascii_end();
+                for scope in [&b"local"[..], b"global"] {
+                    if word_before(before, scope) {
+                        before = before[..before.len() - scope.len()].trim_ascii_end();
+                    }
+                }
+                // Of pg_temp it is not told whether it is behind this INTO.
+                let into_schema = || {
+                    word_before(before, b"pg_") && text.windows(4).any(|w| w.eq_ignore_ascii_case(b"into"))
+                };
+                if word_before(before, b"into") || word_before(before, b"create") || into_schema() {
                     return Effect::Pin(Pin::Temporary);
                 }
             }
@@ -372,7 +380,7 @@ fn one(text: &[u8]) -> Effect {
             Some("session") | None => Effect::Pin(Pin::Setting),
             Some("role") => Effect::Settings(vec!["role".to_owned()]),
             Some("time") => Effect::Reset("timezone".to_owned()),
-            _ if words.rest.starts_with(b".") => Effect::Pin(Pin::Setting),
+            Some(name) if is_in_parts(name, words.rest) => Effect::Pin(Pin::Setting),
             Some(name) => Effect::Reset(name.to_owned()),
         },
         "listen" | "unlisten" => Effect::Channels,
@@ -466,7 +474,8 @@ fn set(words: &mut Words<'_>) -> Effect {
     }
     match word.as_deref() {
         // Written in parts of which some are quoted: too rare to be understood.
-        _ if words.rest.starts_with(b".") => Effect::Pin(Pin::Setting),
+        Some(name) if is_in_parts(name, words.rest) => Effect::Pin(Pin::Setting),
+        None if skip_blank(words.rest).starts_with(b".") => Effect::Pin(Pin::Setting),
         None => Effect::Nothing,
         Some("role") => Effect::Settings(vec!["role".to_owned()]),
         Some("time") => Effect::Set("timezone".to_owned()),
@@ -476,6 +485,11 @@ fn set(words: &mut Words<'_>) -> Effect {
         Some("xml") => Effect::Settings(vec!["xmloption".to_owned()]),
         Some(name) => Effect::Set(name.to_owned()),
     }
+}
+
+/// Whether `name` is only a part of a name that `rest` goes on with, or one that is written in escapes.
+fn is_in_parts(name: &str, rest: &[u8]) -> bool {
+    name.ends_with('.') || skip_blank(rest).starts_with(b".") || (name == "u" && rest.starts_with(b"&"))
 }
 
 /// Words of a statement, in lower case unless quoted; dots belong to words, quotes do not.
@@ -645,6 +659,17 @@ mod tests {
             ("CREATE TABLE temperature(a int)", Effect::Nothing),
             ("SELECT 1 AS template", Effect::Nothing),
             ("SELECT 1 INTO TEMP x", pin(Pin::Temporary)),
+            ("SELECT 1 INTO LOCAL TEMP x", pin(Pin::Temporary)),
+            ("SELECT 1 INTO global temporary x", pin(Pin::Temporary)),
+            ("SELECT * INTO pg_temp.x FROM y", pin(Pin::Temporary)),
+            ("SELECT * INTO \"pg_temp\".x FROM y", pin(Pin::Temporary)),
+            ("SELECT * FROM pg_temp.x", Effect::Nothing),
+            ("SET app . theme = 'dark'", pin(Pin::Setting)),
+            ("SET app. theme = 'dark'", pin(Pin::Setting)),
+            ("SET app/* a */.theme = 'dark'", pin(Pin::Setting)),
+            ("SET U&\"app\" = 'dark'", pin(Pin::Setting)),
+            ("RESET app . theme", pin(Pin::Setting)),
+            ("SELECT 1 -- the user's context\n, set_tenant('x')", Effect::Unknown),
             ("SELECT pg_advisory_lock(1)", pin(Pin::AdvisoryLock)),
             ("SELECT pg_advisory_xact_lock(1)", Effect::Nothing),
             ("SELECT set_config('a.b', $1, true)", Effect::Nothing),

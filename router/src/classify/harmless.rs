@@ -67,29 +67,68 @@ const HARMLESS: &[&str] = &[
 const NAMES_A_RELATION: &[&[u8]] =
     &[b"into", b"as", b"with", b"recursive", b"copy", b"table", b"analyze", b"vacuum", b"conflict"];
 
-/// Whether `sql`, a single statement, calls a function that is not known to be harmless. Strings
-/// are skipped; what else is not understood counts as a call.
+/// Whether `sql`, a single statement, calls a function that is not known to be harmless. Strings, comments
+/// and quoted names are skipped; what else is not understood counts as a call.
 pub(super) fn calls_unknown(sql: &[u8]) -> bool {
     let mut at = 0;
-    while let Some(found) = memchr::memchr2(b'\'', b'(', &sql[at..]) {
+    let mut comment_end = 0;
+    while let Some(found) =
+        sql[at..].iter().position(|b| matches!(b, b'\'' | b'"' | b'(' | b'$' | b'-' | b'/'))
+    {
         let here = at + found;
         at = here + 1;
-        if sql[here] == b'\'' {
-            match memchr::memchr(b'\'', &sql[at..]) {
-                Some(end) => at += end + 1,
-                None => return false,
+        match sql[here] {
+            quote @ (b'\'' | b'"') => {
+                let Some(end) = memchr::memchr(quote, &sql[at..]) else { return true };
+                at += end + 1;
+                // It may not be the end: then what follows is not understood.
+                if quote == b'\'' && sql[at - 2] == b'\\' {
+                    return memchr::memchr(b'(', &sql[at..]).is_some();
+                }
+                continue;
             }
-            continue;
+            b'$' => {
+                if sql.get(at).is_some_and(u8::is_ascii_digit) && !follows_name(&sql[..here]) {
+                    continue;
+                }
+                let Some(tag) = memchr::memchr(b'$', &sql[at..]) else { return true };
+                let tag = &sql[here..=at + tag];
+                let is_tag = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
+                if follows_name(&sql[..here]) || !tag[1..tag.len() - 1].iter().all(is_tag) {
+                    return true;
+                }
+                at = here + tag.len();
+                let Some(end) = memchr::memmem::find(&sql[at..], tag) else { return true };
+                at += end + tag.len();
+                continue;
+            }
+            b'-' | b'/' => {
+                let rest = &sql[here..];
+                if rest.starts_with(b"--") || rest.starts_with(b"/*") {
+                    at = sql.len() - super::skip_blank(rest).len();
+                    comment_end = at;
+                }
+                continue;
+            }
+            _ => {}
         }
         let before = sql[..here].trim_ascii_end();
         let is_name =
             |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'.' | b'"') || *b >= 0x80;
         let start = before.iter().rposition(|b| !is_name(b)).map_or(0, |at| at + 1);
         let name = &before[start..];
+        // A comment stands between the name and the parenthesis.
+        if comment_end > 0 && before.len() <= comment_end {
+            return true;
+        }
         if name.is_empty() || is_harmless(name) {
             continue;
         }
         let before = before[..start].trim_ascii_end();
+        // What looks like the word before may be in a comment, or in a quoted name.
+        if (comment_end > 0 && start <= comment_end) || (name.contains(&b'"') && name[0] != b'"') {
+            return true;
+        }
         let start = before.iter().rposition(|b| !b.is_ascii_alphanumeric()).map_or(0, |at| at + 1);
         let previous = &before[start..];
         if !NAMES_A_RELATION.iter().any(|word| previous.eq_ignore_ascii_case(word)) {
@@ -97,6 +136,11 @@ pub(super) fn calls_unknown(sql: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether `before` ends within a name or a number.
+fn follows_name(before: &[u8]) -> bool {
+    before.last().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || *b >= 0x80)
 }
 
 fn is_harmless(name: &[u8]) -> bool {
@@ -131,6 +175,8 @@ mod tests {
             "SELECT pg_catalog.upper('a''b (c')",
             "SELECT 1",
             "SELECT $1::numeric(10, 2)",
+            "/* it's */ SELECT count(*) FROM t -- (it's",
+            "SELECT $a$ f('x') $a$, \"f(\" FROM t WHERE a IN ($1, $2)",
         ] {
             assert!(!calls_unknown(sql.as_bytes()), "{sql}");
         }
@@ -141,6 +187,14 @@ mod tests {
             "SELECT set_tenant ('globex')",
             "SELECT query_to_xml('select 1', true, true, '')",
             "SELECT 'a', f(1)",
+            "select -- the user's context\n setu('alice')",
+            "select /* it's */ setu('alice')",
+            "select 1 as \"it's\", setu('alice')",
+            "select $$it's$$, setu('alice')",
+            "select E'\\'', setu('alice'), E'\\''",
+            "select setu/* a */('alice')",
+            "select -- as\n setu('alice')",
+            "select 'open",
         ] {
             assert!(calls_unknown(sql.as_bytes()), "{sql}");
         }
