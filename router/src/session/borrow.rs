@@ -494,6 +494,7 @@ impl Relay {
         }
         if core.is_pooled() {
             self.release(core, now);
+            core.count_while_named();
         }
     }
 

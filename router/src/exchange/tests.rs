@@ -1,0 +1,194 @@
+use super::*;
+
+fn exchange() -> Exchange {
+    let mut x = Exchange::new();
+    x.begin(Prefix::default());
+    x
+}
+
+#[test]
+fn a_query_is_over_at_its_ready() {
+    let mut x = exchange();
+    x.sent_query();
+    assert!(!x.is_over());
+    x.got_ready(b'T').unwrap();
+    assert!(x.is_quiet() && !x.is_over());
+    x.sent_query();
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+    assert_eq!(x.got_ready(b'I'), Err(Desync));
+}
+
+#[test]
+fn extended_messages_without_sync_keep_it_open() {
+    let mut x = exchange();
+    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::Bind);
+    assert!(x.got_parse_complete().unwrap());
+    x.got_bind_complete().unwrap();
+    assert!(!x.is_over());
+    x.sent_sync();
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn a_query_ends_an_extended_group_that_has_no_sync() {
+    // asyncpg: Parse, Describe, Flush; later a Query.
+    let mut x = exchange();
+    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::Describe);
+    x.got_parse_complete().unwrap();
+    x.got_description().unwrap();
+    assert!(!x.is_over());
+    x.sent_query();
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn an_error_undoes_up_to_the_next_sync_only() {
+    let statements = crate::statements::StatementInterner::default();
+    let s = statements.get(b"x", &[0, 0], Some(0));
+    let mut x = exchange();
+    x.sent_extended(Owed::Parse((*b"a").into(), s.clone()));
+    x.sent_sync();
+    x.sent_extended(Owed::Parse((*b"b").into(), s));
+    x.sent_sync();
+    let mut undo = Vec::new();
+    assert_eq!(x.got_error(&mut undo), ErrorIs::Plain);
+    assert_eq!(undo.len(), 1);
+    x.got_ready(b'I').unwrap();
+    assert!(x.got_parse_complete().unwrap());
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn after_an_error_without_sync_everything_is_skipped() {
+    let mut x = exchange();
+    x.sent_extended(Owed::Bind);
+    let mut undo = Vec::new();
+    x.got_error(&mut undo);
+    assert!(x.is_skipping());
+    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_query();
+    assert_eq!(x.readies_owed(), 0);
+    x.sent_sync();
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn copy_in_by_the_extended_protocol_swallows_syncs() {
+    // Sync sent together with Execute, then data, CopyDone and a second Sync.
+    for copy_response_late in [false, true] {
+        let mut x = exchange();
+        x.sent_extended(Owed::ParseUnnamed);
+        x.sent_extended(Owed::Execute);
+        x.sent_sync();
+        x.got_parse_complete().unwrap();
+        if !copy_response_late {
+            x.got_copy_in();
+            assert!(!x.is_over());
+        }
+        x.sent_copy_end();
+        x.sent_sync();
+        if copy_response_late {
+            x.got_copy_in();
+        }
+        x.got_completion().unwrap();
+        x.got_ready(b'I').unwrap();
+        assert!(x.is_over(), "late: {copy_response_late}");
+    }
+}
+
+#[test]
+fn a_query_behind_an_error_is_skipped_with_the_rest() {
+    // Describe of a portal that is not there, Query, Parse, Sync.
+    let mut x = exchange();
+    x.sent_extended(Owed::Describe);
+    x.sent_query();
+    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_sync();
+    x.got_error(&mut Vec::new());
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn a_copy_that_fails_leaves_doubt_about_the_syncs_before() {
+    // Execute and Sync in one packet, as drivers do; it fails before or after it has read that Sync.
+    let mut x = exchange();
+    x.sent_extended(Owed::Execute);
+    x.sent_sync();
+    x.got_copy_in();
+    x.got_error(&mut Vec::new());
+    assert!(x.is_in_doubt() && !x.is_over());
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over(), "it was not read as part of the data");
+    assert_eq!(x.got_ready(b'I'), Err(Desync));
+    let mut x = exchange();
+    x.sent_query();
+    x.got_copy_in();
+    x.sent_sync();
+    x.got_error(&mut Vec::new());
+    assert!(x.is_in_doubt());
+    // Without such a Sync, and where it succeeds, there is none.
+    let mut x = exchange();
+    x.sent_query();
+    x.got_copy_in();
+    x.got_error(&mut Vec::new());
+    assert!(!x.is_in_doubt());
+    x.got_ready(b'I').unwrap();
+    x.sent_query();
+    x.got_copy_in();
+    x.sent_sync();
+    x.sent_copy_end();
+    x.got_completion().unwrap();
+    assert!(!x.is_in_doubt());
+}
+
+#[test]
+fn ends_of_copies_that_nobody_waits_for_take_no_room() {
+    let mut x = exchange();
+    x.sent_extended(Owed::ParseUnnamed);
+    (0..1000).for_each(|_| x.sent_copy_end());
+    assert_eq!(x.owed.len(), 2);
+    // Two COPYs in one Query, with the data and ends of both behind it.
+    let mut x = exchange();
+    x.sent_query();
+    x.sent_copy_end();
+    x.sent_copy_end();
+    for _ in 0..2 {
+        x.got_copy_in();
+        assert!(!x.is_copying_in());
+        x.got_completion().unwrap();
+    }
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn copy_in_by_query() {
+    let mut x = exchange();
+    x.sent_query();
+    x.got_copy_in();
+    x.sent_sync();
+    x.sent_copy_end();
+    assert!(!x.is_over());
+    x.got_ready(b'I').unwrap();
+    assert!(x.is_over());
+}
+
+#[test]
+fn nothing_passes_a_pending_prefix_but_one_group() {
+    let mut x = Exchange::new();
+    x.begin(Prefix { commands: 1, closes: 0, readies: 1 });
+    x.sent_extended(Owed::Bind);
+    assert!(!x.must_wait());
+    x.sent_sync();
+    assert!(x.must_wait());
+    x.prefix = Prefix::default();
+    assert!(!x.must_wait());
+}
