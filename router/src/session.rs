@@ -248,10 +248,14 @@ impl Session {
 
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if let Some(order) = self.core.handle.order()
-                && let Some(end) = self.obey(order)
-            {
-                return Poll::Ready(end);
+            while let Some(order) = self.core.handle.order() {
+                if let Some(end) = self.obey(order) {
+                    return Poll::Ready(end);
+                }
+                if self.core.handle.order() == Some(order) {
+                    // It stands until it can.
+                    break;
+                }
             }
             if let Some(relay) = &mut self.relay {
                 match relay.poll(&mut self.core, cx) {

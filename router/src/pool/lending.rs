@@ -134,8 +134,9 @@ impl Pool {
     pub(super) fn hand_on(self: &Arc<Self>, state: &mut State, mut server: Box<Server>, now: Instant) {
         server.identity.came_back(server.statements.len());
         if state.hold.wants_closed(&server.identity) {
-            // It was being made when the pool was paused.
+            // It was being made when the pool was paused, or its connections were to be made anew.
             self.forget(state, &mut server);
+            self.serve_next(state);
             return;
         }
         while !state.queue.is_empty() {

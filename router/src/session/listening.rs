@@ -53,6 +53,10 @@ impl Drop for Listening {
     }
 }
 
+/// Channels that one session may listen on. All who listen at a database share its hub, and for each channel
+/// PostgreSQL looks through all that the hub has.
+const CHANNELS_MAX: usize = 1000;
+
 /// What the client's next ReadyForQuery waits for.
 pub(super) struct Gate {
     answer: oneshot::Receiver<Result<(), Unavailable>>,
@@ -69,6 +73,9 @@ fn hub(core: &Core) -> Arc<Hub> {
 impl Core {
     /// The session listens on these channels as well. What to wait for.
     fn listen(&mut self, added: &[Box<[u8]>]) -> oneshot::Receiver<Result<(), Unavailable>> {
+        if self.are_too_many(added) {
+            return oneshot::channel().1;
+        }
         if self.listening.is_none() {
             let limit = self.shared.settings().limits.mailbox_bytes;
             let voice = self.seat.voice.clone();
@@ -105,6 +112,12 @@ impl Core {
                 return answer;
             }
         }
+    }
+
+    /// Whether these would be more channels than a session may listen on.
+    fn are_too_many(&self, added: &[Box<[u8]>]) -> bool {
+        let there = self.listening.as_ref().map_or(0, |listening| listening.channels.len());
+        there + added.len() > CHANNELS_MAX
     }
 
     /// The session no longer listens on these.
@@ -314,11 +327,17 @@ impl Relay {
         let added = self.gate.take().map(|gate| gate.added).unwrap_or_default();
         self.notifies = false;
         if !matches!(answer, Ok(Ok(()))) && !added.is_empty() {
+            let too_many = core.are_too_many(&added);
             core.unlisten(&added);
             core.account.errors.add(1);
-            ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the shard cannot be listened to")
-                .hint("Nothing is listened on by this LISTEN. The router's log has the cause.")
-                .encode(self.s.own());
+            let error = if too_many {
+                let text = format!("a session can listen on {CHANNELS_MAX} channels");
+                ErrorResponse::error(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, text)
+            } else {
+                ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the shard cannot be listened to")
+                    .hint("Nothing is listened on by this LISTEN. The router's log has the cause.")
+            };
+            error.encode(self.s.own());
         }
         Poll::Ready(core.take_mail(self.s.own()))
     }

@@ -15,6 +15,14 @@ use crate::context::Wish;
 use crate::roaming::Named;
 use crate::roaming::read::{Statement, Step};
 
+/// Statements of a transaction that are kept until it is known whose it is.
+const OPENING_MAX: usize = 256;
+
+fn too_much() -> ErrorResponse {
+    let text = format!("more than {OPENING_MAX} statements before the transaction's tenant is known");
+    ErrorResponse::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, text)
+}
+
 impl Relay {
     /// Answers a Query that needs no shard.
     pub(super) fn answer_query(
@@ -78,6 +86,9 @@ impl Relay {
                         "there is already a transaction in progress",
                     );
                 } else {
+                    if roaming.opening.len() >= OPENING_MAX {
+                        return Ok(Err(too_much()));
+                    }
                     roaming.opening.push(text.into());
                 }
             }
@@ -115,12 +126,18 @@ impl Relay {
                     return Ok(Err(ErrorResponse::error(sqlstate::INVALID_SAVEPOINT, text)));
                 }
                 roaming.failed = false;
+                if roaming.opening.len() >= OPENING_MAX {
+                    return Ok(Err(too_much()));
+                }
                 roaming.opening.push(text.into());
                 tag = done;
             }
             Step::InBlock => {
                 let constraints = memchr::memmem::find(&text.to_ascii_lowercase(), b"constraints").is_some();
                 tag = if constraints { "SET CONSTRAINTS" } else { "SET" };
+                if roaming.opening.len() >= OPENING_MAX {
+                    return Ok(Err(too_much()));
+                }
                 roaming.opening.push(text.into());
             }
             Step::Set { .. } | Step::ResetAll | Step::DiscardAll if track.block => {
@@ -133,6 +150,9 @@ impl Relay {
                     _ if is_reset(text) => "RESET",
                     _ => "SET",
                 };
+                if roaming.opening.len() >= OPENING_MAX {
+                    return Ok(Err(too_much()));
+                }
                 roaming.opening.push(text.into());
             }
             Step::Set { local, .. } => {

@@ -163,3 +163,17 @@ fn a_copy_that_fails_gives_its_connection_back_while_its_client_is_silent() {
         assert_eq!(globex.column("SELECT name FROM clients ORDER BY id"), s.canaries("globex"));
     }
 }
+
+#[test]
+fn a_session_listens_on_so_many_channels_and_no_more() {
+    let s = setup("size = 2");
+    let mut one = s.login("acme");
+    let listen = |from: usize, to: usize| (from..to).map(|n| format!("LISTEN c{n};")).collect::<String>();
+    one.rows(&listen(0, 1000));
+    assert_eq!(one.error("LISTEN one_more").sqlstate, "53400");
+    one.rows("UNLISTEN c7");
+    one.rows("LISTEN one_more");
+    let mut other = s.login("acme");
+    other.rows("NOTIFY one_more");
+    wait::until_true("the notification", || one.round(&m::query("SELECT 1")).iter().any(|r| r.tag == b'A'));
+}
