@@ -259,7 +259,9 @@ impl Relay {
             self.pin(core, pin);
             // It is there now, whatever becomes of the next transaction.
             self.fresh_pin = false;
-        } else if probe.asked.state && !matches!(core.pin, None | Some(Pin::Prepare | Pin::Load)) {
+        } else if probe.asked.state
+            && !matches!(core.pin, None | Some(Pin::Prepare | Pin::Load | Pin::Setting))
+        {
             tracing::debug!(session = core.id, tenant = %core.who.tenant, "nothing pins the session any more");
             core.pin = None;
         }

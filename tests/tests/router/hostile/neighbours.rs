@@ -59,6 +59,24 @@ fn settings_of_one_are_not_another_s() {
     }
 }
 
+/// What a statement that is not understood is asked about afterwards are other things than settings which cannot be
+/// carried: nothing found does not mean that the session may leave its connection.
+#[test]
+fn a_setting_that_cannot_be_carried_outlives_what_is_asked_about() {
+    let s = setup("size = 2");
+    let (mut one, mut second, mut third) = (s.login("acme"), s.login("acme"), s.login("acme"));
+    one.rows("SET app . \"user\" = 'alice'");
+    one.rows("DO 'BEGIN PERFORM 1; END'");
+    second.rows("BEGIN");
+    // Waits as long as the first has a connection of its own, and takes it if it has not.
+    third.send(&m::query("BEGIN"));
+    assert_eq!(user(&mut one), "alice");
+    second.rows("COMMIT");
+    third.until_ready();
+    third.rows("COMMIT");
+    assert_eq!(user(&mut one), "alice");
+}
+
 #[test]
 fn the_tenant_is_not_changed_by_a_function_s_message() {
     let s = setup("size = 1");
