@@ -6,113 +6,14 @@
 //! Sync each bring one ReadyForQuery; after an error in the extended protocol everything is
 //! skipped up to the next Sync; during COPY IN, Sync and Flush are not even looked at.
 
+mod owed;
+
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use switchyard_wire::error::ErrorResponse;
 
 use crate::context::Prefix;
-use crate::statements::Statement;
-
-/// A reply, or group of replies, that is owed.
-#[derive(Debug)]
-pub(crate) enum Owed {
-    /// ReadyForQuery for a Query.
-    Query,
-    /// ReadyForQuery for a FunctionCall.
-    Call,
-    /// ReadyForQuery for a Sync.
-    Sync,
-    /// No reply: the client has ended this many COPYs here.
-    CopyEnd(usize),
-    /// BindComplete.
-    Bind,
-    /// RowDescription or NoData.
-    Describe,
-    /// CommandComplete, EmptyQueryResponse or PortalSuspended.
-    Execute,
-    /// ParseComplete for a statement without a name.
-    ParseUnnamed,
-    /// ParseComplete for a named statement that was sent on.
-    Parse(Box<[u8]>, Arc<Statement>),
-    /// CloseComplete, to be shown as ParseComplete: the server had the statement already.
-    ParseAsClose(Box<[u8]>),
-    /// The error for a name that the client has in use; the name is the client's.
-    ParseDuplicate(Box<[u8]>),
-    /// ParseComplete, not to be shown: the router prepared a statement that the server lacked.
-    Inject(Option<Arc<Statement>>),
-    /// CloseComplete, not to be shown: the router made room, by closing this one, or the unnamed one.
-    Evict(Option<Arc<Statement>>),
-    /// CloseComplete for a portal, or for a statement that the client does not have.
-    Close,
-    /// CloseComplete for a statement of the client, which the server may have had as well. If an
-    /// error comes first, it is still there.
-    CloseStatement {
-        /// The client's name.
-        name: Box<[u8]>,
-        statement: Arc<Statement>,
-        /// Whether it was closed on the server, too.
-        on_server: bool,
-    },
-    /// An error, which the client gets in other words, and ReadyForQuery: a Query that the router refuses.
-    RefusedQuery(Box<ErrorResponse>),
-    /// An error, which the client gets in other words: what makes the server skip a group that the router refuses.
-    RefusedGroup(Box<ErrorResponse>),
-    /// ReadyForQuery for a Query or a FunctionCall of the router's own; the name of what it prepares.
-    OwnQuery(Option<Box<str>>),
-    /// ParseComplete for a statement of the router's own.
-    OwnParse,
-    /// BindComplete for it.
-    OwnBind,
-    /// CommandComplete for it.
-    OwnExecute,
-    /// ReadyForQuery for the Sync behind it.
-    OwnSync,
-}
-
-impl Owed {
-    /// Whether the client is told when the server is ready.
-    fn brings_ready(&self) -> bool {
-        matches!(self, Self::Query | Self::Call | Self::Sync | Self::RefusedQuery(_))
-    }
-
-    /// Whether no reply to it is the client's.
-    fn is_own(&self) -> bool {
-        matches!(self, Self::OwnQuery(_) | Self::OwnParse | Self::OwnBind | Self::OwnExecute | Self::OwnSync)
-    }
-
-    /// What is to be undone if it never comes.
-    fn undo(self) -> Option<Undo> {
-        match self {
-            Self::Parse(name, statement) => Some(Undo::Parsed(name, statement)),
-            Self::ParseAsClose(name) => Some(Undo::Named(name)),
-            Self::Inject(Some(statement)) => Some(Undo::Injected(statement)),
-            Self::Inject(None) | Self::ParseUnnamed | Self::RefusedGroup(_) => Some(Undo::Unnamed),
-            Self::Evict(Some(statement)) => Some(Undo::Evicted(statement)),
-            Self::CloseStatement { name, statement, on_server } => {
-                Some(Undo::Closed(name, statement, on_server))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What is to be undone, because the server skipped it.
-#[derive(Debug)]
-pub(crate) enum Undo {
-    /// The client's statement of this name was not made, nor this one on the server.
-    Parsed(Box<[u8]>, Arc<Statement>),
-    /// The client's statement of this name was not made.
-    Named(Box<[u8]>),
-    /// The server does not have this statement.
-    Injected(Arc<Statement>),
-    /// The server still has this statement.
-    Evicted(Arc<Statement>),
-    /// The client still has this statement; so has the server, if it was to be closed there.
-    Closed(Box<[u8]>, Arc<Statement>, bool),
-    /// The server has no unnamed statement of this session.
-    Unnamed,
-}
+pub(crate) use owed::{Owed, Undo};
 
 /// The server said something that it cannot say at this point. It must not be used any more.
 #[derive(Debug, PartialEq, Eq)]
