@@ -18,9 +18,14 @@ use crate::roaming::read::{Statement, Step};
 /// Statements of a transaction that are kept until it is known whose it is.
 const OPENING_MAX: usize = 256;
 
-fn too_much() -> ErrorResponse {
-    let text = format!("more than {OPENING_MAX} statements before the transaction's tenant is known");
-    ErrorResponse::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, text)
+/// Keeps a statement until then, if there is room.
+fn keep(opening: &mut Vec<Box<[u8]>>, text: &[u8]) -> Result<(), ErrorResponse> {
+    if opening.len() >= OPENING_MAX {
+        let text = format!("more than {OPENING_MAX} statements before the transaction's tenant is known");
+        return Err(ErrorResponse::error(sqlstate::PROGRAM_LIMIT_EXCEEDED, text));
+    }
+    opening.push(text.into());
+    Ok(())
 }
 
 impl Relay {
@@ -86,10 +91,9 @@ impl Relay {
                         "there is already a transaction in progress",
                     );
                 } else {
-                    if roaming.opening.len() >= OPENING_MAX {
-                        return Ok(Err(too_much()));
+                    if let Err(error) = keep(&mut roaming.opening, text) {
+                        return Ok(Err(error));
                     }
-                    roaming.opening.push(text.into());
                 }
             }
             Step::Commit { chain } | Step::Rollback { chain } => {
@@ -126,19 +130,17 @@ impl Relay {
                     return Ok(Err(ErrorResponse::error(sqlstate::INVALID_SAVEPOINT, text)));
                 }
                 roaming.failed = false;
-                if roaming.opening.len() >= OPENING_MAX {
-                    return Ok(Err(too_much()));
+                if let Err(error) = keep(&mut roaming.opening, text) {
+                    return Ok(Err(error));
                 }
-                roaming.opening.push(text.into());
                 tag = done;
             }
             Step::InBlock => {
                 let constraints = memchr::memmem::find(&text.to_ascii_lowercase(), b"constraints").is_some();
                 tag = if constraints { "SET CONSTRAINTS" } else { "SET" };
-                if roaming.opening.len() >= OPENING_MAX {
-                    return Ok(Err(too_much()));
+                if let Err(error) = keep(&mut roaming.opening, text) {
+                    return Ok(Err(error));
                 }
-                roaming.opening.push(text.into());
             }
             Step::Set { .. } | Step::ResetAll | Step::DiscardAll if track.block => {
                 tag = match step {
@@ -150,10 +152,9 @@ impl Relay {
                     _ if is_reset(text) => "RESET",
                     _ => "SET",
                 };
-                if roaming.opening.len() >= OPENING_MAX {
-                    return Ok(Err(too_much()));
+                if let Err(error) = keep(&mut roaming.opening, text) {
+                    return Ok(Err(error));
                 }
-                roaming.opening.push(text.into());
             }
             Step::Set { local, .. } => {
                 tag = if is_reset(text) { "RESET" } else { "SET" };
