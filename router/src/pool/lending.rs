@@ -89,8 +89,7 @@ impl Pool {
         if server.identity.may_be_canceled() && !server.identity.is_being_canceled() {
             // A cancel request was not answered: it would hit whoever comes next.
             server.broken = true;
-        }
-        if server.identity.is_being_canceled() && !server.broken {
+        } else if server.identity.is_being_canceled() && !server.broken {
             // A cancel request is on its way to it. It must arrive before anybody else is served.
             server.identity.came_back(server.statements.len());
             let pool = self.clone();
