@@ -50,6 +50,13 @@ impl Message {
         self.body.first().map_or('?', |b| char::from(*b))
     }
 
+    /// Channel and payload of a NotificationResponse.
+    pub fn note(&self) -> (String, String) {
+        let text = String::from_utf8_lossy(self.body.get(4..).unwrap_or_default()).into_owned();
+        let (channel, payload) = text.trim_end_matches('\0').split_once('\0').unwrap_or((&text, ""));
+        (channel.trim_end_matches('\0').to_owned(), payload.to_owned())
+    }
+
     /// The values of a DataRow, as text.
     pub fn values(&self) -> Vec<Option<String>> {
         let mut rest = self.body.get(2..).unwrap_or_default();

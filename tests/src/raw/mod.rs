@@ -362,4 +362,25 @@ impl Raw {
     pub fn value(&mut self, sql: &str) -> String {
         self.column(sql).into_iter().next().unwrap_or_else(|| panic!("{sql}: no rows"))
     }
+
+    /// Has `sender` say a last word on `channel`, and gives the notifications, as channels and payloads, that are
+    /// heard here up to that.
+    ///
+    /// # Panics
+    /// If the last word is not heard.
+    #[track_caller]
+    pub fn heard(&mut self, sender: &mut Self, channel: &str) -> Vec<(String, String)> {
+        sender.rows(&format!("NOTIFY {channel}, 'the last word'"));
+        let mut heard = Vec::new();
+        loop {
+            let message = self.read();
+            if message.tag == b'A' {
+                let note = message.note();
+                if note.1 == "the last word" {
+                    return heard;
+                }
+                heard.push(note);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use switchyard_tests::cluster::{DATABASE, SUPERUSER, SUPERUSER_PASSWORD};
 use switchyard_tests::raw::messages as m;
-use switchyard_tests::raw::{Message, Raw, Target};
+use switchyard_tests::raw::{Raw, Target};
 use switchyard_tests::router::Router;
 use switchyard_tests::{Dice, wait};
 
@@ -48,25 +48,10 @@ impl Two {
     }
 }
 
-fn payload(message: &Message) -> String {
-    let text = String::from_utf8_lossy(&message.body[4..]).into_owned();
-    text.trim_end_matches('\0').split_once('\0').map(|(_, payload)| payload.to_owned()).unwrap_or_default()
-}
-
-/// What `listener` hears up to the last word, which `sender` says now.
+/// The payloads of what `listener` hears up to the last word, which `sender` says now.
 #[track_caller]
 fn heard(listener: &mut Raw, sender: &mut Raw) -> Vec<String> {
-    sender.rows("NOTIFY news, 'the last word'");
-    let mut heard = Vec::new();
-    loop {
-        let message = listener.read();
-        if message.tag == b'A' {
-            match payload(&message).as_str() {
-                "the last word" => return heard,
-                other => heard.push(other.to_owned()),
-            }
-        }
-    }
+    listener.heard(sender, "news").into_iter().map(|(_, payload)| payload).collect()
 }
 
 fn metric(router: &Router, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -150,7 +135,7 @@ fn private_channel(two: &Two) -> String {
 /// The announcements that `spy` has heard.
 fn tags(spy: &mut Raw) -> Vec<String> {
     let messages = spy.round(&m::query("SELECT 1"));
-    let notes = messages.iter().filter(|m| m.tag == b'A').map(payload);
+    let notes = messages.iter().filter(|m| m.tag == b'A').map(|m| m.note().1);
     notes.filter(|payload| payload.starts_with('t')).collect()
 }
 
@@ -239,7 +224,7 @@ fn heard_by_all(
         // Its own notification is there when it is ready, and everything before it.
         let flush = [format!("LISTEN flush_{session}"), format!("NOTIFY flush_{session}, 'flush'")];
         for sql in flush.iter().chain([&sql]).filter(|sql| !sql.is_empty()) {
-            let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| payload(&m));
+            let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| m.note().1);
             heard[session].extend(notes.filter(|payload| payload != "flush"));
         }
     }

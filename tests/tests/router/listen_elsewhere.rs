@@ -1,6 +1,6 @@
 //! LISTEN at one router and NOTIFY at its peer, without a catalog.
 
-use switchyard_tests::raw::{Message, Raw};
+use switchyard_tests::Raw;
 use switchyard_tests::{Router, Running, Setup, wait};
 
 const KEY: &str = "a key of more than thirty-two bytes";
@@ -28,25 +28,10 @@ fn login(s: &Running, router: &Router, tenant: &str) -> Raw {
     s.target(tenant).at(router.address()).connect()
 }
 
-fn payload(message: &Message) -> String {
-    let text = String::from_utf8_lossy(&message.body[4..]).into_owned();
-    text.trim_end_matches('\0').split_once('\0').map(|(_, payload)| payload.to_owned()).unwrap_or_default()
-}
-
-/// What `listener` hears up to the last word, which `sender` says now.
+/// The payloads of what `listener` hears up to the last word, which `sender` says now.
 #[track_caller]
 fn heard(listener: &mut Raw, sender: &mut Raw) -> Vec<String> {
-    sender.rows("NOTIFY news, 'the last word'");
-    let mut heard = Vec::new();
-    loop {
-        let message = listener.read();
-        if message.tag == b'A' {
-            match payload(&message).as_str() {
-                "the last word" => return heard,
-                other => heard.push(other.to_owned()),
-            }
-        }
-    }
+    listener.heard(sender, "news").into_iter().map(|(_, payload)| payload).collect()
 }
 
 fn metric(router: &Router, name: &str) -> f64 {

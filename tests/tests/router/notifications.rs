@@ -6,7 +6,7 @@
 
 use switchyard_tests::drivers::{node, python};
 use switchyard_tests::raw::Raw;
-use switchyard_tests::raw::messages::{self as m, Message};
+use switchyard_tests::raw::messages as m;
 use switchyard_tests::wait::until_true;
 use switchyard_tests::{Dice, Running, Setup};
 
@@ -15,30 +15,6 @@ const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 /// One shard and two server connections for all.
 fn setup() -> Setup {
     Setup::new().shards(1).pool("size = 2").tenants(TENANTS)
-}
-
-/// Channel and payload of a NotificationResponse.
-fn note(message: &Message) -> (String, String) {
-    let text = String::from_utf8_lossy(&message.body[4..]).into_owned();
-    let (channel, payload) = text.trim_end_matches('\0').split_once('\0').unwrap_or((&text, ""));
-    (channel.trim_end_matches('\0').to_owned(), payload.to_owned())
-}
-
-/// Sends `last` on `channel` as `sender`, and gives what `listener` hears up to that: channels and payloads.
-#[track_caller]
-fn heard(listener: &mut Raw, sender: &mut Raw, channel: &str) -> Vec<(String, String)> {
-    sender.rows(&format!("NOTIFY {channel}, 'the last word'"));
-    let mut heard = Vec::new();
-    loop {
-        let message = listener.read();
-        if message.tag == b'A' {
-            let note = note(&message);
-            if note.1 == "the last word" {
-                return heard;
-            }
-            heard.push(note);
-        }
-    }
 }
 
 fn payloads(heard: Vec<(String, String)>) -> Vec<String> {
@@ -70,7 +46,7 @@ fn a_listener_hears_its_own_tenant_and_nobody_else() {
     }
     for ((tenant, sender), listener) in TENANTS.iter().zip(&mut senders).zip(&mut listeners) {
         let expected: Vec<_> = (0..25).map(|n| format!("{tenant} {n}")).collect();
-        assert_eq!(payloads(heard(listener, sender, "news")), expected, "{tenant}");
+        assert_eq!(payloads(listener.heard(sender, "news")), expected, "{tenant}");
     }
     nobody_is_pinned(&s);
     assert_eq!(metric(&s, "_listeners", &[]), 4.0);
@@ -93,7 +69,7 @@ fn who_comes_to_a_busy_connection_is_heard_from_the_start() {
         globex.rows("NOTIFY news, 'globex'");
         acme.rows("NOTIFY news, 'acme'");
         let (own, sender) = if n % 2 == 0 { ("acme", &mut acme) } else { ("globex", &mut globex) };
-        assert_eq!(payloads(heard(&mut listener, sender, "news")), [own]);
+        assert_eq!(payloads(listener.heard(sender, "news")), [own]);
     }
     nobody_is_pinned(&s);
 }
@@ -106,7 +82,7 @@ fn a_transaction_that_was_open_before_is_heard_when_it_commits() {
     let mut listener = s.login("acme");
     listener.rows("LISTEN news");
     acme.rows("COMMIT");
-    assert_eq!(payloads(heard(&mut listener, &mut acme, "news")), ["begun before"]);
+    assert_eq!(payloads(listener.heard(&mut acme, "news")), ["begun before"]);
     assert_eq!(metric(&s, "s_dropped_total", &[]), 0.0);
 }
 
@@ -128,8 +104,8 @@ fn triggers_and_functions_notify_by_plain_names() {
             raw.rows(&format!("INSERT INTO leads (first_name) VALUES ('{name}')"));
         }
     }
-    assert_eq!(payloads(heard(&mut to_acme, &mut acme, "leads")), ["acme Ann", "acme Bob"]);
-    assert_eq!(payloads(heard(&mut to_globex, &mut globex, "leads")), ["globex Ann", "globex Bob"]);
+    assert_eq!(payloads(to_acme.heard(&mut acme, "leads")), ["acme Ann", "acme Bob"]);
+    assert_eq!(payloads(to_globex.heard(&mut globex, "leads")), ["globex Ann", "globex Bob"]);
 }
 
 #[test]
@@ -142,7 +118,7 @@ fn a_listen_in_a_function_counts_as_well() {
     until_true("the hub", || {
         other.rows("NOTIFY hidden, 'x'");
         other.rows("NOTIFY known, 'y'");
-        let (channel, _) = note(acme.until_tag(b'A').last().expect("a message"));
+        let (channel, _) = acme.until_tag(b'A').last().expect("a message").note();
         channel == "hidden"
     });
     nobody_is_pinned(&s);
@@ -165,7 +141,7 @@ fn an_idle_listener_costs_no_server_connection() {
     for (n, listener) in listeners.iter_mut().enumerate() {
         let mut sender = s.login(TENANTS[n % 4]);
         sender.rows(&format!("NOTIFY news_{n}, 'to {n}'"));
-        assert_eq!(payloads(heard(listener, &mut sender, &format!("news_{n}"))), [format!("to {n}")]);
+        assert_eq!(payloads(listener.heard(&mut sender, &format!("news_{n}"))), [format!("to {n}")]);
     }
     assert_eq!(metric(&s, "_listeners", &[]), 40.0);
     nobody_is_pinned(&s);
@@ -200,12 +176,12 @@ fn inside_a_transaction_nothing_is_delivered() {
     acme.rows("BEGIN");
     other.rows("NOTIFY a, 'x'");
     // By now it is in all mailboxes.
-    heard(&mut witness, &mut other, "a");
+    witness.heard(&mut other, "a");
     for _ in 0..3 {
         assert!(acme.round(&m::query("SELECT 1")).iter().all(|m| m.tag != b'A'));
     }
     acme.rows("COMMIT");
-    assert_eq!(payloads(heard(&mut acme, &mut other, "a"))[0], "x");
+    assert_eq!(payloads(acme.heard(&mut other, "a"))[0], "x");
 }
 
 #[test]
@@ -282,10 +258,7 @@ fn what_is_listened_on_is_what_was_committed() {
             for name in &every {
                 sender.rows(&format!("NOTIFY \"{name}\""));
             }
-            heard(&mut listener, &mut sender, "last")
-                .into_iter()
-                .map(|(channel, _)| channel)
-                .collect::<Vec<_>>()
+            listener.heard(&mut sender, "last").into_iter().map(|(channel, _)| channel).collect::<Vec<_>>()
         };
         let expected = listened(s.direct("acme"), s.direct("acme"));
         assert_eq!(listened(s.login("acme"), s.login("acme")), expected, "{script:?}");
@@ -310,7 +283,7 @@ fn the_hubs_connection_may_die() {
             acme.rows(&format!("NOTIFY news, 'try {n}'"));
             metric(&s, "s_delivered_total", &[]) > before
         });
-        let all = payloads(heard(&mut listener, &mut acme, "news"));
+        let all = payloads(listener.heard(&mut acme, "news"));
         assert!(all.last().is_some_and(|last| *last == format!("try {n}")), "{all:?}");
     }
     assert_eq!(metric(&s, "_gaps_total", &[]), 3.0);
@@ -329,7 +302,7 @@ fn a_hub_that_cannot_connect_is_an_error_of_listen() {
     until_true("the shard", || acme.try_rows("LISTEN news").is_ok());
     let mut other = s.login("acme");
     other.rows("NOTIFY news, 'x'");
-    assert_eq!(payloads(heard(&mut acme, &mut other, "news")), ["x"]);
+    assert_eq!(payloads(acme.heard(&mut other, "news")), ["x"]);
 }
 
 #[test]
@@ -367,7 +340,7 @@ fn tags_cannot_be_used_by_tenants() {
     spy.send(&m::query("SELECT 1"));
     for message in spy.until_ready() {
         if message.tag == b'A' {
-            tags.push(note(&message).1);
+            tags.push(message.note().1);
         }
     }
     assert!(tags.iter().filter(|tag| tag.starts_with('t')).count() >= 4, "{tags:?}");
@@ -378,9 +351,9 @@ fn tags_cannot_be_used_by_tenants() {
     // Nobody can listen on that channel through the router.
     globex.rows(&format!("LISTEN {channel}"));
     let mut sender = s.login("acme");
-    assert_eq!(payloads(heard(&mut acme, &mut sender, "news")), [""; 0]);
+    assert_eq!(payloads(acme.heard(&mut sender, "news")), [""; 0]);
     let mut sender = s.login("globex");
-    for (on, _) in heard(&mut globex, &mut sender, "news") {
+    for (on, _) in globex.heard(&mut sender, "news") {
         assert_eq!(on, "news");
     }
     assert!(metric(&s, "_forgeries_total", &[]) >= 4.0);
@@ -397,8 +370,8 @@ fn by_session_as_well_nobody_hears_another_tenant() {
         acme.rows(&format!("NOTIFY news, 'acme {n}'"));
         globex.rows(&format!("NOTIFY news, 'globex {n}'"));
     }
-    assert_eq!(payloads(heard(&mut to_acme, &mut acme, "news")), ["acme 0", "acme 1", "acme 2"]);
-    assert_eq!(payloads(heard(&mut to_globex, &mut globex, "news")), ["globex 0", "globex 1", "globex 2"]);
+    assert_eq!(payloads(to_acme.heard(&mut acme, "news")), ["acme 0", "acme 1", "acme 2"]);
+    assert_eq!(payloads(to_globex.heard(&mut globex, "news")), ["globex 0", "globex 1", "globex 2"]);
 }
 
 /// Applications with a listener for each tenant, while two clients of every tenant notify.
@@ -439,7 +412,7 @@ fn a_listener_follows_its_tenant_to_another_shard() {
     acme.rows("LISTEN news");
     globex.rows("LISTEN news");
     other.rows("NOTIFY news, 'before'");
-    assert_eq!(payloads(heard(&mut acme, &mut other, "news")), ["before"]);
+    assert_eq!(payloads(acme.heard(&mut other, "news")), ["before"]);
     let moved = |toml: &str| toml.replace("id = \"acme\"\nshard = \"s0\"", "id = \"acme\"\nshard = \"s1\"");
     assert!(s.reload(moved));
     // Its hub is another one from soon after.
@@ -448,10 +421,10 @@ fn a_listener_follows_its_tenant_to_another_shard() {
         other.rows("NOTIFY news, 'after'");
         metric(&s, "s_delivered_total", &[]) > before
     });
-    let all = payloads(heard(&mut acme, &mut other, "news"));
+    let all = payloads(acme.heard(&mut other, "news"));
     assert!(!all.is_empty() && all.iter().all(|payload| payload == "after"), "{all:?}");
     let mut sender = s.login("globex");
-    assert_eq!(payloads(heard(&mut globex, &mut sender, "news")), [""; 0]);
+    assert_eq!(payloads(globex.heard(&mut sender, "news")), [""; 0]);
 }
 
 /// One step of a random program: whose session, and what it says.
@@ -496,7 +469,7 @@ fn heard_by_all(
 ) -> Vec<Vec<(String, String)>> {
     let mut heard = vec![Vec::new(); SESSIONS];
     let mut say = |session: usize, raw: &mut Raw, sql: &str| {
-        let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| note(&m));
+        let notes = raw.round(&m::query(sql)).into_iter().filter(|m| m.tag == b'A').map(|m| m.note());
         heard[session].extend(notes.filter(|(channel, _)| !channel.starts_with("flush")));
     };
     let last = (0..SESSIONS).map(|session| (session, String::new()));
