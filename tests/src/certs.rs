@@ -56,6 +56,26 @@ impl Certs {
         (cert, key)
     }
 
+    /// Signs (again) `server` for the one host that it has as common name, without alternative names.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn issue_by_common_name(&self, host: &str) {
+        let key = KeyPair::generate().expect("keys can be made");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, host);
+        let cert = params.signed_by(&key, &self.issuer).expect("the authority signs");
+        self.dir.write("server.pem", &cert.pem());
+        private(&self.dir.write("server.key", &key.serialize_pem()));
+    }
+
+    /// Puts a certificate of X.509 version 1 in place of `server`, and its authority in place of ours.
+    pub fn version_1(&self) {
+        self.dir.write("ca.pem", include_str!("../../router/src/tls/tests/version1/root.crt"));
+        self.dir.write("server.pem", include_str!("../../router/src/tls/tests/version1/shard.crt"));
+        private(&self.dir.write("server.key", include_str!("../../router/src/tls/tests/version1/shard.key")));
+    }
+
     /// The authority's file.
     pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")

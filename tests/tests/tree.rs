@@ -30,8 +30,9 @@ fn files(ending: &str) -> Vec<(String, String)> {
 const MAY: &[(&str, &[&str])] = &[
     ("switchyard-config", &[]),
     ("switchyard-wire", &[]),
-    ("switchyard-catalog", &["switchyard-config"]),
-    ("switchyard-router", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
+    ("switchyard-tls", &["switchyard-config"]),
+    ("switchyard-catalog", &["switchyard-config", "switchyard-tls"]),
+    ("switchyard-router", &["switchyard-config", "switchyard-catalog", "switchyard-tls", "switchyard-wire"]),
     ("switchyard-control-plane", &["switchyard-config", "switchyard-catalog", "switchyard-wire"]),
     ("switchyard-shard-schema", &["switchyard-config", "switchyard-catalog"]),
     (

@@ -8,8 +8,8 @@ use switchyard_config::settings::ClientTls;
 use switchyard_wire::tls_endpoint::server_end_point;
 use tokio_rustls::TlsAcceptor;
 
-use super::names::{self, AlternativeName};
-use super::{ALPN_POSTGRESQL, TlsError, certificates, certified_key, provider, root_store};
+use switchyard_tls::names::{self, AlternativeName};
+use switchyard_tls::{ALPN_POSTGRESQL, TlsError, certificates, certified_key, provider, root_store};
 
 /// A certificate and what goes with it, made from files once. For a reload, load another and swap it in; one
 /// that cannot be loaded leaves the old one as it is.

@@ -1,22 +1,16 @@
 //! TLS toward shards: we are the client, by libpq's rules.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use rustls::ClientConnection;
-use rustls::client::Resumption;
-use rustls::pki_types::{IpAddr, ServerName};
+use rustls::pki_types::ServerName;
 use switchyard_config::topology::{ServerTls, SslMode};
 use switchyard_wire::tls_endpoint::server_end_point;
 use tokio_rustls::TlsConnector;
 
-use super::verifier::{ShardVerifier, Trusted};
-use super::{ALPN_POSTGRESQL, TlsError, certificates, certified_key, client_builder, provider, root_store};
+use super::TlsError;
 
 /// How a shard is connected to, made from files once.
-///
-/// As in libpq, a `root_cert` is never given in vain: with it, the chain is verified in `allow`, `prefer` and
-/// `require` too (`initialize_SSL`, src/interfaces/libpq/fe-secure-openssl.c).
 #[derive(Clone)]
 pub struct ShardTlsContext {
     mode: SslMode,
@@ -37,27 +31,9 @@ impl ShardTlsContext {
     /// If a file is unreadable, if our certificate and key do not fit, or if the mode needs authorities and
     /// there are none.
     pub fn load(settings: &ServerTls) -> Result<Self, TlsError> {
-        let mode = settings.mode;
-        if mode == SslMode::Disable {
-            return Ok(Self { mode, connector: None });
-        }
-        let verifier = ShardVerifier {
-            trusted: trusted(settings)?,
-            check_name: mode == SslMode::VerifyFull,
-            algorithms: provider().signature_verification_algorithms,
-        };
-        let builder = client_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match (&settings.cert, &settings.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => builder.with_client_cert_resolver(Arc::new(certified_key(cert, key)?)),
-            (Some(_), None) => return Err(TlsError::Missing("the key of its certificate")),
-            (None, Some(_)) => return Err(TlsError::Missing("the certificate of its key")),
-        };
-        // Since PostgreSQL 17, libpq says so after an SSLRequest too; older servers do not look.
-        config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
-        // PostgreSQL never resumes a session.
-        config.resumption = Resumption::disabled();
-        Ok(Self { mode, connector: Some(TlsConnector::from(Arc::new(config))) })
+        let config = switchyard_tls::client_config(settings)?;
+        let connector = config.map(|config| TlsConnector::from(Arc::new(config)));
+        Ok(Self { mode: settings.mode, connector })
     }
 
     /// Does the handshake; none with [`SslMode::Disable`]. To be given the bare socket, from which exactly the `S` that
@@ -87,12 +63,7 @@ impl ShardTlsContext {
     /// # Errors
     /// With `verify-full`, if a certificate cannot name `host`.
     pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
-        match ServerName::try_from(host.to_owned()) {
-            Ok(name) => Ok(name),
-            Err(_) if self.mode == SslMode::VerifyFull => Err(TlsError::HostName(host.to_owned())),
-            // The name is not looked at, and an address is not sent.
-            Err(_) => Ok(ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED)))),
-        }
+        switchyard_tls::server_name(self.mode, host)
     }
 }
 
@@ -100,13 +71,4 @@ impl ShardTlsContext {
 /// handshake is over, and for certificates that have none (Ed25519).
 pub fn peer_end_point_hash(connection: &ClientConnection) -> Option<Vec<u8>> {
     server_end_point(connection.peer_certificates()?.first()?)
-}
-
-fn trusted(settings: &ServerTls) -> Result<Option<Trusted>, TlsError> {
-    let demanded = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
-    match &settings.root_cert {
-        Some(file) => Ok(Some(Trusted { roots: root_store(Some(file))?, pinned: certificates(file)? })),
-        None if demanded => Ok(Some(Trusted { roots: root_store(None)?, pinned: Vec::new() })),
-        None => Ok(None),
-    }
 }

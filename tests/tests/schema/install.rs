@@ -1,8 +1,13 @@
 //! Installing, bringing up to date, and taking away.
 
+use secrecy::SecretString;
+use switchyard_config::ShardName;
+use switchyard_shard_schema::connect::Target;
 use switchyard_shard_schema::install::{Form, InstallOptions, Revokes, install, remove, script, status};
 use switchyard_shard_schema::{SchemaError, keys};
 use switchyard_tests::Cluster;
+use switchyard_tests::certs::Certs;
+use switchyard_tests::cluster::{SUPERUSER, SUPERUSER_PASSWORD};
 
 use crate::{session, session_as};
 
@@ -45,6 +50,38 @@ async fn the_script_to_read_does_the_same() {
         other.sql(&script(form, revokes));
         assert_eq!(one.value(CONTENTS), other.value(CONTENTS));
         assert_eq!(status(&*client).await.unwrap(), status(&*session(&other).await).await.unwrap());
+    }
+}
+
+/// Whoever connects to a shard judges its certificate as the router does, which does as libpq.
+#[tokio::test]
+async fn a_shard_s_certificate_is_judged_as_by_the_router() {
+    let by_name: fn(&Certs) = |certs| certs.issue_by_common_name("localhost");
+    let cases = [
+        ("a common name alone", by_name, "verify-full", None),
+        (
+            "another common name",
+            |certs| certs.issue_by_common_name("db.example.com"),
+            "verify-full",
+            Some("not valid"),
+        ),
+        ("X.509 version 1", Certs::version_1, "verify-ca", None),
+        ("X.509 version 1 of another host", Certs::version_1, "verify-full", Some("NotValidForName")),
+    ];
+    for (what, prepare, mode, refused) in cases {
+        let certs = Certs::new();
+        prepare(&certs);
+        let cluster = Cluster::builder().tls(&certs).start();
+        let url = cluster.url(SUPERUSER, SUPERUSER_PASSWORD).replace("127.0.0.1", "localhost");
+        let url = url.split('?').next().unwrap_or_default();
+        let url = format!("{url}?sslmode={mode}&sslrootcert={}", certs.ca().display());
+        let target = Target::new(ShardName::new("s1").unwrap(), &SecretString::from(url)).unwrap();
+        let found = target.connect().await;
+        match (found, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{what}: {error}"),
+            (found, _) => panic!("{what}: {:?}", found.err()),
+        }
     }
 }
 

@@ -7,6 +7,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use switchyard_config::settings::ClientTls;
 
+use std::sync::Arc;
+
+use switchyard_tls::ALPN_POSTGRESQL;
+
 use super::*;
 
 const HOST: &str = "acme.db.example.com";

@@ -14,6 +14,10 @@ use rcgen::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use switchyard_tls::{certificates, provider};
+
 use super::*;
 
 /// A directory that goes away with the test.
@@ -118,7 +122,7 @@ impl Pair {
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
-        private_key(&self.key).unwrap()
+        PrivateKeyDer::from_pem_file(&self.key).unwrap()
     }
 }
 

@@ -3,6 +3,10 @@
 use switchyard_config::settings::ClientTls;
 use switchyard_config::topology::{ServerTls, SslMode};
 
+use std::sync::Arc;
+
+use switchyard_tls::ALPN_POSTGRESQL;
+
 use super::*;
 
 const HOST: &str = "shard1.example.com";
@@ -108,7 +112,7 @@ async fn certificates_of_version_1() {
 
     // The shard must hold the key, by TLS 1.2 too.
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let stranger = provider().key_provider.load_private_key(private_key(&too_old.key).unwrap()).unwrap();
+        let stranger = provider().key_provider.load_private_key(too_old.private_key()).unwrap();
         for (chain, expected) in [(good.chain(), true), (rsa.chain(), false)] {
             let key = Arc::new(rustls::sign::CertifiedKey::new(chain, stranger.clone()));
             let config = rustls::ServerConfig::builder_with_provider(provider())

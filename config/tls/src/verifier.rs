@@ -1,4 +1,4 @@
-//! How much is asked of a shard's certificate.
+//! How much is asked of a server's certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use super::old_certificates as old;
 pub(super) struct Trusted {
     /// As authorities.
     pub(super) roots: Arc<RootCertStore>,
-    /// The same as they are: a shard's self-signed certificate is often its own authority, which libpq
+    /// The same as they are: a server's self-signed certificate is often its own authority, which libpq
     /// accepts and webpki does not.
     pub(super) pinned: Vec<CertificateDer<'static>>,
 }
 
-/// A verifier of shards' certificates. That the shard holds the certificate's key is verified in all modes.
-pub(super) struct ShardVerifier {
+/// A verifier of servers' certificates. That the server holds the certificate's key is verified in all modes.
+pub(super) struct ServerVerifier {
     /// Who may have signed the certificate; anybody if none.
     pub(super) trusted: Option<Trusted>,
     /// Whether it must name the host.
@@ -37,13 +37,13 @@ pub(super) struct ShardVerifier {
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl fmt::Debug for ShardVerifier {
+impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardVerifier").field("check_name", &self.check_name).finish_non_exhaustive()
+        f.debug_struct("ServerVerifier").field("check_name", &self.check_name).finish_non_exhaustive()
     }
 }
 
-impl ShardVerifier {
+impl ServerVerifier {
     fn check_chain(
         &self,
         trusted: &Trusted,
@@ -62,7 +62,7 @@ impl ShardVerifier {
     }
 }
 
-impl ServerCertVerifier for ShardVerifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

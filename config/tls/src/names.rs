@@ -21,7 +21,7 @@ pub enum AlternativeName {
 
 /// The only common name of the subject. Several would let different readers of a certificate see
 /// different names, as would a NUL in it (CVE-2009-2408, CVE-2009-4034).
-pub(super) fn common_name(certificate: &[u8]) -> Option<String> {
+pub fn common_name(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let mut names = certificate.subject().iter_common_name();
     match (names.next(), names.next()) {
@@ -31,7 +31,7 @@ pub(super) fn common_name(certificate: &[u8]) -> Option<String> {
 }
 
 /// All alternative names that can be used.
-pub(super) fn alternative_names(certificate: &[u8]) -> Vec<AlternativeName> {
+pub fn alternative_names(certificate: &[u8]) -> Vec<AlternativeName> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return Vec::new();
     };

@@ -1,7 +1,7 @@
 //! Certificates of X.509 version 1, which webpki does not read.
 //!
 //! They have no extensions, and are what `openssl x509 -req` makes up to OpenSSL 3.1 by the recipe in PostgreSQL's
-//! own documentation (ssl-tcp.html, "Creating Certificates"), so shards do have them. They are accepted as the
+//! own documentation (ssl-tcp.html, "Creating Certificates"), so servers do have them. They are accepted as the
 //! last of a chain of two: signed by an authority in our file, which is of any version.
 
 use rustls::client::danger::HandshakeSignatureValid;
