@@ -1,30 +1,10 @@
 """SQLAlchemy: the ORM on psycopg and psycopg2, with its pool of connections."""
 
 from app import CLIENTS, ROUNDS, in_threads, own
-from sqlalchemy import BigInteger, String, create_engine, func, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Client(Base):
-    __tablename__ = "clients"
-    tenant_id: Mapped[str] = mapped_column(String, primary_key=True)
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    name: Mapped[str]
-
-
-class Lead(Base):
-    __tablename__ = "leads"
-    tenant_id: Mapped[str] = mapped_column(
-        String, primary_key=True, server_default=text("current_setting('app.tenant_id')")
-    )
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
-    first_name: Mapped[str | None]
-    last_name: Mapped[str | None]
+from sqlalchemy.orm import Session
+from sqlalchemy_models import Client, Lead
 
 
 def client(tenant, url, number):
