@@ -16,7 +16,7 @@ use switchyard_catalog::signals::{self, Order, Reply, Signals};
 use switchyard_config::topology::{Placed, Placement, ShardIndex, Tenant, Topology};
 use switchyard_config::{ShardName, TenantId};
 use switchyard_wire::error::{ErrorResponse, SqlState};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::ask::{Asker, Says};
 use crate::context::TenantContext;
@@ -40,6 +40,12 @@ const REPORT: Duration = Duration::from_millis(20);
 
 /// Connections to the target that are made ready before a hold, at most.
 const WARM: usize = 8;
+
+/// Fences that are asked at a time because a shard has refused something, at most. The others wait.
+const DOUBTS: usize = 4;
+
+/// How long a client's error is held back to find out whether the fence is behind it.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// First and longest pause between attempts to reach the catalog.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -67,6 +73,15 @@ pub(crate) struct Holds {
     /// Where tenants have moved to that the topology still has elsewhere.
     moved: DashMap<TenantId, Placement>,
     serial: AtomicU64,
+    doubts: Doubts,
+}
+
+struct Doubts(Semaphore);
+
+impl Default for Doubts {
+    fn default() -> Self {
+        Self(Semaphore::new(DOUBTS))
+    }
 }
 
 struct Hold {
@@ -187,6 +202,28 @@ impl Holds {
         }
         Some(waited)
     }
+}
+
+/// Asks the fence whether a right that a shard has refused was taken because the tenant is not served there any more: in
+/// schemas and databases of their own, nothing else keeps late readers out.
+pub(crate) fn doubt(shared: Arc<Shared>, tenant: TenantId) -> oneshot::Receiver<bool> {
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let asked = async {
+            let _turn = shared.holds.doubts.0.acquire().await;
+            Asker::default().ask(&shared, &tenant).await
+        };
+        let fenced = match tokio::time::timeout(DOUBT, asked).await {
+            Ok(Says::Moved(placement)) => {
+                shared.holds.moved(&shared, &tenant, placement);
+                true
+            }
+            Ok(Says::NotServed) => true,
+            Ok(Says::Served | Says::Nothing) | Err(_) => false,
+        };
+        let _ = tell.send(fenced);
+    });
+    told
 }
 
 /// Where a fence says that its tenant has gone: `state=moved epoch=4 moved_to=s1`. The epoch is the one that has
@@ -372,8 +409,8 @@ async fn hold(
                 shared.holds.moved(&shared, &tenant, placement);
                 break "it has moved";
             }
-            Says::NotNow if began.elapsed() < LONGEST => tokio::time::sleep(ASK).await,
-            Says::NotNow => break "it was held for long enough",
+            Says::NotServed | Says::Nothing if began.elapsed() < LONGEST => tokio::time::sleep(ASK).await,
+            Says::NotServed | Says::Nothing => break "it was held for long enough",
         }
     };
     if let Some(waited) = shared.holds.end(&shared, &tenant, |_, current| current == serial) {

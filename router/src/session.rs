@@ -7,6 +7,7 @@
 
 mod borrow;
 mod client_half;
+mod doubt;
 mod effects;
 pub(crate) mod expiry;
 mod failure;

@@ -122,6 +122,9 @@ pub(crate) struct Cutover<'a> {
     pub(crate) end_pinned: bool,
     /// What tells the form of the tables, see [`crate::shape`], and what it was when they were compared.
     pub(crate) shape: (&'a str, &'a str),
+    /// The schemas that are the tenant's alone, see [`crate::scope::Scope::own_schemas`]: nobody reads them where the
+    /// tenant is frozen.
+    pub(crate) own_schemas: Option<String>,
 }
 
 /// How an attempt ended that did not fail.
@@ -279,7 +282,9 @@ impl Cutover<'_> {
         let (frozen, caught_up) = tokio::join!(self.freeze(left), flow.catch_up(left));
         let mark = match frozen {
             Ok(mark) => mark,
-            Err(error) if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01")) => {
+            Err(error)
+                if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01" | "XX000")) =>
+            {
                 *place = Place::Here;
                 return Ok(Err(format!("a transaction was in the way: {}", self.blocker().await)));
             }
@@ -290,6 +295,18 @@ impl Cutover<'_> {
         fault::point("frozen");
         if let Err(error) = caught_up {
             return self.recover(error, pause, began, place).await;
+        }
+        match self.late_readers(began).await {
+            Ok(None) => {}
+            Ok(Some(who)) => {
+                if self.give_up().await? == "active" {
+                    return Err(MoveError::Arrived);
+                }
+                self.unfreeze().await?;
+                *place = Place::Here;
+                return Ok(Err(format!("a transaction was in the way: {who}")));
+            }
+            Err(error) => return self.recover(error, pause, began, place).await,
         }
         match self.finish(flow, signals, &mark, began).await {
             Ok(true) => {
@@ -309,17 +326,20 @@ impl Cutover<'_> {
     /// Waits for the tenant's transactions, and has no other begin. What tells this freezing in the stream.
     async fn freeze(&self, left: Duration) -> Result<String, MoveError> {
         let (from, limit) = (self.from.at, left.as_millis());
+        let tenant = literal(self.tenant.as_str());
+        let close = self.own_schemas.as_ref();
+        let close = close.map(|s| format!("; SELECT switchyard.close_relations({tenant}, {s})"));
         // Settings for itself alone; all of it is one transaction, and one way there and back.
         let sql = format!(
             "SET LOCAL lock_timeout = {limit}; SET LOCAL statement_timeout = {};
-             SELECT switchyard.freeze({}, '{}', {}, {}, {})::text; {}",
+             SELECT switchyard.freeze({}, '{}', {}, {tenant}, {})::text; {}{}",
             limit + 10,
             literal(&self.turn.id),
             self.from.part,
             self.turn.term,
-            literal(self.tenant.as_str()),
             literal(self.to.at.name.as_str()),
-            self.shape.0
+            self.shape.0,
+            close.as_deref().unwrap_or_default()
         );
         let answer = answered(from, left + ANSWER, self.from.client.simple_query(&sql)).await?;
         let mut values = answer.iter().filter_map(|message| match message {
@@ -331,6 +351,33 @@ impl Cutover<'_> {
         match shape {
             Some(shape) if shape == self.shape.1 => Ok(mark.to_owned()),
             _ => Err(MoveError::Drift(format!("on shard {}", from.name))),
+        }
+    }
+
+    /// Who read the tenant's own tables in a transaction that is still open, if it does not end in time. It may not have
+    /// noticed that it must not any more; who begins now does.
+    async fn late_readers(&self, began: Instant) -> Result<Option<String>, MoveError> {
+        if self.own_schemas.is_none() {
+            return Ok(None);
+        }
+        // Who is not bound by rights is not bound by this either.
+        let sql = format!(
+            "SELECT format('pid %s of %s, %s for %s ms', a.pid, a.usename, a.state,
+                           round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000))
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_roles r ON r.oid = a.usesysid
+             WHERE l.locktype = 'relation' AND l.granted AND NOT r.rolsuper AND NOT r.rolbypassrls
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               AND l.relation IN (SELECT relation FROM switchyard.closed WHERE tenant_id = {})
+             ORDER BY a.xact_start LIMIT 1",
+            literal(self.tenant.as_str())
+        );
+        loop {
+            let row = answered(self.from.at, ANSWER, self.from.client.query_opt(&sql, &[])).await?;
+            let Some(row) = row else { return Ok(None) };
+            if Instant::now() >= self.by(began, FROZEN_BY) {
+                return Ok(Some(row.get(0)));
+            }
+            tokio::time::sleep(LISTEN).await;
         }
     }
 

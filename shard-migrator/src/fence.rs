@@ -257,5 +257,7 @@ pub(crate) async fn forget(client: &Client, at: &ShardAccess, id: &str) -> Resul
         let sql = format!("DELETE FROM switchyard.{table} WHERE move_id = $1");
         client.execute(&sql, &[&id]).await.map_err(at.failed())?;
     }
-    Ok(())
+    let gone =
+        "DELETE FROM switchyard.closed c WHERE NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation)";
+    client.execute(gone, &[]).await.map(drop).map_err(at.failed())
 }

@@ -5,6 +5,8 @@ use switchyard_config::TenantId;
 use switchyard_config::template::render;
 use switchyard_config::topology::ContextTemplate;
 
+use crate::inventory::FOREIGN;
+
 /// How the data of a tenant is told from that of others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "model")]
@@ -70,6 +72,17 @@ impl Scope {
     /// Whether it is a database.
     pub(crate) fn is_database(&self) -> bool {
         matches!(self.model, Model::Database { .. })
+    }
+
+    /// The schemas that are the tenant's alone, as SQL for an array of names; none where tables are shared.
+    pub(crate) fn own_schemas(&self) -> Option<String> {
+        match &self.model {
+            Model::Rows { .. } => None,
+            Model::Schema { schema } => Some(format!("ARRAY[{}]", literal(schema))),
+            Model::Database { .. } => {
+                Some(format!("(SELECT array_agg(n.nspname::text) FROM pg_namespace n WHERE {FOREIGN})"))
+            }
+        }
     }
 
     /// ` WHERE tenant_id = '...'`, or nothing where tables are the tenant's own.

@@ -16,8 +16,9 @@ LANGUAGE plpgsql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER AS $$
 DECLARE
     f switchyard.fence;
 BEGIN
-    IF tenant IS NULL THEN
-        RETURN true;
+    -- Nobody can be told from a tenant that is fenced. What is set in a transaction is empty after it, not unset.
+    IF tenant IS NULL OR tenant OPERATOR(pg_catalog.=) '' THEN
+        RAISE EXCEPTION 'no tenant is set' USING ERRCODE = 'TN001';
     END IF;
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(switchyard.move_key(tenant));
     SELECT * INTO f FROM switchyard.fence x WHERE x.tenant_id OPERATOR(pg_catalog.=) tenant;
@@ -44,6 +45,64 @@ LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM switchyard.admit(TG_ARGV[0]);
     RETURN NULL;
+END $$;
+
+-- Takes the right to read the tables and views of a tenant's own from everybody, and writes down whose it was; in the
+-- transaction that freezes. Triggers keep late writers out, and late readers nothing but this. Not the right to use the
+-- schema: names would be found in the next one of the search path. It waits for nobody, and who has read a relation
+-- in a transaction that is open may go on until that ends.
+CREATE OR REPLACE FUNCTION switchyard.close_relations(tenant text, schemas text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    relations text;
+    roles     text;
+BEGIN
+    DELETE FROM switchyard.closed c WHERE c.tenant_id = tenant;
+    INSERT INTO switchyard.closed
+    SELECT tenant, r.oid, NULL, a.grantee, a.is_grantable
+      FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace,
+           aclexplode(coalesce(r.relacl, acldefault('r', r.relowner))) a
+     WHERE n.nspname = ANY (schemas) AND r.relkind IN ('r', 'p', 'v', 'm') AND a.privilege_type = 'SELECT'
+     UNION
+    SELECT tenant, r.oid, t.attname, a.grantee, a.is_grantable
+      FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+      JOIN pg_attribute t ON t.attrelid = r.oid AND t.attacl IS NOT NULL AND NOT t.attisdropped,
+           aclexplode(t.attacl) a
+     WHERE n.nspname = ANY (schemas) AND r.relkind IN ('r', 'p', 'v', 'm') AND a.privilege_type = 'SELECT';
+    SELECT string_agg(DISTINCT c.relation::regclass::text, ', '),
+           string_agg(DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC'), ', ')
+      INTO relations, roles
+      FROM switchyard.closed c LEFT JOIN pg_roles r ON r.oid = c.grantee
+     WHERE c.tenant_id = tenant AND (c.grantee = 0 OR r.oid IS NOT NULL);
+    IF relations IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('REVOKE SELECT ON %s FROM %s CASCADE', relations, roles);
+    -- The mover reads, whatever its rights came from.
+    IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        EXECUTE format('GRANT SELECT ON %s TO CURRENT_USER', relations);
+    END IF;
+END $$;
+
+-- Gives back what was taken: in the transaction in which the tenant is served here again.
+CREATE OR REPLACE FUNCTION switchyard.open_relations(tenant text) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN
+        SELECT c.attribute, c.grantable, coalesce(quote_ident(r.rolname), 'PUBLIC') AS role,
+               string_agg(p.oid::regclass::text, ', ') AS relations
+          FROM switchyard.closed c JOIN pg_class p ON p.oid = c.relation LEFT JOIN pg_roles r ON r.oid = c.grantee
+         WHERE c.tenant_id = tenant AND (c.grantee = 0 OR r.oid IS NOT NULL)
+           AND (c.attribute IS NULL OR EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = p.oid
+                                               AND t.attname = c.attribute AND NOT t.attisdropped))
+         GROUP BY 1, 2, 3
+    LOOP
+        EXECUTE format('GRANT SELECT %s ON %s TO %s %s', '(' || quote_ident(g.attribute) || ')', g.relations,
+                       g.role, CASE WHEN g.grantable THEN 'WITH GRANT OPTION' END);
+    END LOOP;
+    DELETE FROM switchyard.closed c WHERE c.tenant_id = tenant;
 END $$;
 
 -- Freezes a tenant for a cutover. Waits for its open transactions, no longer than lock_timeout. The commit
@@ -87,6 +146,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the fence is not in the state that an arrival ends from' USING ERRCODE = 'TN011';
     END IF;
+    PERFORM switchyard.open_relations(tenant);
 END $$;
 
 -- Gives an attempt up where the tenant was to arrive, and tells the state of the fence there: `active` if it was
@@ -112,6 +172,9 @@ BEGIN
     END IF;
     UPDATE switchyard.fence f SET state = 'active', moved_to = NULL, changed_at = clock_timestamp()
      WHERE f.tenant_id = tenant AND f.move_id = move AND f.state = 'frozen';
+    IF FOUND THEN
+        PERFORM switchyard.open_relations(tenant);
+    END IF;
 END $$;
 
 -- Takes a move over: from here on, who had it before changes nothing.

@@ -13,6 +13,7 @@ const STEPS: &[(&str, &str)] = &[
     ("fence and seal", include_str!("../sql/0001_fence_and_seal.sql")),
     ("moves", include_str!("../sql/0002_moves.sql")),
     ("copies", include_str!("../sql/0003_copies.sql")),
+    ("closed", include_str!("../sql/0004_closed.sql")),
 ];
 
 /// The steps that have been applied.

@@ -24,8 +24,10 @@ pub(super) enum Says {
     Served,
     /// It lives elsewhere.
     Moved(Placement),
-    /// It is frozen, or the shard does not answer.
-    NotNow,
+    /// It is frozen, or has not arrived.
+    NotServed,
+    /// The shard does not answer.
+    Nothing,
 }
 
 /// A connection to the shard, kept while it is asked again and again.
@@ -43,7 +45,7 @@ impl Asker {
                 self.server = Some(server);
                 says
             }
-            Ok(None) | Err(_) => Says::NotNow,
+            Ok(None) | Err(_) => Says::Nothing,
         }
     }
 }
@@ -92,11 +94,11 @@ fn refusal(body: &[u8]) -> Option<Says> {
     Some(match fields.code()? {
         code if code == FENCED => match fields.detail().and_then(moved_to) {
             Some(placement) => Says::Moved(placement),
-            None => Says::NotNow,
+            None => Says::NotServed,
         },
         // No such schema or function: there is no fence, and nothing to be kept from.
         b"3F000" | b"42883" => Says::Served,
-        _ => Says::NotNow,
+        _ => Says::Nothing,
     })
 }
 
@@ -115,9 +117,9 @@ mod tests {
         let says = |code, detail| refusal(&error(code, detail)).unwrap();
         let to = Placement { shard: ShardName::new("s1").unwrap(), epoch: 5 };
         assert_eq!(says("TN002", "state=moved epoch=4 moved_to=s1"), Says::Moved(to));
-        assert_eq!(says("TN002", "state=frozen epoch=4 moved_to=s1"), Says::NotNow);
-        assert_eq!(says("TN002", "state=importing epoch=4 moved_to="), Says::NotNow);
+        assert_eq!(says("TN002", "state=frozen epoch=4 moved_to=s1"), Says::NotServed);
+        assert_eq!(says("TN002", "state=importing epoch=4 moved_to="), Says::NotServed);
         assert_eq!(says("42883", ""), Says::Served);
-        assert_eq!(says("57014", ""), Says::NotNow);
+        assert_eq!(says("57014", ""), Says::Nothing);
     }
 }

@@ -78,6 +78,7 @@ impl Relay {
     pub(super) fn fail_statements(&mut self, core: &mut Core, error: &ErrorResponse) {
         self.journal.clear();
         self.gate = None;
+        self.doubt = None;
         let owed = self.exchange.readies_owed();
         let open = self.exchange.is_open();
         core.account.errors.add(owed as u64 + u64::from(open));

@@ -97,6 +97,8 @@ pub(super) struct Relay {
     /// The session listens, and has said something that notifies.
     pub(super) notifies: bool,
     pub(super) gate: Option<super::listening::Gate>,
+    /// What is to be known of an error that has come before the client sees it.
+    pub(super) doubt: Option<super::doubt::Doubt>,
     /// What is timed, where there are limits.
     pub(super) expiry: Option<Box<super::expiry::Expiry>>,
 }
@@ -133,6 +135,7 @@ impl Relay {
                 journal: Default::default(),
                 notifies: false,
                 gate: None,
+                doubt: None,
                 expiry: None,
                 replay: Vec::new(),
                 can_replay: false,
@@ -173,6 +176,7 @@ impl Relay {
         self.journal.clear();
         self.notifies = false;
         self.gate = None;
+        self.doubt = None;
         self.expiry = None;
         self.can_replay = false;
         self.reads_again = false;

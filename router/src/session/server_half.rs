@@ -6,6 +6,7 @@ use switchyard_wire::error::{ErrorResponse, Severity, SqlState, sqlstate};
 use switchyard_wire::frame::{self, backend};
 use switchyard_wire::message;
 
+use super::doubt::Doubt;
 use super::expiry::statement_timeout;
 use super::relay::Relay;
 use super::replan::{Replan, is_stale_plan};
@@ -39,6 +40,14 @@ impl Relay {
             }
             if self.gate.is_some() {
                 if self.poll_gate(core, cx)?.is_pending() {
+                    return Ok(moved);
+                }
+                self.server_has_said(core)?;
+                moved = true;
+                continue;
+            }
+            if matches!(self.doubt, Some(Doubt::Asked(_))) {
+                if self.poll_doubt(cx).is_pending() {
                     return Ok(moved);
                 }
                 self.server_has_said(core)?;
@@ -289,6 +298,11 @@ impl Relay {
         if header.len <= WHOLE_BYTES && fresh.len() < header.len {
             return Ok(Ok(false));
         }
+        let Some(fenced) = self.is_behind(core, code_of(&fresh[frame::HEADER..fresh.len().min(header.len)]))
+        else {
+            return Ok(Ok(false));
+        };
+        let fresh = self.s.buffer.fresh();
         self.failed = true;
         core.account.rows.add(std::mem::take(&mut self.rows));
         let quiet = self.exchange.is_quiet();
@@ -314,7 +328,6 @@ impl Relay {
             self.s.discard(header.len);
             return Ok(Ok(true));
         }
-        let fenced = code == Some(*holds::FENCED);
         if fenced && let Some(detail) = fields.as_ref().and_then(|f| f.detail()) {
             core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
         }
@@ -523,6 +536,11 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// The SQLSTATE of an error.
+fn code_of(body: &[u8]) -> Option<[u8; 5]> {
+    message::ErrorFields::parse(body).ok()?.code()?.try_into().ok()
 }
 
 /// // src/backend/tcop/postgres.c ProcessInterrupts

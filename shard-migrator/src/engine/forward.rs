@@ -367,6 +367,7 @@ impl Work<'_> {
                 attempt,
                 end_pinned: self.job.options.end_pinned,
                 shape: (&sql, &compared),
+                own_schemas: self.scope.own_schemas(),
             };
             flow.hurried = true;
             let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;

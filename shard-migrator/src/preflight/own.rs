@@ -29,6 +29,21 @@ pub(super) async fn beside_tables(
             format!("DROP FOREIGN TABLE {}.{}, and make it again after the move", ident(schema), ident(name)),
         ));
     }
+    // Who may read is taken and given back with the fence.
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm') AND {FOREIGN} AND {condition}
+           AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1, 2"
+    );
+    for row in source.client.query(&sql, &[&value]).await.map_err(failed)? {
+        let (schema, name, owner): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        found.push(Finding::refuses(
+            format!("{schema}.{name}"),
+            "the mover cannot take the right to read it, as it has not the rights of its owner",
+            format!("GRANT {} TO {}", ident(owner), ident(&source.at.user)),
+        ));
+    }
     if scope.is_database() {
         let sql = "SELECT count(*) FROM pg_largeobject_metadata";
         let count: i64 = source.client.query_one(sql, &[]).await.map_err(failed)?.get(0);

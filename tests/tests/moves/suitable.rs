@@ -293,7 +293,7 @@ fn views_are_filled_and_names_of_objects_are_kept_in_a_schema_of_its_own() {
     assert_eq!(psql(&url, "SELECT c.n + s.n FROM counted c, a_second s").unwrap(), "150");
     assert_eq!(m.one(1, "SELECT relispopulated FROM pg_class WHERE relname = 'unfilled'"), "f");
     let mut old = m.shards[0].app().connect();
-    for late in ["UPDATE t_acme.things SET id = id", "INSERT INTO t_acme.parts_1 VALUES (1)"] {
+    for late in ["UPDATE t_acme.things SET id = 1", "INSERT INTO t_acme.parts_1 VALUES (1)"] {
         assert_eq!(old.try_rows(late).expect_err("it is refused").sqlstate, "TN002", "{late}");
     }
 }

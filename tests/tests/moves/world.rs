@@ -180,6 +180,13 @@ impl World {
         );
     }
 
+    /// Starts a move to the other shard, and waits until the tenant has moved.
+    pub(crate) fn start_move(&self, further: &[&str]) -> serde_json::Value {
+        let to = self.other();
+        let start = ["move", "start", "acme", "--to", &to, "--attempts", "1000", "--wait", "--timeout", "60"];
+        self.m.cli(&[&start[..], further].concat())
+    }
+
     pub(crate) fn other(&self) -> String {
         format!("s{}", 1 - self.home)
     }
