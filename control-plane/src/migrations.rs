@@ -19,6 +19,7 @@ const STEPS: &[(&str, &str)] = &[
     ("sealed passwords", include_str!("../migrations/0020_sealed_passwords.sql")),
     ("notification key", include_str!("../migrations/0021_notification_key.sql")),
     ("move streams", include_str!("../migrations/0022_move_streams.sql")),
+    ("moves without their source", include_str!("../migrations/0023_without_source.sql")),
 ];
 
 /// How many steps there are.

@@ -6,6 +6,7 @@ mod forward;
 mod leave;
 mod predict;
 mod sequences;
+mod without;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
+use switchyard_config::ShardName;
 use tokio_postgres::Client;
 
 use crate::MoveError;
@@ -89,6 +91,11 @@ impl Engine {
     pub(crate) async fn run(self: &Arc<Self>, id: i64) -> Result<(), MoveError> {
         let (journal, job) = Journal::claim(&self.catalog, id, &self.owner).await?;
         let phase = job.phase;
+        if journal.wish().await?.0 == Wish::CompleteWithoutSource
+            && self.without_source(&journal, &job).await?
+        {
+            return Ok(());
+        }
         match self.work(journal, job).await {
             Ok(mut work) => {
                 let gone = work.go().await;
@@ -118,7 +125,13 @@ impl Engine {
     }
 
     async fn work(self: &Arc<Self>, journal: Journal, job: Job) -> Result<Work<'_>, (Journal, MoveError)> {
-        match self.places(&journal, &job).await {
+        let places = self.places(&journal, &job).await;
+        if places.is_err()
+            && let Err(error) = self.without_source(&journal, &job).await
+        {
+            tracing::debug!(id = job.id, %error, "nothing can be done without the source");
+        }
+        match places {
             Ok((scope, source, target, epoch)) => {
                 let turn = Turn { id: job.id.to_string(), term: job.term };
                 let receipt = match &job.receipt {
@@ -148,19 +161,20 @@ impl Engine {
     async fn places(&self, journal: &Journal, job: &Job) -> Result<(Scope, Place, Place, i64), MoveError> {
         let (context, epoch) = journal.tenant(&job.tenant).await?;
         let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
-        let place = async |name| -> Result<Place, MoveError> {
-            let at = journal.shard(name, &self.secrets).await?.ok_or_else(|| {
-                MoveError::Refused(vec![Finding::refuses(
-                    name,
-                    "the mover has no login there",
-                    format!("switchyard shard admin {name} --user postgres"),
-                )])
-            })?;
-            Place::open(at, &scope).await
-        };
-        let source = place(&job.source).await?;
-        let target = place(&job.target).await?;
+        let source = self.place(journal, &job.source, &scope).await?;
+        let target = self.place(journal, &job.target, &scope).await?;
         Ok((scope, source, target, epoch))
+    }
+
+    async fn place(&self, journal: &Journal, name: &ShardName, scope: &Scope) -> Result<Place, MoveError> {
+        let at = journal.shard(name, &self.secrets).await?.ok_or_else(|| {
+            MoveError::Refused(vec![Finding::refuses(
+                name,
+                "the mover has no login there",
+                format!("switchyard shard admin {name} --user postgres"),
+            )])
+        })?;
+        Place::open(at, scope).await
     }
 }
 
@@ -316,7 +330,7 @@ impl Work<'_> {
                 Wish::Abort => return Err(MoveError::Asked),
                 Wish::Pause => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
                 Wish::Run => return Ok(()),
-                Wish::Rollback | Wish::Complete => {
+                Wish::Rollback | Wish::Complete | Wish::CompleteWithoutSource => {
                     self.journal.unwish("the tenant has not moved yet").await?;
                 }
             }

@@ -57,6 +57,8 @@ pub enum Wish {
     Rollback,
     /// Delete what is left at the source.
     Complete,
+    /// End it, and leave the source as it is.
+    CompleteWithoutSource,
 }
 
 /// What is asked for beyond the ordinary.
@@ -157,6 +159,35 @@ pub(crate) async fn connect(url: &SecretString) -> Result<Client, MoveError> {
 }
 
 impl Journal {
+    /// For who looks at shards and works on no move.
+    pub(crate) async fn onlooker(url: &SecretString) -> Result<Self, MoveError> {
+        Ok(Self { client: connect(url).await?, id: 0, term: 0 })
+    }
+
+    /// Shards that the mover has a login on.
+    pub(crate) async fn shards(&self) -> Result<Vec<ShardName>, MoveError> {
+        let rows =
+            self.client.query("SELECT shard FROM shard_admins ORDER BY 1", &[]).await.map_err(catalog)?;
+        Ok(rows.iter().filter_map(|r| ShardName::new(r.get::<_, &str>(0)).ok()).collect())
+    }
+
+    /// Most bytes of log that a slot of the shard may retain, if there is a move that may need one.
+    pub(crate) async fn wal_budget(&self, shard: &ShardName) -> Result<Option<u64>, MoveError> {
+        let sql =
+            "SELECT options FROM moves WHERE phase <> 'done' AND kind <> 'plan' AND $1 IN (source, target)";
+        let rows = self.client.query(sql, &[&shard.as_str()]).await.map_err(catalog)?;
+        let budgets = rows.iter().map(|r| Ok(parse::<Options>("options", r.get(0))?.wal_budget));
+        Ok(budgets.collect::<Result<Vec<_>, MoveError>>()?.into_iter().max())
+    }
+
+    /// Notes something in all moves that may need what a shard has of them.
+    pub(crate) async fn event_of_shard(&self, shard: &ShardName, what: &str) -> Result<(), MoveError> {
+        let sql = "INSERT INTO move_events (move_id, phase, what)
+                   SELECT id, phase, $2 FROM moves
+                   WHERE phase NOT IN ('queued', 'done') AND kind <> 'plan' AND $1 IN (source, target)";
+        self.client.execute(sql, &[&shard.as_str(), &what]).await.map(drop).map_err(catalog)
+    }
+
     /// Takes a move over: from here on, who had it before writes nothing.
     pub(crate) async fn claim(url: &SecretString, id: i64, owner: &str) -> Result<(Self, Job), MoveError> {
         let client = connect(url).await?;

@@ -27,6 +27,7 @@ mod streams;
 mod structure;
 mod supervisor;
 mod throttle;
+mod unread;
 mod verify;
 
 pub use copy::Sum;

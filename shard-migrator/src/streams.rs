@@ -22,6 +22,8 @@ pub(crate) struct Streams {
     published: Mutex<HashSet<Database>>,
     /// Of moves that will be taken up again: as long as one is kept, its stream holds back what it has not applied.
     kept: std::sync::Mutex<HashMap<i64, Flow>>,
+    /// Slots that no stream reads, with what they retain and most that they may.
+    unread: std::sync::Mutex<HashMap<Database, (u64, u64)>>,
 }
 
 fn key(at: &ShardAccess) -> Database {
@@ -55,6 +57,34 @@ impl Streams {
         Ok(stream)
     }
 
+    /// Whether a stream of the database is read.
+    pub(crate) async fn is_open(&self, at: &ShardAccess) -> bool {
+        self.open.lock().await.get(&key(at)).is_some_and(|stream| !stream.is_over())
+    }
+
+    /// These databases of a shard have slots that no stream reads, and no others; bytes retained, and most that may be.
+    pub(crate) fn are_unread(&self, shard: &ShardName, slots: Vec<(String, u64, u64)>) {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.retain(|(of, _), _| of != shard);
+        unread.extend(
+            slots
+                .into_iter()
+                .map(|(database, retained, budget)| ((shard.clone(), database), (retained, budget))),
+        );
+    }
+
+    /// Drops a slot, unless a stream reads it by now. Whether it was dropped.
+    pub(crate) async fn drop_unread(&self, at: &ShardAccess, slot: &str) -> Result<bool, MoveError> {
+        // Nobody opens it meanwhile.
+        let open = self.open.lock().await;
+        if open.get(&key(at)).is_some_and(|stream| !stream.is_over()) {
+            return Ok(false);
+        }
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
+        let dropped = at.connect().await?.execute(sql, &[&slot]).await.map_err(at.failed())?;
+        Ok(dropped > 0)
+    }
+
     /// A move needs nothing of the log of a database any more.
     pub(crate) async fn forget(&self, at: &ShardAccess, id: i64) {
         if let Some(stream) = self.open.lock().await.get(&key(at)) {
@@ -76,15 +106,15 @@ impl Streams {
         Ok(())
     }
 
-    /// Shard and database of each stream that is open, bytes of log that its slot retains, and most that it may.
+    /// Shard and database of each slot, bytes of log that it retains, and most that it may.
     pub(crate) async fn retained(&self) -> Vec<(ShardName, String, u64, u64)> {
         let open = self.open.lock().await;
         let streams = open.iter().filter(|(_, stream)| !stream.is_over());
-        streams
-            .map(|((shard, database), stream)| {
-                let (retained, budget) = stream.retained();
-                (shard.clone(), database.clone(), retained, budget)
-            })
+        let mut slots = self.unread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        slots.extend(streams.map(|(database, stream)| (database.clone(), stream.retained())));
+        slots
+            .into_iter()
+            .map(|((shard, database), (retained, budget))| (shard, database, retained, budget))
             .collect()
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use switchyard_catalog::signals::Signals;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::journal;
 use crate::secrets::Secrets;
 use crate::streams::Streams;
+use crate::unread;
 
 /// Key of the advisory lock that the leading process holds: `swyd-mov` in ASCII.
 const LOCK: i64 = 0x7377_7964_2d6d_6f76;
@@ -94,6 +95,8 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
         gone_over: tokio::sync::Notify::new(),
     });
     let mut board = Board::default();
+    let mut watching = tokio::spawn(unread::watch(engine.clone()));
+    let _ends_with_the_term = AbortOnDrop(watching.abort_handle());
     let mut told: Option<Instant> = None;
     loop {
         board.collect();
@@ -125,8 +128,20 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
             heard = signals.next::<serde_json::Value>() => if heard.is_none() {
                 return Err(MoveError::Catalog(switchyard_catalog::CatalogError::Closed));
             },
+            watched = &mut watching => {
+                return watched.unwrap_or(Ok(()));
+            }
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+}
+
+/// Ends a task with what began it.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

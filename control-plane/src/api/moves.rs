@@ -3,8 +3,8 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::caller::{Admin, Operator, Viewer};
@@ -112,15 +112,26 @@ pub(super) async fn rollback(
     Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, "rollback").await?))
 }
 
+/// How a move is completed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Completion {
+    /// End it without asking the source, which does not come back. What is there stays there.
+    #[serde(default)]
+    without_source: bool,
+}
+
 /// Deletes what is left where the tenant was. There is no way back after it.
-#[utoipa::path(post, path = "/v1/moves/{id}/complete", tag = "moves", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/moves/{id}/complete", tag = "moves", params(("id" = String, Path), Completion),
     responses((status = 200, body = Move), (status = "default", body = Problem)))]
 pub(super) async fn complete(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
+    Query(how): Query<Completion>,
 ) -> Result<Answer<Move>, Problem> {
-    Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, "complete").await?))
+    let wish = if how.without_source { "complete_without_source" } else { "complete" };
+    Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, wish).await?))
 }
 
 /// Says whom the mover logs in as on a shard. No answer holds the password.

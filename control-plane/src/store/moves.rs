@@ -28,7 +28,7 @@ pub struct Move {
     /// Where it stands: `queued`, `preparing`, `copying`, `catching_up`, `verifying`, `cutover`, `moved`,
     /// `completing`, `rolling_back`, `aborting`, `done`.
     pub phase: String,
-    /// What operators want of it: `run`, `pause`, `abort`, `rollback`, `complete`.
+    /// What operators want of it: `run`, `pause`, `abort`, `rollback`, `complete`, `complete_without_source`.
     pub wish: String,
     /// How it ended: `completed`, `rolled_back`, `aborted`, `refused`, `failed`, `planned`, `rehearsed`.
     pub outcome: Option<String>,
@@ -277,7 +277,7 @@ impl Store {
             MoveKind::Plan => "plan",
         };
         if new.kind != MoveKind::Plan {
-            let sql = "SELECT id FROM moves WHERE tenant = $1 AND phase = 'moved' AND wish <> 'complete' FOR UPDATE";
+            let sql = "SELECT id FROM moves WHERE tenant = $1 AND phase = 'moved' AND wish NOT LIKE 'complete%' FOR UPDATE";
             for row in t.query(sql, &[&new.tenant]).await? {
                 let earlier: i64 = row.get(0);
                 if !new.complete_previous {
@@ -323,11 +323,12 @@ impl Store {
         let phase = before.phase.as_str();
         let gone_over = matches!(phase, "moved" | "completing" | "rolling_back");
         let fits = match wish {
-            "rollback" | "complete" => gone_over,
+            "rollback" | "complete" | "complete_without_source" => gone_over,
             _ => phase != "done" && !gone_over,
         };
         if !fits {
-            let text = format!("move {id} is {phase}: it is too early or too late to {wish} it");
+            let verb = wish.split('_').next().unwrap_or(wish);
+            let text = format!("move {id} is {phase}: it is too early or too late to {verb} it");
             return Err(StoreError::Conflict(text));
         }
         t.execute("UPDATE moves SET wish = $2, updated_at = now() WHERE id = $1", &[&id, &wish]).await?;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use switchyard_catalog::signals::{ORDERS, Order};
 use tokio::time::Instant;
 
 use super::Work;
+use super::without::tell_moved;
 use crate::MoveError;
 use crate::apply::parse_lsn;
 use crate::fault;
@@ -54,7 +54,8 @@ impl Work<'_> {
         fence::settle(&self.source.client, &self.source.at, &id, tenant.as_str(), "state = 'moved'").await?;
         fault::point("placed");
         if again {
-            self.tell_moved(epoch).await?;
+            // Clients that a mover before us may have left waiting.
+            tell_moved(&self.engine.catalog, &self.job, epoch).await?;
         }
         if self.job.phase != Phase::RollingBack {
             self.enter(Phase::Moved, "the tenant lives at the target").await?;
@@ -87,6 +88,12 @@ impl Work<'_> {
                                 self.journal.event("moved", &what).await?;
                                 self.journal.unwish(&what).await?;
                             }
+                        }
+                    }
+                    Wish::CompleteWithoutSource => {
+                        *flow = None;
+                        if self.engine.without_source(&self.journal, &self.job).await? {
+                            return Ok(());
                         }
                     }
                     Wish::Rollback if flow.is_some() => return self.roll_back(flow).await,
@@ -172,18 +179,6 @@ impl Work<'_> {
         let sql = format!("SELECT {column}::text FROM switchyard.moves WHERE move_id = $1 AND side = $2");
         let row = place.client.query_opt(&sql, &[&self.turn.id, &side]).await.map_err(place.at.failed())?;
         Ok(row.and_then(|r| r.get::<_, Option<&str>>(0).and_then(parse_lsn)).unwrap_or(0))
-    }
-
-    /// Lets clients go on at the target that a mover before us may have left waiting.
-    async fn tell_moved(&self, epoch: i64) -> Result<(), MoveError> {
-        let order = Order::Release {
-            tenant: self.job.tenant.clone(),
-            attempt: String::new(),
-            shard: self.target.at.name.clone(),
-            epoch: u64::try_from(epoch).unwrap_or(0),
-            moved: true,
-        };
-        Ok(self.signals().await?.say(ORDERS, &order).await?)
     }
 
     /// After a mover that ended in the middle of going back.

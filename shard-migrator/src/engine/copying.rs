@@ -196,7 +196,7 @@ impl Work<'_> {
                     }
                 }
                 Wish::Run => return Ok(()),
-                Wish::Rollback | Wish::Complete => {
+                Wish::Rollback | Wish::Complete | Wish::CompleteWithoutSource => {
                     self.journal.unwish("the tenant has not moved yet").await?
                 }
             }

@@ -67,7 +67,13 @@ pub(crate) enum MoveCommand {
     /// Have a tenant that has gone over go back.
     Rollback(EndArgs),
     /// Delete what is left where the tenant was. There is no way back after it.
-    Complete(EndArgs),
+    Complete {
+        #[command(flatten)]
+        end: EndArgs,
+        /// The source does not come back: end the move without it. What it has of the tenant stays there.
+        #[arg(long)]
+        without_source: bool,
+    },
 }
 
 /// What is to be moved, and how.
@@ -200,7 +206,10 @@ impl MoveCommand {
             }
             Self::Abort(args) => end(&session, args, "abort", "aborted").await,
             Self::Rollback(args) => end(&session, args, "rollback", "rolled_back").await,
-            Self::Complete(args) => end(&session, args, "complete", "completed").await,
+            Self::Complete { end: args, without_source } => {
+                let verb = if without_source { "complete?without_source=true" } else { "complete" };
+                end(&session, args, verb, "completed").await
+            }
         }
     }
 }
