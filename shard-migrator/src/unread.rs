@@ -17,6 +17,9 @@ use crate::shard::ShardAccess;
 /// How often they are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// `application_name` of its sessions.
+const SESSION: &str = "switchyard-slots";
+
 /// How long a shard may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,8 @@ async fn look(
     client: Option<Client>,
 ) -> Result<Option<Client>, MoveError> {
     let Some(home) = journal.shard(name, &engine.secrets).await? else { return Ok(None) };
+    // Of no move, so no mover ends it.
+    let home = ShardAccess { session: SESSION.to_owned(), ..home };
     let client = match client {
         Some(client) => client,
         None => home.connect().await?,
