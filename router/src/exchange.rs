@@ -6,6 +6,7 @@
 //! Sync each bring one ReadyForQuery; after an error in the extended protocol everything is
 //! skipped up to the next Sync; during COPY IN, Sync and Flush are not even looked at.
 
+mod copying;
 mod owed;
 
 use std::collections::VecDeque;
@@ -13,7 +14,13 @@ use std::collections::VecDeque;
 use switchyard_wire::error::ErrorResponse;
 
 use crate::context::Prefix;
+use crate::server::UnnamedOf;
+use crate::statements::SavedUnnamed;
 pub(crate) use owed::{Owed, Undo};
+
+/// Bytes of unnamed statements that are kept, to be put back if the server skips what has replaced them, before the
+/// server is asked to answer.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// The server said something that it cannot say at this point. It must not be used any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +73,14 @@ pub(crate) struct Exchange {
     boundary: bool,
     /// How many of `owed` are the router's own.
     own: usize,
+    /// The numbers of effects that the server has come to.
+    reached: Vec<u64>,
+    /// Bytes of the unnamed statements in `owed`.
+    kept: usize,
+    /// What was sent must be answered before more of the client's passes.
+    barrier: bool,
+    /// The server was asked to answer.
+    asked: bool,
 }
 
 impl Exchange {
@@ -82,6 +97,10 @@ impl Exchange {
             copy_both: false,
             boundary: false,
             own: 0,
+            reached: Vec::new(),
+            kept: 0,
+            barrier: false,
+            asked: false,
         }
     }
 
@@ -94,6 +113,7 @@ impl Exchange {
         self.copy_both = false;
         self.swallowed = 0;
         self.doubtful = 0;
+        self.barrier = false;
     }
 
     /// Forgets everything, for reuse with another server.
@@ -226,6 +246,7 @@ impl Exchange {
             return;
         }
         self.owed.push_back(Owed::Sync);
+        self.barrier = false;
         self.open = false;
         self.skipping = false;
         self.boundary = true;
@@ -241,18 +262,49 @@ impl Exchange {
         }
     }
 
-    /// CopyDone or CopyFail was sent.
-    pub(crate) fn sent_copy_end(&mut self) {
-        if self.copy_in {
-            self.copy_in = false;
-        } else if !self.owed.is_empty() || self.open {
-            // The server may not have said yet that it wants the data.
-            match self.owed.back_mut() {
-                Some(Owed::CopyEnd(ends)) => *ends += 1,
-                _ => self.owed.push_back(Owed::CopyEnd(1)),
-            }
-        }
-        self.copy_both = false;
+    /// Whether the server may skip what it is sent next, for an error that is not known yet.
+    #[inline]
+    pub(crate) fn may_skip(&self) -> bool {
+        self.open && !self.skipping && !self.copy_in
+    }
+
+    /// What is sent next replaces the unnamed statement, which was this.
+    pub(crate) fn replaces(&mut self, before: SavedUnnamed, on_server_of: UnnamedOf) {
+        self.kept += before.bytes();
+        self.owed.push_back(Owed::Replaced(Box::new((before, on_server_of))));
+    }
+
+    /// What comes next depends on the answer to what was sent.
+    pub(crate) fn wants_answers(&mut self) {
+        self.barrier = !self.skipping;
+        self.asked = false;
+    }
+
+    /// Whether the server must answer before more of the client's passes: what that means depends on it, or so
+    /// much is kept to be put back.
+    #[inline]
+    pub(crate) fn must_be_answered(&self) -> bool {
+        self.barrier || self.kept > KEPT_BYTES
+    }
+
+    /// Whether the server is to be asked to answer, which it need not do before a Sync. Once each time.
+    pub(crate) fn asks_for_answers(&mut self) -> bool {
+        !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// Whether the server may come to what it is sent next.
+    pub(crate) fn may_reach(&self) -> bool {
+        !self.skipping && !self.copy_in
+    }
+
+    /// What is sent next has the effect of this number.
+    pub(crate) fn comes_to(&mut self, effect: u64) {
+        self.owed.push_back(Owed::Effect(effect));
+    }
+
+    /// The numbers of effects that the server has come to since this was asked last.
+    pub(crate) fn take_reached(&mut self) -> impl Iterator<Item = u64> {
+        self.reached.drain(..)
     }
 
     /// A message of the router's own was sent, behind all else.
@@ -270,6 +322,11 @@ impl Exchange {
     fn pop(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front();
         self.own -= usize::from(self.own > 0 && owed.as_ref().is_some_and(Owed::is_own));
+        if let Some(Owed::Replaced(before)) = &owed {
+            self.kept -= before.0.bytes();
+            self.asked &= self.kept > KEPT_BYTES;
+        }
+        self.barrier &= !self.owed.is_empty();
         owed
     }
 
@@ -280,11 +337,11 @@ impl Exchange {
         match (tag, self.owed.front()) {
             (backend::PARSE_COMPLETE, Some(Owed::OwnParse))
             | (backend::BIND_COMPLETE, Some(Owed::OwnBind))
-            | (backend::COMMAND_COMPLETE | backend::EMPTY_QUERY, Some(Owed::OwnExecute)) => {
+            | (backend::COMMAND_COMPLETE | backend::EMPTY_QUERY, Some(Owed::OwnExecute(_))) => {
                 self.pop();
                 Ok(OwnReply::Some)
             }
-            (backend::DATA_ROW, Some(Owed::OwnExecute)) => Ok(OwnReply::Row),
+            (backend::DATA_ROW, Some(Owed::OwnExecute(_))) => Ok(OwnReply::Row),
             (backend::COMMAND_COMPLETE | backend::FUNCTION_RESULT, Some(Owed::OwnQuery(_))) => {
                 Ok(OwnReply::Some)
             }
@@ -316,7 +373,8 @@ impl Exchange {
         loop {
             match self.pop() {
                 Some(Owed::Query | Owed::Call | Owed::Sync | Owed::RefusedQuery(_)) => break,
-                Some(Owed::CopyEnd(_)) => {}
+                Some(Owed::CopyEnd(_) | Owed::Replaced(_)) => {}
+                Some(Owed::Effect(number)) => self.reached.push(number),
                 // A Sync in front of data that was never read: with it the server ends what it skips.
                 None if self.doubtful > 0 => {
                     self.doubtful -= 1;
@@ -336,9 +394,11 @@ impl Exchange {
 
     /// ParseComplete arrived. Whether the client sees it.
     pub(crate) fn got_parse_complete(&mut self) -> Result<bool, Desync> {
-        self.skip_copy_ends();
+        self.skip_silent();
         match self.pop() {
-            Some(Owed::ParseUnnamed | Owed::Parse(..) | Owed::ParseDuplicate(_)) => Ok(true),
+            Some(Owed::ParseUnnamed(_) | Owed::Parse(..) | Owed::ParseAgain(_) | Owed::ParseDuplicate(_)) => {
+                Ok(true)
+            }
             Some(Owed::Inject(_)) => Ok(false),
             _ => Err(Desync),
         }
@@ -346,13 +406,13 @@ impl Exchange {
 
     /// CloseComplete arrived. The tag that the client sees, if it sees it.
     pub(crate) fn got_close_complete(&mut self) -> Result<Option<u8>, Desync> {
-        self.skip_copy_ends();
+        self.skip_silent();
         match self.pop() {
             Some(Owed::Close | Owed::CloseStatement { .. }) => {
                 Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE))
             }
             Some(Owed::ParseAsClose(_)) => Ok(Some(switchyard_wire::frame::backend::PARSE_COMPLETE)),
-            Some(Owed::Evict(_)) => Ok(None),
+            Some(Owed::Evict(_) | Owed::CloseTried) => Ok(None),
             _ => Err(Desync),
         }
     }
@@ -360,7 +420,7 @@ impl Exchange {
     /// BindComplete arrived.
     #[inline]
     pub(crate) fn got_bind_complete(&mut self) -> Result<(), Desync> {
-        self.skip_copy_ends();
+        self.skip_silent();
         match self.pop() {
             Some(Owed::Bind) => Ok(()),
             _ => Err(Desync),
@@ -370,7 +430,7 @@ impl Exchange {
     /// RowDescription or NoData arrived: for a Describe, or within a Query.
     #[inline]
     pub(crate) fn got_description(&mut self) -> Result<(), Desync> {
-        self.skip_copy_ends();
+        self.skip_silent();
         match self.owed.front() {
             Some(Owed::Describe) => drop(self.pop()),
             Some(Owed::Query) => {}
@@ -384,7 +444,7 @@ impl Exchange {
     pub(crate) fn got_completion(&mut self) -> Result<(), Desync> {
         // A COPY that has come to its end has read what was sent before that.
         self.swallowed = 0;
-        self.skip_copy_ends();
+        self.skip_silent();
         match self.owed.front() {
             Some(Owed::Execute) => drop(self.pop()),
             Some(Owed::Query) => {}
@@ -402,10 +462,10 @@ impl Exchange {
         match tag {
             backend::PARSE_COMPLETE => self.got_parse_complete().map(drop),
             backend::CLOSE_COMPLETE => {
-                self.skip_copy_ends();
+                self.skip_silent();
                 match self.pop() {
                     Some(Owed::ParseAsClose(name)) => undo.push(Undo::Named(name)),
-                    Some(Owed::Close | Owed::CloseStatement { .. } | Owed::Evict(_)) => {}
+                    Some(Owed::Close | Owed::CloseStatement { .. } | Owed::Evict(_) | Owed::CloseTried) => {}
                     _ => return Err(Desync),
                 }
                 Ok(())
@@ -414,9 +474,13 @@ impl Exchange {
         }
     }
 
-    fn skip_copy_ends(&mut self) {
-        while matches!(self.owed.front(), Some(Owed::CopyEnd(_))) {
-            self.owed.pop_front();
+    /// Passes what brings no reply of its own: the server has come to what is behind it.
+    #[inline]
+    fn skip_silent(&mut self) {
+        while self.owed.front().is_some_and(Owed::is_silent) {
+            if let Some(Owed::Effect(number)) = self.pop() {
+                self.reached.push(number);
+            }
         }
     }
 
@@ -432,11 +496,15 @@ impl Exchange {
         self.copy_in
     }
 
-    /// ErrorResponse arrived. `undo` gets what the server skips because of it.
+    /// ErrorResponse arrived. `undo` gets what the server skips because of it, in the order in which it was sent: to
+    /// be undone from its end.
     pub(crate) fn got_error(&mut self, undo: &mut Vec<Undo>) -> ErrorIs {
         self.copy_in = false;
         self.doubtful = self.doubtful.saturating_add(std::mem::take(&mut self.swallowed));
-        self.skip_copy_ends();
+        // What was refused has no effect.
+        while self.owed.front().is_some_and(Owed::is_silent) {
+            self.pop();
+        }
         if matches!(self.owed.front(), Some(Owed::Query | Owed::Call)) {
             return ErrorIs::Plain;
         }
@@ -461,64 +529,22 @@ impl Exchange {
                 Some(Owed::ParseDuplicate(name)) if first => is = ErrorIs::Duplicate(name),
                 Some(Owed::RefusedGroup(error)) if first => {
                     is = ErrorIs::Instead(error);
-                    undo.push(Undo::Unnamed);
+                    undo.push(Undo::OnServer);
                 }
-                Some(owed) => undo.extend(owed.undo()),
+                Some(owed) => undo.extend(owed.undo(first)),
                 None => {}
             }
             first = false;
         }
     }
 
-    /// The server has run nothing of what it was sent, and will not. All of it is undone.
+    /// The server has run nothing of what it was sent, and will not. All of it is undone, from its end.
     pub(crate) fn undo_all(&mut self, undo: &mut Vec<Undo>) {
         while let Some(owed) = self.pop() {
-            undo.extend(owed.undo());
+            undo.extend(owed.undo(true));
         }
         self.reset();
     }
-
-    /// CopyInResponse arrived: Syncs that the client has sent in front of its end are not read.
-    pub(crate) fn got_copy_in(&mut self) {
-        let mut rest = self.owed.split_off(1.min(self.owed.len()));
-        let (ended, swallowed) = drop_to_copy_end(&mut rest);
-        self.copy_in = !ended;
-        self.swallowed = self.swallowed.saturating_add(swallowed);
-        let by_query = matches!(self.owed.front(), Some(Owed::Query));
-        if !by_query && !rest.iter().any(|owed| matches!(owed, Owed::Sync)) {
-            // The Sync that counts is still to come.
-            self.open = true;
-        }
-        self.owed.append(&mut rest);
-    }
-
-    /// CopyBothResponse arrived: replication; the connection is the client's from here on.
-    pub(crate) fn got_copy_both(&mut self) {
-        self.copy_both = true;
-    }
-}
-
-/// Drops Syncs up to the end of the COPY. Whether that end has been sent, and how many there were.
-fn drop_to_copy_end(owed: &mut VecDeque<Owed>) -> (bool, u32) {
-    let mut swallowed = 0;
-    while let Some(front) = owed.front_mut() {
-        match front {
-            Owed::CopyEnd(ends) => {
-                *ends -= 1;
-                if *ends == 0 {
-                    owed.pop_front();
-                }
-                return (true, swallowed);
-            }
-            Owed::Sync => {
-                owed.pop_front();
-                swallowed += 1;
-            }
-            // Anything else makes the server end the session.
-            _ => return (true, swallowed),
-        }
-    }
-    (false, swallowed)
 }
 
 #[cfg(test)]

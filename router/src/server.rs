@@ -167,9 +167,18 @@ impl ServerIdentity {
 /// The parameter by which a server tells that it is a standby, as it stands in ParameterStatus.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby\0";
 
+/// Whose unnamed statement a connection has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnnamedOf {
+    /// Id of the session.
+    pub(crate) session: u64,
+    /// Which of all that the session had, or that it has none, see [`crate::statements::ClientStatements`].
+    pub(crate) serial: u64,
+}
+
 /// In [`Server::unnamed_of`]: there may be an unnamed statement, and no session may find it. It is
 /// the router's own, or one of which nobody knows whether it was made.
-pub(crate) const UNNAMED_OF_NOBODY: u64 = u64::MAX;
+pub(crate) const UNNAMED_OF_NOBODY: UnnamedOf = UnnamedOf { session: u64::MAX, serial: 0 };
 
 /// A connection to a shard. It is lent to one session at a time, and comes back to the pool only
 /// through [`crate::pool::Pool::give_back`], which decides whether it may be used again.
@@ -189,8 +198,9 @@ pub(crate) struct Server {
     pub(crate) statements: ServerStatements,
     /// What its session has prepared by SQL here.
     pub(crate) sql_names: std::collections::HashSet<String>,
-    /// Session whose unnamed statement it has, or that has found none; else [`UNNAMED_OF_NOBODY`].
-    pub(crate) unnamed_of: u64,
+    /// Session whose unnamed statement it has, or that has found none, and which of the session's that is; else
+    /// [`UNNAMED_OF_NOBODY`].
+    pub(crate) unnamed_of: UnnamedOf,
     /// Its place in the shard's list of server processes, where contexts are sealed.
     pub(crate) seal: Option<ServerSeal>,
     /// Whether it has been asked for: the router had a key when it connected.

@@ -14,6 +14,7 @@ mod failure;
 mod half;
 pub(crate) mod handle;
 pub(crate) mod listening;
+mod pending;
 mod prepare;
 mod probe;
 mod relay;
@@ -36,7 +37,7 @@ use crate::classify::Pin;
 use crate::context::{TenantContext, Wishes};
 use crate::limits::Limited;
 use crate::pool::{Pool, Share};
-use crate::server::{Server, ServerIdentity};
+use crate::server::{Server, ServerIdentity, UnnamedOf};
 use crate::shared::Shared;
 use crate::statements::ClientStatements;
 use crate::stats::{ShardAccount, TenantAccount, TimeLimit};
@@ -131,6 +132,12 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn statements(&mut self) -> &mut ClientStatements {
         self.statements.get_or_insert_default()
+    }
+
+    /// What a server connection that has the session's unnamed statement is known by, also if that is none.
+    pub(crate) fn unnamed(&self) -> UnnamedOf {
+        let serial = self.statements.as_ref().map_or(0, |statements| statements.unnamed_serial());
+        UnnamedOf { session: self.id, serial }
     }
 
     /// It has waited for a server connection.

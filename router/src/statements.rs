@@ -20,6 +20,9 @@ pub(crate) const NAME_PREFIX: &[u8] = b"_switchyard_";
 /// answers the Close of an unknown name like any other.
 pub(crate) const NO_STATEMENT: &[u8] = b"_switchyard_none";
 
+/// A name under which a text is prepared only to see whether PostgreSQL accepts it, and closed at once.
+pub(crate) const TRIED_STATEMENT: &[u8] = b"_switchyard_tried";
+
 /// The text and the parameter types of a prepared statement.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -115,6 +118,29 @@ pub(crate) struct ClientStatements {
     has_unnamed: bool,
     /// What running it leaves behind.
     unnamed_effect: Option<Effect>,
+    /// Which of all that there were is the unnamed statement, or that there is none.
+    unnamed_serial: u64,
+    /// The last number that was given.
+    last_serial: u64,
+    /// The last that the server has refused.
+    refused_serial: u64,
+}
+
+/// An unnamed statement that was replaced, to be put back if what has replaced it was skipped.
+#[derive(Debug, Default)]
+pub(crate) struct SavedUnnamed {
+    text_and_types: Vec<u8>,
+    sql_len: usize,
+    is_there: bool,
+    effect: Option<Effect>,
+    serial: u64,
+}
+
+impl SavedUnnamed {
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text_and_types.len() + size_of::<Self>()
+    }
 }
 
 impl ClientStatements {
@@ -164,6 +190,8 @@ impl ClientStatements {
     /// Keeps the unnamed statement, so that it can be prepared again elsewhere.
     pub(crate) fn keep_unnamed(&mut self, sql: &[u8], types: &[u8], effect: Effect) {
         self.unnamed_effect = (effect != Effect::Nothing).then_some(effect);
+        self.last_serial += 1;
+        self.unnamed_serial = self.last_serial;
         self.unnamed.clear();
         self.unnamed.extend_from_slice(sql);
         self.unnamed.extend_from_slice(types);
@@ -173,8 +201,48 @@ impl ClientStatements {
 
     pub(crate) fn forget_unnamed(&mut self) {
         self.has_unnamed = false;
+        self.last_serial += 1;
+        self.unnamed_serial = self.last_serial;
         self.unnamed.clear();
         self.unnamed.shrink_to(1024);
+    }
+
+    /// Which of all that there were is the unnamed statement now.
+    pub(crate) fn unnamed_serial(&self) -> u64 {
+        self.unnamed_serial
+    }
+
+    /// Takes the unnamed statement out, as it may have to be put back.
+    pub(crate) fn save_unnamed(&mut self) -> SavedUnnamed {
+        let saved = SavedUnnamed {
+            text_and_types: std::mem::take(&mut self.unnamed),
+            sql_len: self.unnamed_sql_len,
+            is_there: self.has_unnamed,
+            effect: self.unnamed_effect.take(),
+            serial: self.unnamed_serial,
+        };
+        self.forget_unnamed();
+        saved
+    }
+
+    /// The server has refused the one of this number, so that there is none if nothing has replaced it since.
+    pub(crate) fn refuse_unnamed(&mut self, serial: u64) {
+        self.refused_serial = serial;
+        if self.unnamed_serial == serial {
+            self.forget_unnamed();
+        }
+    }
+
+    /// Puts it back, unless it was refused meanwhile.
+    pub(crate) fn restore_unnamed(&mut self, saved: SavedUnnamed) {
+        if saved.is_there && saved.serial == self.refused_serial {
+            return self.forget_unnamed();
+        }
+        self.unnamed = saved.text_and_types;
+        self.unnamed_sql_len = saved.sql_len;
+        self.has_unnamed = saved.is_there;
+        self.unnamed_effect = saved.effect;
+        self.unnamed_serial = saved.serial;
     }
 
     /// What running the unnamed statement leaves behind, if anything.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use switchyard_wire::error::ErrorResponse;
 
-use crate::statements::Statement;
+use crate::server::UnnamedOf;
+use crate::statements::{SavedUnnamed, Statement};
 
 /// A reply, or group of replies, that is owed.
 #[derive(Debug)]
@@ -23,18 +24,27 @@ pub(crate) enum Owed {
     Describe,
     /// CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
-    /// ParseComplete for a statement without a name.
-    ParseUnnamed,
+    /// ParseComplete for a statement without a name, which has this serial number in the session.
+    ParseUnnamed(u64),
+    /// No reply: what comes next replaces the unnamed statement, if the server does not skip it. What there was, and
+    /// whose the server's was.
+    Replaced(Box<(SavedUnnamed, UnnamedOf)>),
+    /// No reply: what comes next has the effect of this number, if the server does not skip it.
+    Effect(u64),
     /// ParseComplete for a named statement that was sent on.
     Parse(Box<[u8]>, Arc<Statement>),
     /// CloseComplete, to be shown as ParseComplete: the server had the statement already.
     ParseAsClose(Box<[u8]>),
+    /// ParseComplete for a text that the server had already, and was to judge once more.
+    ParseAgain(Box<[u8]>),
     /// The error for a name that the client has in use; the name is the client's.
     ParseDuplicate(Box<[u8]>),
     /// ParseComplete, not to be shown: the router prepared a statement that the server lacked.
     Inject(Option<Arc<Statement>>),
     /// CloseComplete, not to be shown: the router made room, by closing this one, or the unnamed one.
     Evict(Option<Arc<Statement>>),
+    /// CloseComplete, not to be shown: what was tried is gone.
+    CloseTried,
     /// CloseComplete for a portal, or for a statement that the client does not have.
     Close,
     /// CloseComplete for a statement of the client, which the server may have had as well. If an
@@ -56,8 +66,8 @@ pub(crate) enum Owed {
     OwnParse,
     /// BindComplete for it.
     OwnBind,
-    /// CommandComplete for it.
-    OwnExecute,
+    /// CommandComplete for it; the name of what it prepares, in a group of the client's.
+    OwnExecute(Option<Box<str>>),
     /// ReadyForQuery for the Sync behind it.
     OwnSync,
 }
@@ -70,16 +80,29 @@ impl Owed {
 
     /// Whether no reply to it is the client's.
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::OwnQuery(_) | Self::OwnParse | Self::OwnBind | Self::OwnExecute | Self::OwnSync)
+        matches!(
+            self,
+            Self::OwnQuery(_) | Self::OwnParse | Self::OwnBind | Self::OwnExecute(_) | Self::OwnSync
+        )
     }
 
-    /// What is to be undone if it never comes.
-    pub(super) fn undo(self) -> Option<Undo> {
+    /// Whether no reply comes to it at all.
+    #[inline]
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::CopyEnd(_) | Self::Replaced(_) | Self::Effect(_))
+    }
+
+    /// What is to be undone if it never comes; `failed` says that it was refused, and not skipped.
+    pub(super) fn undo(self, failed: bool) -> Option<Undo> {
         match self {
             Self::Parse(name, statement) => Some(Undo::Parsed(name, statement)),
-            Self::ParseAsClose(name) => Some(Undo::Named(name)),
+            Self::ParseAsClose(name) | Self::ParseAgain(name) => Some(Undo::Named(name)),
             Self::Inject(Some(statement)) => Some(Undo::Injected(statement)),
-            Self::Inject(None) | Self::ParseUnnamed | Self::RefusedGroup(_) => Some(Undo::Unnamed),
+            // The old one goes before the new one is looked at. // src/backend/tcop/postgres.c exec_parse_message
+            Self::ParseUnnamed(serial) if failed => Some(Undo::Unnamed(serial)),
+            Self::Replaced(before) => Some(Undo::Replaced(before)),
+            Self::Inject(None) | Self::Evict(None) | Self::RefusedGroup(_) => Some(Undo::OnServer),
+            Self::OwnExecute(Some(name)) => Some(Undo::BySql(name)),
             Self::Evict(Some(statement)) => Some(Undo::Evicted(statement)),
             Self::CloseStatement { name, statement, on_server } => {
                 Some(Undo::Closed(name, statement, on_server))
@@ -102,6 +125,12 @@ pub(crate) enum Undo {
     Evicted(Arc<Statement>),
     /// The client still has this statement; so has the server, if it was to be closed there.
     Closed(Box<[u8]>, Arc<Statement>, bool),
-    /// The server has no unnamed statement of this session.
-    Unnamed,
+    /// There is no unnamed statement, if the last is the one of this number.
+    Unnamed(u64),
+    /// The unnamed statement is what it was.
+    Replaced(Box<(SavedUnnamed, UnnamedOf)>),
+    /// The server does not have this statement, which the session has prepared by SQL.
+    BySql(Box<str>),
+    /// What unnamed statement the server has is not known.
+    OnServer,
 }

@@ -22,7 +22,7 @@ fn a_query_is_over_at_its_ready() {
 #[test]
 fn extended_messages_without_sync_keep_it_open() {
     let mut x = exchange();
-    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::ParseUnnamed(1));
     x.sent_extended(Owed::Bind);
     assert!(x.got_parse_complete().unwrap());
     x.got_bind_complete().unwrap();
@@ -36,7 +36,7 @@ fn extended_messages_without_sync_keep_it_open() {
 fn a_query_ends_an_extended_group_that_has_no_sync() {
     // asyncpg: Parse, Describe, Flush; later a Query.
     let mut x = exchange();
-    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::ParseUnnamed(1));
     x.sent_extended(Owed::Describe);
     x.got_parse_complete().unwrap();
     x.got_description().unwrap();
@@ -71,7 +71,7 @@ fn after_an_error_without_sync_everything_is_skipped() {
     let mut undo = Vec::new();
     x.got_error(&mut undo);
     assert!(x.is_skipping());
-    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::ParseUnnamed(1));
     x.sent_query();
     assert_eq!(x.readies_owed(), 0);
     x.sent_sync();
@@ -84,7 +84,7 @@ fn copy_in_by_the_extended_protocol_swallows_syncs() {
     // Sync sent together with Execute, then data, CopyDone and a second Sync.
     for copy_response_late in [false, true] {
         let mut x = exchange();
-        x.sent_extended(Owed::ParseUnnamed);
+        x.sent_extended(Owed::ParseUnnamed(1));
         x.sent_extended(Owed::Execute);
         x.sent_sync();
         x.got_parse_complete().unwrap();
@@ -109,7 +109,7 @@ fn a_query_behind_an_error_is_skipped_with_the_rest() {
     let mut x = exchange();
     x.sent_extended(Owed::Describe);
     x.sent_query();
-    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::ParseUnnamed(1));
     x.sent_sync();
     x.got_error(&mut Vec::new());
     x.got_ready(b'I').unwrap();
@@ -152,7 +152,7 @@ fn a_copy_that_fails_leaves_doubt_about_the_syncs_before() {
 #[test]
 fn ends_of_copies_that_nobody_waits_for_take_no_room() {
     let mut x = exchange();
-    x.sent_extended(Owed::ParseUnnamed);
+    x.sent_extended(Owed::ParseUnnamed(1));
     (0..1000).for_each(|_| x.sent_copy_end());
     assert_eq!(x.owed.len(), 2);
     // Two COPYs in one Query, with the data and ends of both behind it.

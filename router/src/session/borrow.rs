@@ -17,7 +17,6 @@ use super::server_half::canceled_by_user;
 use super::{Core, End, Reads};
 use crate::buffer::Buffer;
 use crate::context::{self, Handover, HandoverError};
-use crate::exchange::Undo;
 use crate::limits::{Entry, Refused, Turn};
 use crate::pool::{Lend, Pool, PoolError, Want};
 use crate::seal::{SealError, Sealed};
@@ -390,17 +389,14 @@ impl Relay {
         self.can_replay = false;
         let mut undo = std::mem::take(&mut self.undo);
         self.exchange.undo_all(&mut undo);
-        for what in undo.drain(..) {
-            // The unnamed statement is as it was, or is prepared once more.
-            if !matches!(what, Undo::Unnamed) {
-                self.undo_one(core, what);
-            }
+        for what in undo.drain(..).rev() {
+            self.undo_one(core, what);
         }
         self.undo = undo;
         self.journal.clear();
         self.c.clear();
         self.c.buffer = Buffer::holding(&self.replay);
-        self.pending = None;
+        self.pending.clear();
         self.stall = false;
         self.began = None;
         if std::mem::take(&mut self.fresh_pin) {
@@ -438,7 +434,9 @@ impl Relay {
             })
         })?;
         match kind {
-            Handover::Nothing | Handover::Wishes => {}
+            Handover::Nothing => {}
+            // A wish may be a Query, with which the unnamed statement goes.
+            Handover::Wishes => server.unnamed_of = crate::server::UNNAMED_OF_NOBODY,
             Handover::Context => {
                 server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
                 core.seat.pool.counters.contexts.fetch_add(1, Ordering::Relaxed);

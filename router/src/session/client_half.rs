@@ -11,7 +11,6 @@ use super::roaming::Look;
 use super::{Core, End};
 use crate::classify::{Effect, Pin, classify, read_only};
 use crate::exchange::Owed;
-use crate::server::UNNAMED_OF_NOBODY;
 
 /// Bytes of the router's own answers that may wait for a client to read, before it is listened to again.
 const UNSENT_BYTES: usize = 64 * 1024;
@@ -181,6 +180,12 @@ impl Relay {
                 let end = "terminating connection because protocol synchronization was lost";
                 return Err(violation(end.to_owned()));
             }
+            if self.must_be_answered(header.tag) {
+                if self.exchange.asks_for_answers() {
+                    build::flush(self.c.own());
+                }
+                return Ok(Stop::Stalled);
+            }
             if self.must_stall(header.tag)
                 || self.must_be_alone(header)
                 || self.exchange.must_wait()
@@ -213,8 +218,14 @@ impl Relay {
     /// Whether the reply to a group that is wholly sent must be seen before a message of this kind.
     /// What a COPY waits for is part of its group.
     fn must_stall(&self, tag: u8) -> bool {
-        let of_copy = matches!(tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL);
-        self.stall && !of_copy && !self.exchange.is_open() && !self.exchange.is_quiet()
+        self.stall && !is_of_copy(tag) && !self.exchange.is_open() && !self.exchange.is_quiet()
+    }
+
+    /// Whether what was sent must be answered before a message of this kind, which the server need not do before a
+    /// Sync.
+    #[inline]
+    fn must_be_answered(&self, tag: u8) -> bool {
+        self.exchange.must_be_answered() && tag != frontend::SYNC && !is_of_copy(tag)
     }
 
     /// Whether it is a Query that takes away all of the session's statements, or everything: what it takes away
@@ -243,6 +254,9 @@ impl Relay {
                 core.account.statements.add(1);
                 core.seat.shard_account.statements.add(1);
                 self.exchange.sent_extended(Owed::Execute);
+                if self.pending.may_be_final() {
+                    self.exchange.wants_answers();
+                }
                 self.c.forward(len);
             }
             frontend::FLUSH => self.c.forward(len),
@@ -305,10 +319,14 @@ impl Relay {
         }
         core.account.statements.add(1);
         core.seat.shard_account.statements.add(1);
+        if self.exchange.is_skipping() {
+            // The server does not look at it.
+            self.c.forward(len);
+            return Ok(true);
+        }
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
-        // The server does not look at it.
-        let effect = if self.exchange.is_skipping() { Effect::Nothing } else { core.own_effect(effect) };
+        let effect = core.own_effect(effect);
         let mut instead = None;
         if core.seat.context.read_only && read_only::asks_to_write(self.query_text(len)) {
             instead = Some(read_only::REFUSAL.to_vec());
@@ -324,12 +342,10 @@ impl Relay {
             let text = self.query_text(len).to_vec();
             self.note_plain(core, &text);
         }
-        if let Some(statements) = &mut core.statements {
-            statements.forget_unnamed();
-        }
+        self.drop_unnamed(core);
         if let Some(server) = &mut self.server {
-            // Gone, unless the server skips this Query.
-            server.unnamed_of = UNNAMED_OF_NOBODY;
+            // None, which is what the session has. // src/backend/tcop/postgres.c exec_simple_query
+            server.unnamed_of = core.unnamed();
         }
         match instead {
             Some(sql) => {
@@ -356,17 +372,13 @@ pub(super) fn built(built: Result<(), build::BuildError>) -> Result<(), End> {
     built.map_err(|error| violation(error.to_string()))
 }
 
+fn is_of_copy(tag: u8) -> bool {
+    matches!(tag, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL)
+}
+
 /// What a server looks at while it copies what the client sends; and the goodbye.
 fn belongs_to_copy(tag: u8) -> bool {
-    matches!(
-        tag,
-        frontend::COPY_DATA
-            | frontend::COPY_DONE
-            | frontend::COPY_FAIL
-            | frontend::FLUSH
-            | frontend::SYNC
-            | frontend::TERMINATE
-    )
+    is_of_copy(tag) || matches!(tag, frontend::FLUSH | frontend::SYNC | frontend::TERMINATE)
 }
 
 fn is_known(tag: u8) -> bool {

@@ -15,30 +15,12 @@ use std::sync::Arc;
 use switchyard_wire::build;
 
 use super::Core;
+use super::pending::Pending;
 use super::relay::Relay;
 use crate::classify::{Effect, Pin, classify, custom_names};
 use crate::context::Wish;
 use crate::exchange::Owed;
 use crate::quiet::QuietTexts;
-
-/// An effect of a statement that counts once the statement has succeeded.
-#[derive(Debug)]
-pub(super) enum Pending {
-    /// The session now wishes this.
-    Wish(String, String),
-    /// The session wishes what it wished at startup.
-    Unwish(String),
-    /// The session wishes nothing but what it wished at startup.
-    ResetAll,
-    /// Everything of the session is gone.
-    DiscardAll,
-    /// It has prepared a statement of this name by this SQL.
-    Prepared(String, String),
-    /// Its prepared statements are gone.
-    DeallocateAll,
-    /// Its prepared statement of this name is gone.
-    Deallocate(Box<[u8]>),
-}
 
 /// Settings that are lists, which `SET` takes apart and a string is not.
 const LISTS: [&str; 3] = ["search_path", "datestyle", "temp_tablespaces"];
@@ -65,8 +47,6 @@ impl Relay {
         self.note_channels(core, effect == Effect::Channels, text.as_deref());
         let Some(server) = &mut self.server else { return };
         let alone = self.exchange.is_untouched();
-        // Only an error from here on keeps the effect from happening.
-        self.failed = false;
         match effect {
             Effect::Nothing | Effect::Channels => {}
             Effect::ParsedOtherwise => self.parses_otherwise = true,
@@ -116,8 +96,7 @@ impl Relay {
             }
             Effect::Set(name) => match text {
                 Some(text) if alone => {
-                    self.pending = Some(Pending::Wish(name, text));
-                    self.stall = true;
+                    self.expect(Pending::Wish(name, text));
                 }
                 _ => self.touch(|touched| touched.names.extend([name])),
             },
@@ -127,8 +106,7 @@ impl Relay {
                     self.after_sync.push((name.clone(), value.clone()));
                 }
                 if alone {
-                    self.pending = Some(Pending::Unwish(name));
-                    self.stall = true;
+                    self.expect(Pending::Unwish(name));
                 } else {
                     self.touch(|touched| touched.names.extend([name]));
                 }
@@ -145,46 +123,44 @@ impl Relay {
                 self.stall = true;
                 self.set_back_all(core, &[]);
                 if alone {
-                    self.pending = Some(Pending::ResetAll);
+                    self.expect(Pending::ResetAll);
                 } else {
                     self.touch(|touched| touched.all = true);
                 }
             }
-            Effect::DiscardAll if !alone => {
-                // Whether it runs, and what it takes away, is not known when the next answer comes.
-                server.carried.lost = true;
-                self.stall = true;
-                self.pin(core, Pin::Setting);
-            }
             Effect::DiscardAll => {
                 server.carried.lost = true;
-                self.stall = true;
                 self.set_back_all(core, &[]);
-                self.pending = Some(Pending::DiscardAll);
+                self.expect(Pending::DiscardAll);
             }
             Effect::Prepare(name) => match text {
-                Some(text) if self.exchange.is_calm() => {
+                Some(text) => {
                     // Whoever gets the connection next must not find it.
                     server.carried.dirty = true;
-                    self.pending = Some(Pending::Prepared(name, text));
-                    self.stall = true;
+                    self.expect(Pending::Prepared(name, text));
                 }
-                _ => self.pin(core, Pin::Prepare),
+                None => self.pin(core, Pin::Prepare),
             },
             Effect::Execute(name) => {
-                let effect = core.statements().by_sql(&name).map(|sql| classify(after_as(sql)));
+                let sql = core.statements().by_sql(&name).or(self.pending.by_sql(&name));
+                let effect = sql.map(|sql| classify(after_as(sql)));
                 match effect {
                     Some(effect) => self.note_effect(core, effect, None),
                     None => server.carried.dirty = true,
                 }
             }
-            Effect::Deallocate(None) if !self.exchange.is_calm() => self.pin(core, Pin::Prepare),
-            Effect::Deallocate(None) => {
-                self.stall = true;
-                self.pending = Some(Pending::DeallocateAll);
-            }
+            Effect::Deallocate(None) => self.expect(Pending::DeallocateAll),
             Effect::Deallocate(Some(_)) => {}
             Effect::Pin(pin) => self.pin(core, pin),
+        }
+    }
+
+    /// This has happened once the command has completed.
+    pub(super) fn expect(&mut self, pending: Pending) {
+        self.stall = true;
+        if self.exchange.may_reach() {
+            let number = self.pending.push(pending);
+            self.exchange.comes_to(number);
         }
     }
 
@@ -270,7 +246,7 @@ impl Relay {
                 .and_then(|()| build::bind_text(out, b"", b"", &[]))
                 .and_then(|()| build::execute(out, b"", 0));
             if all.is_ok() {
-                for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute] {
+                for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(Some(name.into()))] {
                     self.exchange.sent_own(owed);
                 }
             }
@@ -283,6 +259,8 @@ impl Relay {
             self.c.own().truncate(begin);
             return;
         }
+        // It is counted on ahead: what comes behind this group waits until that is known.
+        self.stall = true;
         server.sql_names.insert(name.to_owned());
         server.carried.dirty = true;
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
@@ -290,13 +268,20 @@ impl Relay {
 
     /// What the statements of the group that has ended have changed for good.
     pub(super) fn settle(&mut self, core: &mut Core) {
-        let Some(pending) = self.pending.take() else { return };
-        if self.failed {
-            if self.sets_back {
-                self.distrust_settings(core);
-            }
-            return;
+        self.pending.reached(self.exchange.take_reached());
+        let expected = self.pending.len();
+        let done = self.pending.ended(self.exchange.in_transaction(), self.exchange.is_quiet());
+        // What was not reset must not be set back.
+        if self.sets_back && (self.failed || done.len() + self.pending.len() < expected) {
+            self.distrust_settings(core);
         }
+        if !self.failed {
+            done.into_iter().for_each(|pending| self.settle_one(core, pending));
+        }
+    }
+
+    /// A statement has changed this, and nothing takes it back.
+    pub(super) fn settle_one(&mut self, core: &mut Core, pending: Pending) {
         let mut values = core.wishes.values.clone();
         match pending {
             Pending::Wish(name, sql) => {

@@ -94,8 +94,12 @@ impl Relay {
             self.skip_to_sync = true;
         }
         self.c.drop_output();
-        self.exchange.reset();
-        self.pending = None;
+        // What was not answered has not happened, as far as the client can know.
+        let mut undo = std::mem::take(&mut self.undo);
+        self.exchange.undo_all(&mut undo);
+        undo.drain(..).rev().for_each(|what| self.undo_one(core, what));
+        self.undo = undo;
+        self.pending.clear();
         self.began = None;
         self.stall = false;
     }

@@ -8,24 +8,25 @@ use switchyard_wire::frame::{self, frontend};
 use switchyard_wire::{build, message};
 
 use super::client_half::{built, violation};
-use super::effects::Pending;
+use super::pending::Pending;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::classify::{Effect, classify, read_only};
 use crate::context::is_parsed_by;
 use crate::exchange::Owed;
-use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement};
+use crate::server::UNNAMED_OF_NOBODY;
+use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement, TRIED_STATEMENT};
 
 impl Relay {
     pub(super) fn client_parse(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
         let max = core.shared.settings().limits.statement_bytes;
         if len > max && self.c.buffer.fresh().get(frame::HEADER) == Some(&0) {
             // Too large to be kept, and without a name: it passes, and is good for this exchange.
-            core.statements().forget_unnamed();
+            self.drop_unnamed(core);
             if let Some(server) = &mut self.server {
-                server.unnamed_of = core.id;
+                server.unnamed_of = core.unnamed();
             }
-            self.exchange.sent_extended(Owed::ParseUnnamed);
+            self.exchange.sent_extended(Owed::ParseUnnamed(core.statements().unnamed_serial()));
             self.c.forward(len);
             return Ok(true);
         }
@@ -58,9 +59,12 @@ impl Relay {
                 }
             }
             self.parsed_unnamed = true;
+            if self.exchange.may_skip() {
+                self.drop_unnamed(core);
+            }
             core.statements().keep_unnamed(parse.sql, parse.types, effect);
             if let Some(server) = &mut self.server {
-                server.unnamed_of = core.id;
+                server.unnamed_of = core.unnamed();
             }
             if let Some(sql) = instead {
                 self.c.discard(len);
@@ -68,7 +72,7 @@ impl Relay {
             } else {
                 self.c.forward(len);
             }
-            self.exchange.sent_extended(Owed::ParseUnnamed);
+            self.exchange.sent_extended(Owed::ParseUnnamed(core.statements().unnamed_serial()));
             core.seat.shard_account.server_parses.add(1);
             return Ok(true);
         }
@@ -95,7 +99,15 @@ impl Relay {
             ));
         }
         let Some(server) = &mut self.server else { return Ok(true) };
-        if self.exchange.status != b'E' && server.statements.touch(statement.id) {
+        let is_there = server.statements.touch(statement.id);
+        if is_there && (self.exchange.status == b'E' || !self.exchange.is_calm()) {
+            // Where the transaction has failed, or may have by what is on its way, PostgreSQL must be the one to
+            // refuse most texts.
+            built(build::parse(self.c.own(), TRIED_STATEMENT, parse.sql, parse.types))?;
+            self.exchange.sent_extended(Owed::ParseAgain(parse.name.into()));
+            built(build::close(self.c.own(), b'S', TRIED_STATEMENT))?;
+            self.exchange.sent_extended(Owed::CloseTried);
+        } else if is_there {
             built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
             self.exchange.sent_extended(Owed::ParseAsClose(parse.name.into()));
             core.shared.stats.statement_reuses.add(1);
@@ -108,6 +120,18 @@ impl Relay {
         }
         core.statements().insert(parse.name, statement);
         Ok(true)
+    }
+
+    /// The unnamed statement goes with what is sent next; it is put back if the server skips that.
+    pub(super) fn drop_unnamed(&mut self, core: &mut Core) {
+        if self.exchange.may_skip() {
+            let on_server_of = self.server.as_ref().map_or(UNNAMED_OF_NOBODY, |server| server.unnamed_of);
+            self.exchange.replaces(core.statements().save_unnamed(), on_server_of);
+            // What it is must be known before anything else is done with it.
+            self.stall = true;
+        } else if let Some(statements) = &mut core.statements {
+            statements.forget_unnamed();
+        }
     }
 
     /// Notes that the server gets `statement`, and closes the one that makes room for it.
@@ -123,16 +147,16 @@ impl Relay {
 
     /// The settings that a text is parsed under which is sent now; none if they are not known.
     fn parsed_under(&self, core: &Core) -> Option<u64> {
-        use super::effects::Pending::{DiscardAll, ResetAll, Unwish, Wish};
+        use super::pending::Pending::{DiscardAll, ResetAll, Unwish, Wish};
         let touched = self.touched.as_ref();
         let unknown = self.parses_otherwise
             || core.parses_unknown
             || touched.is_some_and(|t| t.all || t.names.iter().any(|name| is_parsed_by(name)))
-            || match &self.pending {
-                Some(Wish(name, _) | Unwish(name)) => is_parsed_by(name),
-                Some(ResetAll | DiscardAll) => true,
+            || self.pending.any(|pending| match pending {
+                Wish(name, _) | Unwish(name) => is_parsed_by(name),
+                ResetAll | DiscardAll => true,
                 _ => false,
-            };
+            });
         (!unknown).then(|| core.wishes.parsed_under())
     }
 
@@ -163,6 +187,8 @@ impl Relay {
         self.make_room_for(core, statement)?;
         built(build::parse(self.c.own(), &statement.name, statement.sql(), statement.types()))?;
         self.exchange.sent_extended(Owed::Inject(Some(statement.clone())));
+        // It is counted on ahead: what comes behind this group waits until that is known.
+        self.stall = true;
         core.shared.stats.statement_parses.add(1);
         core.seat.shard_account.server_parses.add(1);
         Ok(())
@@ -171,19 +197,19 @@ impl Relay {
     /// Prepares the session's unnamed statement on the server, if it has another one there.
     fn ensure_unnamed(&mut self, core: &mut Core) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
-        if server.unnamed_of == core.id {
+        if server.unnamed_of == core.unnamed() {
             return Ok(());
         }
         if let Some((sql, types)) = core.statements.as_ref().and_then(|s| s.unnamed()) {
             built(build::parse(self.c.own(), b"", sql, types))?;
             self.exchange.sent_extended(Owed::Inject(None));
-            server.unnamed_of = core.id;
         } else {
             // Another session's, or the router's own, or none: none is what the client must find.
             built(build::close(self.c.own(), b'S', b""))?;
             self.exchange.sent_extended(Owed::Evict(None));
-            server.unnamed_of = core.id;
         }
+        server.unnamed_of = core.unnamed();
+        self.stall = true;
         Ok(())
     }
 
@@ -205,7 +231,8 @@ impl Relay {
         core.seat.shard_account.binds.add(1);
         if names.statement.is_empty() {
             let after = frame::HEADER + names.rest;
-            if !self.parsed_unnamed
+            // What it does was noted with its Parse, for the first time that it is bound.
+            if !std::mem::take(&mut self.parsed_unnamed)
                 && let Some(effect) = core.statements.as_ref().and_then(|s| s.unnamed_effect()).cloned()
             {
                 let text = core.statements.as_ref().and_then(|s| s.unnamed());
@@ -340,7 +367,7 @@ impl Relay {
             return Ok(true);
         }
         if name.is_empty() {
-            core.statements().forget_unnamed();
+            self.drop_unnamed(core);
             self.exchange.sent_extended(Owed::Close);
             self.c.forward(len);
             return Ok(true);
@@ -372,9 +399,7 @@ impl Relay {
     pub(super) fn deallocation(&mut self, core: &mut Core, name: &str) -> Result<Option<Vec<u8>>, End> {
         if core.statements.as_ref().is_some_and(|s| s.by_sql(name).is_some()) {
             self.ensure_by_sql(core, name);
-            self.stall = true;
-            self.failed = false;
-            self.pending = Some(Pending::Deallocate(name.as_bytes().into()));
+            self.expect(Pending::Deallocate(name.as_bytes().into()));
             return Ok(None);
         }
         let Some(statement) = core.statements.as_ref().and_then(|s| s.get(name.as_bytes())).cloned() else {
@@ -383,9 +408,7 @@ impl Relay {
             return Ok(foreign.then(|| [b"DEALLOCATE ", NO_STATEMENT].concat()));
         };
         self.ensure_statement(core, &statement)?;
-        self.stall = true;
-        self.failed = false;
-        self.pending = Some(Pending::Deallocate(name.as_bytes().into()));
+        self.expect(Pending::Deallocate(name.as_bytes().into()));
         Ok(Some([b"DEALLOCATE ", &statement.name[..]].concat()))
     }
 }

@@ -110,7 +110,7 @@ impl Relay {
         }
         build::sync(self.c.own());
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
-        for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute, Owed::OwnSync] {
+        for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(None), Owed::OwnSync] {
             self.exchange.sent_own(owed);
         }
         core.shared.stats.probes.add(1);
@@ -167,9 +167,6 @@ impl Relay {
                 }
             }
             OwnReply::FailedTheClients => {
-                if let Some(server) = &mut self.server {
-                    server.sql_names.clear();
-                }
                 return self.server_error(core, header);
             }
             OwnReply::Ready => {

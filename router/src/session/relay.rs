@@ -15,9 +15,10 @@ use std::time::Instant;
 use switchyard_wire::error::ErrorResponse;
 
 use super::borrow::Wait;
-use super::effects::{Pending, Touched};
+use super::effects::Touched;
 use super::half::Half;
 use super::handle::Activity;
+use super::pending::PendingEffects;
 use super::probe::Probe;
 use super::replan::Replan;
 use super::{Core, End};
@@ -52,7 +53,7 @@ pub(super) struct Relay {
     pub(super) wait: Option<Box<Wait>>,
     /// When the current transaction began.
     pub(super) began: Option<Instant>,
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: PendingEffects,
     /// What is to be asked when the transaction is over.
     pub(super) touched: Option<Box<Touched>>,
     pub(super) probe: Option<Box<Probe>>,
@@ -116,7 +117,7 @@ impl Relay {
                 exchange: Exchange::new(),
                 wait: None,
                 began: None,
-                pending: None,
+                pending: PendingEffects::default(),
                 touched: None,
                 probe: None,
                 parsed_unnamed: false,
@@ -157,7 +158,7 @@ impl Relay {
         self.s.clear();
         self.exchange.reset();
         self.began = None;
-        self.pending = None;
+        self.pending.clear();
         self.touched = None;
         self.probe = None;
         self.parsed_unnamed = false;

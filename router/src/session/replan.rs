@@ -101,7 +101,7 @@ impl Relay {
         self.attempts += 1;
         self.failed = false;
         self.stall = false;
-        self.pending = None;
+        self.pending.clear();
         self.c.clear();
         self.c.buffer = Buffer::holding(&self.replay);
         server.statements.remove(statement.id);

@@ -14,6 +14,7 @@ use super::rows::rows_of;
 use super::{Core, End, Reads};
 use crate::exchange::{Desync, ErrorIs, Undo};
 use crate::holds;
+use crate::server::UNNAMED_OF_NOBODY;
 
 /// Largest message of the server that is held whole, in bytes: errors, and what the router has
 /// asked for itself. Larger ones pass by count.
@@ -121,7 +122,7 @@ impl Relay {
                     Some(true) => {
                         let mut undo = std::mem::take(&mut self.undo);
                         let known = self.exchange.got_passed_over(header.tag, &mut undo);
-                        undo.drain(..).for_each(|what| self.undo_one(core, what));
+                        undo.drain(..).rev().for_each(|what| self.undo_one(core, what));
                         self.undo = undo;
                         if known.is_err() {
                             return Ok(Err(Desync));
@@ -177,9 +178,10 @@ impl Relay {
                     if unasked && self.exchange.is_quiet() {
                         return Ok(Err(Desync));
                     }
-                    if self.pending.is_some() {
+                    if !self.pending.is_empty() {
                         self.settle(core);
                     }
+                    self.failed = false;
                     core.server_ready(status, self.exchange.is_quiet());
                 }
                 _ => match self.server_frame(core, &header)? {
@@ -217,6 +219,17 @@ impl Relay {
                 }
                 if self.exchange.got_completion().is_err() {
                     return Ok(Err(Desync));
+                }
+                if header.tag == backend::COMMAND_COMPLETE
+                    && self.pending.want(header.len.saturating_sub(frame::HEADER + 1))
+                {
+                    // As short as a tag of interest is, all of it is there.
+                    let fresh = self.s.buffer.fresh();
+                    let body = &fresh[frame::HEADER..header.len.min(fresh.len())];
+                    self.pending.reached(self.exchange.take_reached());
+                    if let Some(done) = self.pending.completed(body.strip_suffix(&[0]).unwrap_or(body)) {
+                        self.settle_one(core, done);
+                    }
                 }
                 self.statement_ended();
                 core.statement_completed();
@@ -371,7 +384,7 @@ impl Relay {
         {
             server.short_lived = true;
         }
-        for what in undo.drain(..) {
+        for what in undo.drain(..).rev() {
             self.undo_one(core, what);
         }
         self.undo = undo;
@@ -438,10 +451,23 @@ impl Relay {
                     core.statements().insert(&name, statement);
                 }
             }
-            Undo::Unnamed => {
-                core.statements().forget_unnamed();
+            Undo::Unnamed(serial) => core.statements().refuse_unnamed(serial),
+            Undo::Replaced(before) => {
+                let (unnamed, on_server_of) = *before;
+                core.statements().restore_unnamed(unnamed);
+                // What the router has sent since, of its own, may have taken it away.
+                if let Some(server) = server.filter(|server| server.unnamed_of != UNNAMED_OF_NOBODY) {
+                    server.unnamed_of = on_server_of;
+                }
+            }
+            Undo::BySql(name) => {
                 if let Some(server) = server {
-                    server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
+                    server.sql_names.remove(&*name);
+                }
+            }
+            Undo::OnServer => {
+                if let Some(server) = server {
+                    server.unnamed_of = UNNAMED_OF_NOBODY;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The router's behaviour, as its clients and operators see it. A module for each subject.
 
 mod attacks;
+mod batches;
 mod cancel;
 mod cancel_elsewhere;
 mod checklist;
