@@ -54,6 +54,8 @@ pub(crate) struct Engine {
     pub(crate) streams: Streams,
     /// Told when a tenant has gone over: its move weighs next to nothing from then on.
     pub(crate) gone_over: tokio::sync::Notify,
+    /// Held by each attempt at a cutover: one that was begun is brought to its end, whatever becomes of the catalog.
+    pub(crate) attempts: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// A shard of a move, with a connection to it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use switchyard_catalog::signals::Signals;
+use tokio::sync::RwLock;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -34,6 +35,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// The longest for one that may hold its tenant up.
 const RETRY_HELD: Duration = Duration::from_secs(1);
 
+/// How long attempts that are under way may take to end when the process leads no more. Routers hold clients for as long.
+const LAST: Duration = Duration::from_secs(10);
+
 /// How often it is written down how much log the streams retain.
 const TELL: Duration = Duration::from_secs(2);
 
@@ -53,17 +57,20 @@ pub struct Settings {
     pub secrets: Secrets,
 }
 
-/// Works on moves until `stop` is done. Nothing is lost if the process ends in any other way.
+/// Works on moves until `stop` is done, and ends no attempt at a cutover half way. Nothing is lost if the process ends in
+/// any other way.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) {
+    let attempts = Arc::new(RwLock::new(()));
     tokio::select! {
         () = stop => {}
-        () = lead(&settings) => {}
+        () = lead(&settings, &attempts) => {}
     }
+    let _ = tokio::time::timeout(LAST, attempts.write()).await;
 }
 
-async fn lead(settings: &Settings) {
+async fn lead(settings: &Settings, attempts: &Arc<RwLock<()>>) {
     loop {
-        if let Err(error) = term(settings).await {
+        if let Err(error) = term(settings, attempts).await {
             tracing::warn!(%error, "moves are not worked on");
         }
         tokio::time::sleep(LOOK).await;
@@ -71,7 +78,7 @@ async fn lead(settings: &Settings) {
 }
 
 /// One term of leading: from the lock until the connection that holds it ends.
-async fn term(settings: &Settings) -> Result<(), MoveError> {
+async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), MoveError> {
     let lock = journal::connect(&settings.catalog).await?;
     let failed = |e| MoveError::Catalog(switchyard_catalog::CatalogError::Postgres(e));
     let settings_of_lock = format!(
@@ -93,8 +100,9 @@ async fn term(settings: &Settings) -> Result<(), MoveError> {
         secrets: settings.secrets.clone(),
         streams: Streams::default(),
         gone_over: tokio::sync::Notify::new(),
+        attempts: attempts.clone(),
     });
-    let mut board = Board::default();
+    let mut board = Board::new(attempts.clone());
     let mut watching = tokio::spawn(unread::watch(engine.clone()));
     let _ends_with_the_term = AbortOnDrop(watching.abort_handle());
     let mut told: Option<Instant> = None;
@@ -165,16 +173,39 @@ async fn tell_streams(catalog: &Client, streams: &Streams) -> Result<(), tokio_p
 }
 
 /// The moves that are being worked on, and those that wait to be tried again.
-#[derive(Default)]
 struct Board {
     tasks: JoinSet<()>,
     working: HashMap<i64, [String; 2]>,
     phases: HashMap<i64, String>,
     ended: Arc<std::sync::Mutex<Vec<(i64, bool)>>>,
     waiting: HashMap<i64, (Instant, Duration)>,
+    attempts: Arc<RwLock<()>>,
+}
+
+impl Drop for Board {
+    /// The catalog is gone, or the process ends: a tenant that is frozen is not left so. Whoever leads next takes the move
+    /// over, and ends our sessions, before it does anything else.
+    fn drop(&mut self) {
+        let (tasks, attempts) = (std::mem::take(&mut self.tasks), self.attempts.clone());
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(LAST, attempts.write()).await;
+            drop(tasks);
+        });
+    }
 }
 
 impl Board {
+    fn new(attempts: Arc<RwLock<()>>) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            working: HashMap::new(),
+            phases: HashMap::new(),
+            ended: Arc::default(),
+            waiting: HashMap::new(),
+            attempts,
+        }
+    }
+
     fn collect(&mut self) {
         let ended =
             std::mem::take(&mut *self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

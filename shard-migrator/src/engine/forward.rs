@@ -369,9 +369,11 @@ impl Work<'_> {
                 shape: (&sql, &compared),
                 own_schemas: self.scope.own_schemas(),
             };
+            let begun = self.engine.attempts.read().await;
             flow.hurried = true;
             let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;
             flow.hurried = false;
+            drop(begun);
             match attempt? {
                 Attempt::Moved(pause) => {
                     self.note("pause", &pause);

@@ -77,6 +77,34 @@ fn a_tenant_that_has_arrived_is_served_without_the_catalog() {
     m.nothing_left();
 }
 
+/// Whoever is in the middle of a cutover brings it to an end by what the shards say.
+#[test]
+fn a_catalog_that_dies_in_a_cutover_holds_nobody_up() {
+    let mut m = Moving::start(1, TABLES);
+    let acme = m.tenant("acme", 0);
+    m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
+    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    for point in ["held", "frozen", "activated"] {
+        m.kill_control_plane();
+        m.start_control_plane_to_end_at(&format!("stop:{point}"));
+        let id = m.cli(&["move", "start", "acme", "--to", "s1"])["id"].to_string();
+        m.wait_control_plane_stopped();
+        m.catalog.kill9();
+        m.thaw_control_plane();
+        client.rows("UPDATE clients SET name = name || '!'");
+        m.catalog.start_again();
+        wait::until_true("the move", || {
+            let shown = m.command(&["move", "show", &id, "-o", "json"]);
+            String::from_utf8_lossy(&shown.stdout).contains("\"phase\": \"moved\"")
+        });
+        client.rows("UPDATE clients SET name = name || '!'");
+        let back = m.cli(&["move", "rollback", &id, "--wait", "--timeout", "60"]);
+        assert_eq!(back["outcome"], "rolled_back", "{back}");
+    }
+    assert_eq!(client.column("SELECT name FROM clients"), ["c!!!!!!"]);
+    m.nothing_left();
+}
+
 #[test]
 fn a_password_that_is_not_there_for_now_does_not_end_a_move_that_has_begun() {
     let mut m = Moving::start(1, TABLES);

@@ -5,6 +5,7 @@ mod basics;
 mod chaos;
 mod crash;
 mod disk;
+mod drain;
 mod forsaken;
 mod late;
 mod load;

@@ -72,3 +72,37 @@ fn a_tenant_that_has_moved_keeps_what_it_has_when_its_way_back_is_given_up() {
     assert_eq!(done["outcome"], "completed", "{done}");
     m.nothing_left();
 }
+
+#[test]
+fn a_copy_waits_for_a_standby_of_the_target_that_does_not_replay() {
+    let m = Moving::start(1, TABLES);
+    m.tenant("acme", 0);
+    m.shards[0].sql(
+        "INSERT INTO clients VALUES ('acme', 1, 'c');
+         INSERT INTO leads SELECT 'acme', n, 1, 'f', repeat(md5(n::text), 30), NULL FROM generate_series(1, 10000) n",
+    );
+    let standby = m.shards[1].standby();
+    standby.value("SELECT pg_wal_replay_pause()");
+    let args = ["--max-target-lag", "300", "--piece-bytes", "200000", "--rate", "4000000"];
+    let id = m.cli(&[&["move", "start", "acme", "--to", "s1"], &args[..]].concat())["id"].to_string();
+    let progress = || m.cli(&["move", "show", &id])["progress"].clone();
+    wait::until_true("the copy to be held", || progress()["held"] == true);
+    // What was under way when it was noticed comes to its end.
+    let (mut before, mut same) = (String::new(), 0);
+    wait::until_true("it to stand still", || {
+        let now = m.one(1, "SELECT count(*) FROM leads");
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        same >= 5
+    });
+    assert!(before.parse::<u32>().is_ok_and(|rows| rows < 10_000), "{before}");
+    assert!(progress()["lag_ms"].as_u64().is_some_and(|lag| lag > 300), "{}", progress());
+    assert_eq!(m.cli(&["move", "show", &id])["phase"], "copying");
+    standby.value("SELECT pg_wal_replay_resume()");
+    wait::until_true("the move", || m.cli(&["move", "show", &id])["phase"] == "moved");
+    m.shards[1].wait_replayed(&standby);
+    assert_eq!(standby.value("SELECT count(*) FROM leads"), "10000");
+    m.cli(&["move", "complete", &id, "--wait"]);
+    m.nothing_left();
+}

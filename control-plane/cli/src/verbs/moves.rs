@@ -1,9 +1,9 @@
 //! Verbs of moves.
 
+mod drain;
 mod show;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::drain::DrainArgs;
 use self::show::{FIELDS, show};
 use super::Session;
 use crate::failure::{Failure, Outcome};
@@ -150,6 +151,13 @@ pub(crate) struct Wait {
     timeout: u64,
 }
 
+impl Wait {
+    /// Until when.
+    fn until(&self) -> Instant {
+        Instant::now() + Duration::from_secs(self.timeout)
+    }
+}
+
 /// A move that is to end.
 #[derive(Args)]
 pub(crate) struct EndArgs {
@@ -243,7 +251,8 @@ async fn wish(session: &Session, id: &str, verb: &str) -> Outcome<Value> {
 
 async fn end(session: &Session, args: EndArgs, verb: &str, outcome: &str) -> Outcome {
     let made = wish(session, &args.id, verb).await?;
-    let made = if args.wait.wait { wait(session, number(&made), &args.wait, false).await? } else { made };
+    let made =
+        if args.wait.wait { wait(session, number(&made), args.wait.until(), false).await? } else { made };
     session.show(FIELDS, &made)?;
     match made["outcome"].as_str() {
         Some(ended) if ended != outcome => Err(ended_otherwise(&made)),
@@ -262,34 +271,28 @@ async fn start(session: &Session, args: StartArgs, kind: &str) -> Outcome {
         (None, Some(file)) => listed(file)?,
         (None, None) => return Err(Failure::Usage("say which tenant".to_owned())),
     };
-    let pairs = tenants.iter().map(|t| (t.as_str(), args.to.as_str()));
-    let started = begin(session, pairs, kind, &args.how).await?;
+    let mut started = Vec::new();
+    for tenant in &tenants {
+        started.push(begin(session, tenant, &args.to, kind, &args.how).await?);
+    }
     finish(session, started, kind, &args.wait).await
 }
 
-/// Asks for all of these.
-async fn begin<'t>(
-    session: &Session,
-    moves: impl Iterator<Item = (&'t str, &'t str)>,
-    kind: &str,
-    how: &How,
-) -> Outcome<Vec<Value>> {
-    let (mut started, options) = (Vec::new(), how.options());
-    for (tenant, to) in moves {
-        let body = json!({
-            "tenant": tenant, "to": to, "kind": kind, "options": options,
-            "complete_previous": how.complete_previous,
-        });
-        started.push(session.api.post("/v1/moves", body).await?);
-    }
-    Ok(started)
+/// Asks for a move.
+async fn begin(session: &Session, tenant: &str, to: &str, kind: &str, how: &How) -> Outcome<Value> {
+    let body = json!({
+        "tenant": tenant, "to": to, "kind": kind, "options": how.options(),
+        "complete_previous": how.complete_previous,
+    });
+    session.api.post("/v1/moves", body).await
 }
 
 /// Waits for what was begun, if asked to, and shows it.
 async fn finish(session: &Session, mut started: Vec<Value>, kind: &str, how: &Wait) -> Outcome {
     if how.wait || kind == "plan" {
+        let until = how.until();
         for one in &mut started {
-            *one = wait(session, number(one), how, true).await?;
+            *one = wait(session, number(one), until, true).await?;
         }
     }
     match started.as_slice() {
@@ -346,8 +349,7 @@ impl How {
 }
 
 /// Waits until a move has ended, or the tenant has gone over where that will do.
-async fn wait(session: &Session, id: i64, how: &Wait, gone_over: bool) -> Outcome<Value> {
-    let until = Instant::now() + Duration::from_secs(how.timeout);
+async fn wait(session: &Session, id: i64, until: Instant, gone_over: bool) -> Outcome<Value> {
     loop {
         let found = session.api.get(&format!("/v1/moves/{id}")).await?;
         let phase = found["phase"].as_str().unwrap_or_default();
@@ -358,49 +360,5 @@ async fn wait(session: &Session, id: i64, how: &Wait, gone_over: bool) -> Outcom
             return Err(Failure::StillRunning(format!("move {id} is {phase}")));
         }
         sleep(LOOK).await;
-    }
-}
-
-/// Moves everybody away from a shard.
-#[derive(Args)]
-pub(crate) struct DrainArgs {
-    /// The shard.
-    name: String,
-    /// Where to; else where the fewest tenants live, among shards that are not cordoned.
-    #[arg(long)]
-    to: Option<String>,
-    #[command(flatten)]
-    how: How,
-    #[command(flatten)]
-    wait: Wait,
-}
-
-impl DrainArgs {
-    pub(crate) async fn run(self, session: &Session) -> Outcome {
-        let name = &self.name;
-        session.api.patch(&format!("/v1/shards/{}", segment(name)), json!({ "cordoned": true })).await?;
-        let tenants = session.all(&format!("/v1/tenants?limit=1000&shard={}", segment(name))).await?;
-        let mut load: BTreeMap<String, usize> = BTreeMap::new();
-        for shard in session.all("/v1/shards").await? {
-            let other = shard["name"].as_str().unwrap_or_default();
-            if other != name && shard["cordoned"] != true && self.to.as_deref().is_none_or(|to| to == other) {
-                let living = session.all(&format!("/v1/tenants?limit=1000&shard={}", segment(other))).await?;
-                load.insert(other.to_owned(), living.len());
-            }
-        }
-        let mut moves = Vec::new();
-        for tenant in &tenants {
-            let Some(least) = load.iter_mut().min_by_key(|(_, count)| **count) else {
-                return Err(Failure::Conflict("there is no shard to go to".to_owned()));
-            };
-            *least.1 += 1;
-            moves.push((tenant["id"].as_str().unwrap_or_default(), least.0.clone()));
-        }
-        let pairs = moves.iter().map(|(tenant, to)| (*tenant, to.as_str()));
-        let started = begin(session, pairs, "move", &self.how).await?;
-        if started.is_empty() {
-            return session.done(&format!("nobody lives on {name}"));
-        }
-        finish(session, started, "move", &self.wait).await
     }
 }
