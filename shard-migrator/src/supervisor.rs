@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use switchyard_catalog::signals::Signals;
+use tokio::runtime::Handle;
 use tokio::sync::RwLock;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -187,7 +188,8 @@ impl Drop for Board {
     /// over, and ends our sessions, before it does anything else.
     fn drop(&mut self) {
         let (tasks, attempts) = (std::mem::take(&mut self.tasks), self.attempts.clone());
-        tokio::spawn(async move {
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
             let _ = tokio::time::timeout(LAST, attempts.write()).await;
             drop(tasks);
         });

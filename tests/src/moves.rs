@@ -228,6 +228,11 @@ impl Moving {
         process::signal(&self.child, "STOP");
     }
 
+    /// Tells it to end, as an operator would.
+    pub fn end_control_plane(&self) {
+        process::signal(&self.child, "TERM");
+    }
+
     /// Lets it go on.
     pub fn thaw_control_plane(&self) {
         process::signal(&self.child, "CONT");

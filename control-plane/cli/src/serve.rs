@@ -98,7 +98,8 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
             let _ = tell.send(());
         };
         let served = switchyard_control_plane::run(settings, migrated, stop).await;
-        moving.abort();
+        // An attempt at a cutover that is under way comes to its end.
+        let _ = moving.await;
         Ok(served?)
     })
 }

@@ -106,6 +106,28 @@ fn a_catalog_that_dies_in_a_cutover_holds_nobody_up() {
 }
 
 #[test]
+fn a_mover_that_is_told_to_end_leaves_nobody_frozen() {
+    let mut m = Moving::start(1, TABLES);
+    let acme = m.tenant("acme", 0);
+    m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
+    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    m.kill_control_plane();
+    m.start_control_plane_to_end_at("stop:frozen");
+    let id = m.cli(&["move", "start", "acme", "--to", "s1"])["id"].to_string();
+    m.wait_control_plane_stopped();
+    m.end_control_plane();
+    m.thaw_control_plane();
+    m.wait_control_plane_end();
+    let states = (0..2).map(|shard| m.one(shard, "SELECT state FROM switchyard.fence")).collect::<Vec<_>>();
+    assert!(states.iter().any(|state| state == "active"), "{states:?}");
+    client.rows("UPDATE clients SET name = name || '!'");
+    m.start_control_plane();
+    m.wait_ready();
+    wait::until_true("the move", || m.cli(&["move", "show", &id])["phase"] == "moved");
+    assert_eq!(client.column("SELECT name FROM clients"), ["c!"]);
+}
+
+#[test]
 fn a_password_that_is_not_there_for_now_does_not_end_a_move_that_has_begun() {
     let mut m = Moving::start(1, TABLES);
     m.tenant("acme", 0);
