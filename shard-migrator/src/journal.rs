@@ -180,6 +180,19 @@ impl Journal {
         Ok(budgets.collect::<Result<Vec<_>, MoveError>>()?.into_iter().max())
     }
 
+    /// Of these moves, those that have ended and left a shard as it was: number, tenant, where it went, and its epoch.
+    pub(crate) async fn ended_without(
+        &self,
+        source: &ShardName,
+        ids: &[String],
+    ) -> Result<Vec<(String, String, String, i64)>, MoveError> {
+        let sql = "SELECT m.id::text, m.tenant, m.target, coalesce(p.epoch, 0)
+                   FROM moves m LEFT JOIN placements p ON p.tenant = m.tenant
+                   WHERE m.id::text = ANY ($1) AND m.source = $2 AND m.phase = 'done' AND m.outcome = 'completed'";
+        let rows = self.client.query(sql, &[&ids, &source.as_str()]).await.map_err(catalog)?;
+        Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect())
+    }
+
     /// Notes something in all moves that may need what a shard has of them.
     pub(crate) async fn event_of_shard(&self, shard: &ShardName, what: &str) -> Result<(), MoveError> {
         let sql = "INSERT INTO move_events (move_id, phase, what)

@@ -63,6 +63,7 @@ async fn look(
         Some(client) => client,
         None => home.connect().await?,
     };
+    settle_ended(journal, &home, &client).await?;
     let sql = "SELECT database::text, slot_name::text, coalesce(wal_status, 'lost'),
                       coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
                FROM pg_replication_slots WHERE slot_name ~ '^switchyard_[0-9]+$' AND NOT active AND slot_type = 'logical'";
@@ -93,6 +94,28 @@ async fn look(
     }
     engine.streams.are_unread(name, unread);
     Ok(Some(client))
+}
+
+/// Has a source that a move was ended without say where the tenant has gone, and forgets the move there.
+async fn settle_ended(journal: &Journal, home: &ShardAccess, client: &Client) -> Result<(), MoveError> {
+    let failed = home.failed();
+    if !crate::preflight::has_fence(client, home).await? {
+        return Ok(());
+    }
+    let sql = "SELECT move_id FROM switchyard.moves WHERE side = 'source' AND move_id ~ '^[0-9]{1,18}$'";
+    let ids: Vec<String> = client.query(sql, &[]).await.map_err(failed)?.iter().map(|r| r.get(0)).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    for (id, tenant, target, epoch) in journal.ended_without(&home.name, &ids).await? {
+        let set = "UPDATE switchyard.fence SET state = 'moved', moved_to = $3, epoch = greatest(epoch, $4::bigint - 1),
+                          move_id = NULL, changed_at = now()
+                   WHERE tenant_id = $1 AND move_id = $2 AND state IN ('frozen', 'moved')";
+        client.execute(set, &[&tenant, &id, &target, &epoch]).await.map_err(failed)?;
+        crate::fence::forget(client, home, &id).await?;
+        tracing::info!(shard = %home.name, id, tenant, "a source is back that a move was ended without");
+    }
+    Ok(())
 }
 
 /// A slot and a publication that no move needs.

@@ -52,6 +52,15 @@ fn a_move_is_ended_without_its_source_and_nothing_is_held_back_for_that() {
     let mut old = m.shards[0].app().param("options", "-c app.tenant_id=acme").connect();
     assert_eq!(old.try_rows("SELECT name FROM clients").expect_err("it has moved").sqlstate, "TN002");
     wait::until_true("its slot to be dropped", || m.one(0, SLOTS) == "0");
+    wait::until_true("its record to be gone", || m.one(0, "SELECT count(*) FROM switchyard.moves") == "0");
+    let fence =
+        "SELECT concat_ws(' ', state, moved_to, move_id) FROM switchyard.fence WHERE tenant_id = 'acme'";
+    assert_eq!(m.one(0, fence), "moved s1");
+    m.shards[0].sql("DELETE FROM clients");
+    let back = m.cli(&["move", "start", "acme", "--to", "s0", "--wait", "--timeout", "60"]);
+    assert_eq!(back["phase"], "moved", "{back}");
+    m.cli(&["move", "complete", "acme", "--wait"]);
+    m.nothing_left();
 }
 
 #[test]
