@@ -6,6 +6,7 @@
 
 pub(crate) mod channels;
 mod harmless;
+pub(crate) mod reach;
 pub(crate) mod read_only;
 
 use std::sync::LazyLock;

@@ -11,6 +11,7 @@ mod clock;
 mod console;
 mod context;
 mod exchange;
+mod hidden;
 mod holds;
 mod http;
 pub mod identity;

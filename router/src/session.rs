@@ -5,6 +5,7 @@
 //! server has said ReadyForQuery outside a transaction the connection goes back to the pool.
 //! An idle session owns no buffer and no server connection, only what is in [`Core`].
 
+mod behind;
 mod borrow;
 mod client_half;
 mod doubt;
@@ -90,6 +91,8 @@ pub(crate) struct Seat {
     pub(crate) generation: u64,
     pub(crate) pool: Arc<Pool>,
     pub(crate) context: Arc<TenantContext>,
+    /// What its database runs behind the texts of statements.
+    pub(crate) hidden: Arc<crate::hidden::Hidden>,
     /// The tenant's share of a full pool.
     pub(crate) share: Share,
     /// What hubs know the tenant by.
@@ -208,6 +211,7 @@ impl Shared {
         let route = crate::server::Route { database: shard.database.as_str().into(), login: who.login };
         let read_only = tenant.is_read_only() || who.reads == Reads::Only;
         let context = self.contexts.context(template, &who.tenant, &who.user, route, placed.epoch, read_only);
+        let hidden = self.hidden(&shard.name, &context);
         let voice = self.voices.get(&who.tenant);
         let settings = self.settings();
         let mode = match &who.roams {
@@ -220,7 +224,19 @@ impl Shared {
         let share = Share { tenant: stats.number, weight: tenant.limits.weight };
         let limited = Limited::new(&tenant, stats);
         let times = TimeLimits::new(&tenant.limits, &settings.limits);
-        Ok(Seat { generation, pool, context, share, voice, limited, times, mode, held, shard_account })
+        Ok(Seat {
+            generation,
+            pool,
+            context,
+            hidden,
+            share,
+            voice,
+            limited,
+            times,
+            mode,
+            held,
+            shard_account,
+        })
     }
 }
 

@@ -19,7 +19,8 @@ use crate::cancel::Guesses;
 use crate::cancel::key::{CancelKey, Keys};
 use crate::cancel::process::{self, claim};
 use crate::console::ConsoleState;
-use crate::context::Interner;
+use crate::context::{Interner, TenantContext};
+use crate::hidden::Hidden;
 use crate::holds::Holds;
 use crate::login::guessing::Guessing;
 use crate::login::nobody::Nobody;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Holds,
     pub(crate) statements: StatementInterner,
     pub(crate) quiet_texts: crate::quiet::QuietTexts,
+    /// By shard and database.
+    hidden: DashMap<(ShardName, Arc<str>), Arc<Hidden>>,
     pub(crate) logins: Arc<Logins>,
     sealer: Arc<Sealer>,
     pub(crate) jwt: JwtVerifier,
@@ -121,6 +124,7 @@ impl Shared {
             holds: Holds::default(),
             statements: StatementInterner::default(),
             quiet_texts: crate::quiet::QuietTexts::default(),
+            hidden: DashMap::new(),
             logins: Arc::default(),
             sealer,
             jwt: JwtVerifier::new(),
@@ -170,6 +174,11 @@ impl Shared {
     /// The verifier of a user that does not exist, or has none.
     pub(crate) fn mock_verifier(&self, login: &str) -> scram::Verifier {
         self.nobody.load().verifier(login)
+    }
+
+    /// What the database of a context on a shard runs behind the texts of statements.
+    pub(crate) fn hidden(&self, shard: &ShardName, context: &TenantContext) -> Arc<Hidden> {
+        self.hidden.entry((shard.clone(), context.route.database.clone())).or_default().clone()
     }
 
     /// The pool of a shard, if the topology has that shard.

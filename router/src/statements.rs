@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
+use crate::classify::reach::reach;
 use crate::classify::{Effect, classify};
 
 /// Begins the names of our statements on server connections.
@@ -32,6 +33,8 @@ pub(crate) struct Statement {
     pub(crate) name: Box<[u8]>,
     /// What running it leaves behind.
     pub(crate) effect: Effect,
+    /// What running it may reach that it does not name.
+    pub(crate) reach: u8,
     /// What it is parsed under, see [`crate::context::Wishes::parsed_under`]; none if that is not known, or if
     /// it means something else each time it is parsed. Then nobody shares it.
     pub(crate) parsed_under: Option<u64>,
@@ -90,8 +93,9 @@ impl StatementInterner {
         let mut name = NAME_PREFIX.to_vec();
         name.extend_from_slice(format!("{id:x}").as_bytes());
         let effect = classify(&text_and_types[..text_len]);
+        let reach = reach(&text_and_types[..text_len]);
         let text_and_types = text_and_types.into();
-        Statement { id, name: name.into(), effect, parsed_under, text_and_types, text_len }
+        Statement { id, name: name.into(), effect, reach, parsed_under, text_and_types, text_len }
     }
 }
 

@@ -487,6 +487,9 @@ impl Relay {
             }
             self.rolled_back = false;
         }
+        if self.looks_behind(core, now) {
+            return;
+        }
         if self.touched.is_some() && self.ask(core) {
             return;
         }

@@ -9,8 +9,10 @@ use switchyard_wire::frame::{self, frontend};
 use super::relay::Relay;
 use super::roaming::Look;
 use super::{Core, End};
+use crate::classify::reach::reach;
 use crate::classify::{Effect, Pin, classify, read_only};
 use crate::exchange::Owed;
+use crate::hidden::{READS, WRITES};
 
 /// Bytes of the router's own answers that may wait for a client to read, before it is listened to again.
 const UNSENT_BYTES: usize = 64 * 1024;
@@ -190,6 +192,7 @@ impl Relay {
                 || self.must_be_alone(header)
                 || self.exchange.must_wait()
                 || self.probe.is_some()
+                || self.look.is_some()
                 || self.is_expiring()
             {
                 return Ok(Stop::Stalled);
@@ -277,6 +280,7 @@ impl Relay {
                     // As if its arguments were written down: names of settings may be among them.
                     let text = body.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '\'' });
                     let text = whole.then(|| text.collect());
+                    self.reached |= READS | WRITES;
                     self.note_effect(core, Effect::Unknown, text);
                     if !whole {
                         self.pin(core, Pin::Setting);
@@ -327,6 +331,8 @@ impl Relay {
         // One that is not held as a whole may do anything, in the part that is not seen.
         let effect = if whole { classify(self.query_text(len)) } else { Effect::Unknown };
         let effect = core.own_effect(effect);
+        let is_noted = effect == Effect::Unknown;
+        let reach = if whole { reach(self.query_text(len)) } else { READS | WRITES };
         let mut instead = None;
         if core.seat.context.read_only && read_only::asks_to_write(self.query_text(len)) {
             instead = Some(read_only::REFUSAL.to_vec());
@@ -342,6 +348,9 @@ impl Relay {
             let text = self.query_text(len).to_vec();
             self.note_plain(core, &text);
         }
+        self.note_reach(core, reach, is_noted, |relay| {
+            String::from_utf8(relay.query_text(len).to_vec()).ok().filter(|_| whole)
+        });
         self.drop_unnamed(core);
         if let Some(server) = &mut self.server {
             // None, which is what the session has. // src/backend/tcop/postgres.c exec_simple_query

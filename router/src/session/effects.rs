@@ -34,6 +34,8 @@ pub(super) struct Touched {
     pub(super) all: bool,
     /// Any state at all.
     pub(super) state: bool,
+    /// By what runs behind the texts of statements: see [`super::behind`].
+    pub(super) behind: bool,
     /// The texts that may have left anything. // see crate::quiet
     pub(super) texts: Vec<u64>,
 }
@@ -50,24 +52,13 @@ impl Relay {
         match effect {
             Effect::Nothing | Effect::Channels => {}
             Effect::ParsedOtherwise => self.parses_otherwise = true,
-            Effect::Unknown | Effect::AnySetting => {
+            Effect::Unknown => self.note_unknown(core, text.as_deref()),
+            Effect::AnySetting => {
                 server.carried.dirty = true;
-                let key = text.as_deref().filter(|_| effect == Effect::Unknown);
-                let key = key.map(|text| QuietTexts::key(&core.seat.context.route.database, text));
-                if key.is_some_and(|key| core.shared.quiet_texts.is_quiet(key)) {
-                    server.carried.lost = true;
-                    // Whose the session is must be known all the same.
-                    if let Some(own) = core.roams_by() {
-                        self.touch(|touched| touched.names.extend([own]));
-                    }
-                    return;
-                }
                 let names = custom_names(text.unwrap_or_default().as_bytes());
                 self.touch(|touched| {
                     touched.all = true;
-                    touched.state |= effect == Effect::Unknown;
                     touched.names.extend(names);
-                    touched.texts.extend(key);
                 });
             }
             // The tenant's own variables are the router's: they are as they were before the next
@@ -164,8 +155,29 @@ impl Relay {
         }
     }
 
+    /// A statement may leave anything. `text` is its text, if that can be read.
+    pub(super) fn note_unknown(&mut self, core: &Core, text: Option<&str>) {
+        let Some(server) = &mut self.server else { return };
+        server.carried.dirty = true;
+        let key = text.map(|text| QuietTexts::key(&core.seat.context.route.database, text));
+        if key.is_some_and(|key| core.shared.quiet_texts.is_quiet(key)) {
+            server.carried.lost = true;
+            // Whose the session is must be known all the same.
+            if let Some(own) = core.roams_by() {
+                self.touch(|touched| touched.names.extend([own]));
+            }
+            return;
+        }
+        let names = custom_names(text.unwrap_or_default().as_bytes());
+        self.touch(|touched| {
+            (touched.all, touched.state) = (true, true);
+            touched.names.extend(names);
+            touched.texts.extend(key);
+        });
+    }
+
     /// The connection is asked about it when the transaction is over.
-    fn touch(&mut self, change: impl FnOnce(&mut Touched)) {
+    pub(super) fn touch(&mut self, change: impl FnOnce(&mut Touched)) {
         change(self.touched.get_or_insert_default());
     }
 

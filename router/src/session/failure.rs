@@ -39,13 +39,20 @@ impl Relay {
         core.handle.detached();
         let bound = core.is_bound_to(&server.identity);
         self.return_server(server);
+        // The client has its answer, and the look was not its own.
+        let only_looked =
+            self.look.take().is_some() && self.exchange.owes_only_own() && self.touched.is_none();
+        if only_looked {
+            self.last_words = None;
+            self.exchange.reset();
+        }
         let said = self.last_words.take().unwrap_or_else(|| {
             ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the connection to the shard was lost")
                 .hint("Whether the statement was carried out is not known.")
         });
         let untold =
             self.reads_again && self.s.pass == 0 && self.s.drop == 0 && self.s.buffer.fresh().is_empty();
-        if untold && !bound && core.pin.is_none() && self.exchange.status == b'I' {
+        if untold && !only_looked && !bound && core.pin.is_none() && self.exchange.status == b'I' {
             // Of a standby nothing was heard yet: the primary answers as well, until it is known which of them are there.
             if core.seat.pool.shard.pool.reads_from_primary
                 && let Some(pool) = self.lender.as_ref().filter(|pool| pool.is_of_standbys())
@@ -66,7 +73,7 @@ impl Relay {
             && self.s.pass == 0
             && self.s.drop == 0
             && self.s.buffer.fresh().is_empty();
-        if !can_go_on || (self.exchange.readies_owed() == 0 && !self.exchange.is_open()) {
+        if !can_go_on || (self.exchange.readies_owed() == 0 && !self.exchange.is_open() && !only_looked) {
             return Err(End::Fatal(ErrorResponse { severity: Severity::Fatal, ..said }));
         }
         self.fail_statements(core, &said);
@@ -102,6 +109,8 @@ impl Relay {
         self.pending.clear();
         self.began = None;
         self.stall = false;
+        self.reached = 0;
+        self.disturbance = None;
     }
 
     /// A cancel request came while the session waited for a server connection: what it would have
@@ -120,7 +129,13 @@ impl Relay {
         self.wait = None;
         let Some(mut server) = self.server.take() else { return };
         core.handle.detached();
-        if core.pin.is_some() || !core.is_pooled() || self.touched.is_some() || self.probe.is_some() {
+        if core.pin.is_some()
+            || !core.is_pooled()
+            || self.touched.is_some()
+            || self.probe.is_some()
+            || self.look.is_some()
+            || core.seat.hidden.is_loud(self.reached)
+        {
             server.carried.dirty = true;
         }
         let idle = self.exchange.is_quiet() && !self.c.has_output() && self.s.pass == 0 && self.c.pass == 0;

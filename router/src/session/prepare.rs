@@ -11,6 +11,7 @@ use super::client_half::{built, violation};
 use super::pending::Pending;
 use super::relay::Relay;
 use super::{Core, End};
+use crate::classify::reach::reach;
 use crate::classify::{Effect, classify, read_only};
 use crate::context::is_parsed_by;
 use crate::exchange::Owed;
@@ -48,6 +49,7 @@ impl Relay {
             // What it does is noted now: it is seldom prepared and not run.
             let mut instead = refused.then(|| parse.sql.to_vec());
             let effect = classify(parse.sql);
+            let (reach, is_noted) = (reach(parse.sql), effect == Effect::Unknown);
             match &effect {
                 Effect::Nothing if core.pin.is_none() => self.note_plain(core, parse.sql),
                 Effect::Deallocate(Some(name)) => instead = self.deallocation(core, name)?,
@@ -58,6 +60,7 @@ impl Relay {
                     self.note_effect(core, effect.clone(), String::from_utf8(parse.sql.to_vec()).ok());
                 }
             }
+            self.note_reach(core, reach, is_noted, |_| String::from_utf8(parse.sql.to_vec()).ok());
             self.parsed_unnamed = true;
             if self.exchange.may_skip() {
                 self.drop_unnamed(core);
@@ -232,12 +235,8 @@ impl Relay {
         if names.statement.is_empty() {
             let after = frame::HEADER + names.rest;
             // What it does was noted with its Parse, for the first time that it is bound.
-            if !std::mem::take(&mut self.parsed_unnamed)
-                && let Some(effect) = core.statements.as_ref().and_then(|s| s.unnamed_effect()).cloned()
-            {
-                let text = core.statements.as_ref().and_then(|s| s.unnamed());
-                let text = text.and_then(|(sql, _)| String::from_utf8(sql.to_vec()).ok());
-                self.note_effect(core, effect, text);
+            if !std::mem::take(&mut self.parsed_unnamed) {
+                self.note_unnamed_again(core);
             }
             self.note_parameters(after, len);
             self.ensure_unnamed(core)?;
@@ -273,6 +272,10 @@ impl Relay {
                 self.note_effect(core, statement.effect.clone(), text);
                 self.note_parameters(rest, len);
             }
+            let is_noted = statement.effect == Effect::Unknown;
+            self.note_reach(core, statement.reach, is_noted, |_| {
+                String::from_utf8(statement.sql().to_vec()).ok()
+            });
             if !there {
                 self.ensure_statement(core, statement)?;
             }
@@ -290,6 +293,19 @@ impl Relay {
         self.exchange.sent_extended(Owed::Bind);
         self.c.forward(len - rest);
         Ok(true)
+    }
+
+    /// The unnamed statement is used in another group than it was prepared in.
+    fn note_unnamed_again(&mut self, core: &mut Core) {
+        let Some(statements) = &core.statements else { return };
+        let effect = statements.unnamed_effect().cloned();
+        let Some((sql, _)) = statements.unnamed() else { return };
+        let (reach, is_noted) = (reach(sql), effect == Some(Effect::Unknown));
+        let text = String::from_utf8(sql.to_vec()).ok();
+        self.note_reach(core, reach, is_noted, |_| text.clone());
+        if let Some(effect) = effect {
+            self.note_effect(core, effect, text);
+        }
     }
 
     /// Where a setting was touched whose name is not known: it may be among the parameters of the Bind

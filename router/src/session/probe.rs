@@ -74,6 +74,9 @@ impl Relay {
             core.parses_unknown |= touched.all || touched.names.iter().any(|name| is_parsed_by(name));
             return false;
         }
+        if touched.state {
+            touched.names.extend(core.seat.hidden.names().iter().cloned());
+        }
         if touched.all {
             touched.names.insert("role".to_owned());
             touched
@@ -153,11 +156,15 @@ impl Relay {
             OwnReply::Row => {
                 if let Some(probe) = &mut self.probe {
                     probe.failed |= probe.row(body).is_none();
+                } else if let Some(look) = &mut self.look {
+                    look.failed |= look.row(body).is_none();
                 }
             }
             OwnReply::Failed(ref name) => {
                 if let Some(probe) = &mut self.probe {
                     probe.failed = true;
+                } else if let Some(look) = &mut self.look {
+                    look.failed = true;
                 } else if name.is_none() && core.put_off_failed(body) {
                     // The client is told when its own statement fails because of it.
                 } else if let (Some(server), Some(name)) = (&mut self.server, name) {
@@ -183,6 +190,10 @@ impl Relay {
             }
         }
         if reply == OwnReply::Ready
+            && let Some(look) = self.look.take()
+        {
+            self.has_looked(core, *look);
+        } else if reply == OwnReply::Ready
             && let Some(probe) = self.probe.take()
         {
             self.answered(core, *probe);
@@ -195,7 +206,13 @@ impl Relay {
         let (context, wishes) = (core.seat.context.clone(), core.wishes.clone());
         let Some(server) = &mut self.server else { return };
         let was_lost = server.carried.lost;
-        let custom = probe.named.keys().any(|name| name != "role" && !context.owns(name));
+        let behind = core.seat.hidden.names();
+        // A call of a function is asked about until it has left nothing a few times; what runs behind a text may
+        // name settings that it sets only in some transactions.
+        let is_custom = |name: &String| {
+            name != "role" && !context.owns(name) && (probe.asked.behind || !behind.contains(name))
+        };
+        let custom = probe.named.keys().any(is_custom);
         if probe.failed && core.handle.take_canceled() {
             // A late request for the client's own statement has hit the question: it is put once more.
             self.touched = Some(Box::new(probe.asked));
@@ -229,7 +246,8 @@ impl Relay {
                 server.carried.lost = true;
             } else if let Some(value) = value {
                 // What was set for a transaction is empty after it, which is the same as not set.
-                if value.is_empty() && core.is_roamed_by(&name) && !values.contains_key(&name) {
+                let not_asked_for = core.is_roamed_by(&name) || behind.contains(&name);
+                if value.is_empty() && not_asked_for && !values.contains_key(&name) {
                     continue;
                 }
                 if name != "role" || value != "none" || values.contains_key(&name) {

@@ -57,6 +57,11 @@ pub(super) struct Relay {
     /// What is to be asked when the transaction is over.
     pub(super) touched: Option<Box<Touched>>,
     pub(super) probe: Option<Box<Probe>>,
+    /// What the statements of the transaction may have reached that they do not name.
+    pub(super) reached: u8,
+    pub(super) look: Option<Box<super::behind::Look>>,
+    /// The transaction changes what its database runs behind statements.
+    pub(super) disturbance: Option<crate::hidden::Disturbance>,
     /// The unnamed statement was prepared in the group that is not ended: what it does is noted.
     pub(super) parsed_unnamed: bool,
     /// Texts are parsed under settings of the transaction's own from here on, which are not followed.
@@ -120,6 +125,9 @@ impl Relay {
                 pending: PendingEffects::default(),
                 touched: None,
                 probe: None,
+                reached: 0,
+                look: None,
+                disturbance: None,
                 parsed_unnamed: false,
                 parses_otherwise: false,
                 after_sync: Vec::new(),
@@ -161,6 +169,9 @@ impl Relay {
         self.pending.clear();
         self.touched = None;
         self.probe = None;
+        self.reached = 0;
+        self.look = None;
+        self.disturbance = None;
         self.parsed_unnamed = false;
         self.parses_otherwise = false;
         self.after_sync.clear();

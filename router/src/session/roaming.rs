@@ -430,6 +430,7 @@ impl Shared {
         Ok(Seat {
             generation,
             pool,
+            hidden: self.hidden(&shard.name, &context),
             context,
             share: Share { tenant: stats.number, weight: 1 },
             voice: self.voices.get(&who.tenant),

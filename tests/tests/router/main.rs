@@ -2,6 +2,7 @@
 
 mod attacks;
 mod batches;
+mod behind;
 mod cancel;
 mod cancel_elsewhere;
 mod checklist;

@@ -56,6 +56,10 @@ const CARRIED: &[&str] = &[
     "DO $$ BEGIN SET my.a = 'undone'; RAISE 'no'; END $$",
     "SELECT scratch.put('my.b', 'by one of ours')",
     "SELECT scratch.put('search_path', 'public')",
+    "INSERT INTO scratch.notes VALUES ('my.a', 'by trigger')",
+    "INSERT INTO scratch.notes VALUES ('work_mem', '15MB')",
+    "INSERT INTO scratch.notes VALUES ('my.b', 'undone by trigger'), ('work_mem', 'nonsense')",
+    "SELECT * FROM scratch.view",
     "PREPARE p AS SELECT 'prepared'",
     "PREPARE q(int) AS SELECT $1 + 1",
     "PREPARE p AS SELECT nothing FROM nowhere",
@@ -72,6 +76,8 @@ const PINNING: &[&str] = &[
     "CREATE TEMP TABLE t AS SELECT 1 AS x",
     "SELECT 1 AS x INTO TEMP t",
     "DO $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS t AS SELECT 1 AS x; END $$",
+    "INSERT INTO scratch.held VALUES ('made')",
+    "INSERT INTO scratch.held VALUES ('locked')",
     "INSERT INTO t VALUES (2)",
     "DROP TABLE t",
     "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
@@ -159,7 +165,20 @@ fn heavy_sessions_see_what_they_set_and_nothing_else() {
         .pool("size = 2\nqueue_timeout = \"30s\"")
         .sql(
             "CREATE FUNCTION scratch.put(name text, value text) RETURNS void LANGUAGE plpgsql AS \
-             $$ BEGIN PERFORM set_config(name, value, false); END $$",
+             $$ BEGIN PERFORM set_config(name, value, false); END $$; \
+             CREATE TABLE scratch.notes (name text, value text); \
+             CREATE FUNCTION scratch.note() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM scratch.put(NEW.name, NEW.value); RETURN NULL; END $$; \
+             CREATE TRIGGER note BEFORE INSERT ON scratch.notes FOR EACH ROW EXECUTE FUNCTION scratch.note(); \
+             CREATE FUNCTION scratch.look() RETURNS text LANGUAGE sql AS \
+             $$ SELECT set_config('my.b', 'by a view', false) $$; \
+             CREATE TABLE scratch.held (what text); \
+             CREATE FUNCTION scratch.hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF NEW.what = 'made' THEN CREATE TEMP TABLE IF NOT EXISTS t AS SELECT 1 AS x; \
+             ELSE PERFORM pg_advisory_lock_shared(7); END IF; RETURN NULL; END $$; \
+             CREATE TRIGGER hold BEFORE INSERT ON scratch.held FOR EACH ROW EXECUTE FUNCTION scratch.hold(); \
+             CREATE VIEW scratch.view AS SELECT scratch.look() AS seen; \
+             GRANT ALL ON ALL TABLES IN SCHEMA scratch TO app",
         )
         .start();
     for seed in 1..=3 {
