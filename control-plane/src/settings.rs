@@ -40,6 +40,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// Moves that are worked on at a time from or to a shard. Default 8.
     pub moves_per_shard: usize,
+    /// Most sessions on a shard that moves take, whatever their number. Default 48.
+    pub move_sessions_per_shard: usize,
     /// Directory of files that hold passwords of shards.
     pub secrets_dir: Option<PathBuf>,
 }
@@ -131,11 +133,18 @@ struct Document {
     name: Option<String>,
     #[serde(default = "default_moves_per_shard")]
     moves_per_shard: usize,
+    #[serde(default = "default_move_sessions_per_shard")]
+    move_sessions_per_shard: usize,
     secrets_dir: Option<PathBuf>,
 }
 
 fn default_moves_per_shard() -> usize {
     8
+}
+
+/// About half of what a server lets in that nobody has told otherwise.
+fn default_move_sessions_per_shard() -> usize {
+    48
 }
 
 /// 7 days.
@@ -216,6 +225,7 @@ impl Settings {
             client_url,
             open_metrics: document.open_metrics,
             moves_per_shard: document.moves_per_shard.max(1),
+            move_sessions_per_shard: document.move_sessions_per_shard,
             secrets_dir: document.secrets_dir.map(beside),
         })
     }

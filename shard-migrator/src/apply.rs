@@ -14,7 +14,8 @@ use crate::deed::{Deed, Deeds};
 use crate::inventory::Inventory;
 use crate::pieces::Frontier;
 use crate::scope::{Scope, literal};
-use crate::shard::ShardAccess;
+use crate::sessions::Session;
+use crate::shard::{SESSION, ShardAccess};
 use crate::stream::Transaction;
 
 /// Statements in flight at a time.
@@ -34,7 +35,8 @@ pub(crate) struct Turn {
 
 /// The writer of one side of a move.
 pub(crate) struct Applier {
-    pub(crate) client: Client,
+    /// None while the applier rests.
+    session: Option<Session>,
     /// Of the process that serves it on the shard.
     pub(crate) pid: i32,
     pub(crate) at: ShardAccess,
@@ -55,27 +57,71 @@ impl Applier {
         turn: Turn,
         side: &'static str,
     ) -> Result<Self, MoveError> {
-        let (client, pid) = writer(at).await?;
-        Ok(Self {
-            client,
-            pid,
+        let mut applier = Self::resting(at, scope, inventory, turn, side);
+        applier.wake().await?;
+        Ok(applier)
+    }
+
+    /// One that has no session yet.
+    pub(crate) fn resting(
+        at: &ShardAccess,
+        scope: &Scope,
+        inventory: &Inventory,
+        turn: Turn,
+        side: &'static str,
+    ) -> Self {
+        Self {
+            session: None,
+            pid: 0,
             at: at.clone(),
             deeds: Deeds::new(scope, inventory),
             turn,
             side,
             statements: HashMap::new(),
             applied: 0,
-        })
+        }
+    }
+
+    async fn wake(&mut self) -> Result<(), MoveError> {
+        let session = self.at.connect().await?;
+        // Neither triggers nor foreign keys fire, and what is committed stays.
+        let sql = "SELECT pg_backend_pid(), set_config('session_replication_role', 'replica', false),
+                          set_config('synchronous_commit', 'on', false)";
+        self.pid = session.query_one(sql, &[]).await.map_err(self.at.failed())?.get(0);
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Gives the session back.
+    pub(crate) fn rest(&mut self) {
+        self.statements.clear();
+        self.session = None;
+    }
+
+    /// Whether it has no session.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// The session that writes.
+    pub(crate) fn client(&self) -> Result<&Client, MoveError> {
+        match &self.session {
+            Some(session) => Ok(session),
+            None => Err(self.at.silent("a writer that rests was asked to write")),
+        }
     }
 
     /// Connects anew after a failure, and reads what was kept of what was written before it.
     pub(crate) async fn reconnect(&mut self) -> Result<(), MoveError> {
-        (self.client, self.pid) = writer(&self.at).await?;
-        self.statements.clear();
+        // From what is open: a session whose last statement is not answered yet is not clean.
+        self.rest();
+        // The turn is asked below, and the name may be that of the mover before.
+        self.at.session = format!("{SESSION} {}.{}", self.turn.id, self.turn.term);
+        self.wake().await?;
         // The connection before may be committing still: it has locked the row, and is waited for.
         let sql = "SELECT applied::text FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3 FOR UPDATE";
         let row = self
-            .client
+            .client()?
             .query_opt(sql, &[&self.turn.id, &self.side, &self.turn.term])
             .await
             .map_err(self.at.failed())?;
@@ -109,12 +155,12 @@ impl Applier {
         self.prepare(&deeds).await?;
         match self.write(&deeds, end, last).await {
             Ok(()) => {
-                self.client.batch_execute("COMMIT").await.map_err(self.at.failed())?;
+                self.client()?.batch_execute("COMMIT").await.map_err(self.at.failed())?;
                 self.applied = end;
                 Ok(())
             }
             Err(error) => {
-                let _ = self.client.batch_execute("ROLLBACK").await;
+                let _ = self.client()?.batch_execute("ROLLBACK").await;
                 Err(error)
             }
         }
@@ -123,7 +169,7 @@ impl Applier {
     /// Does everything but commit, and waits for the server as rarely as can be: clients may be waiting.
     async fn write(&self, deeds: &[Deed], end: u64, last: &[String]) -> Result<(), MoveError> {
         let failed = self.at.failed();
-        let begin = async || self.client.batch_execute("BEGIN").await.map_err(failed);
+        let begin = async || self.client()?.batch_execute("BEGIN").await.map_err(failed);
         // The last part goes out together with what follows it. Futures are polled, and so sent, in order; all are
         // waited for, as what fails first makes the others fail, and is what counts.
         let mut parts = deeds.chunks(PIPELINE);
@@ -131,7 +177,7 @@ impl Applier {
         let close = async || {
             let mut sql = self.noting(end);
             last.iter().for_each(|more| sql = format!("{sql}; {more}"));
-            self.client.simple_query(&sql).await.map_err(failed)
+            self.client()?.simple_query(&sql).await.map_err(failed)
         };
         let closed = if parts.len() == 0 {
             let (begun, run, closed) = join3(begin(), self.run(tail), close()).await;
@@ -159,7 +205,7 @@ impl Applier {
         let running = deeds.iter().map(async |deed| {
             let statement = &self.statements[&deed.sql];
             let params = deed.params.iter().map(|p| p as &(dyn ToSql + Sync));
-            let touched = self.client.execute_raw(statement, params).await.map_err(self.at.failed())?;
+            let touched = self.client()?.execute_raw(statement, params).await.map_err(self.at.failed())?;
             match deed.rows {
                 Some(rows) if rows != touched => {
                     Err(MoveError::Differ(format!("{} touched {touched} rows", deed.what)))
@@ -182,7 +228,7 @@ impl Applier {
     }
 
     async fn note(&self, end: u64) -> Result<(), MoveError> {
-        match self.client.execute(&self.noting(end), &[]).await.map_err(self.at.failed())? {
+        match self.client()?.execute(&self.noting(end), &[]).await.map_err(self.at.failed())? {
             1 => Ok(()),
             _ => Err(MoveError::Superseded),
         }
@@ -201,24 +247,12 @@ impl Applier {
         }
         for deed in deeds {
             if !self.statements.contains_key(&deed.sql) {
-                let statement = self.client.prepare(&deed.sql).await.map_err(self.at.failed())?;
+                let statement = self.client()?.prepare(&deed.sql).await.map_err(self.at.failed())?;
                 self.statements.insert(deed.sql.clone(), statement);
             }
         }
         Ok(())
     }
-}
-
-/// A session that writes, and its process id on the shard.
-async fn writer(at: &ShardAccess) -> Result<(Client, i32), MoveError> {
-    let client = at.connect().await?;
-    // Neither triggers nor foreign keys fire, and what is committed stays.
-    client
-        .batch_execute("SET session_replication_role = replica; SET synchronous_commit = on")
-        .await
-        .map_err(at.failed())?;
-    let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(at.failed())?.get(0);
-    Ok((client, pid))
 }
 
 /// A position in the log, as a literal.

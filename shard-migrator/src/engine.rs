@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
 use switchyard_config::ShardName;
-use tokio_postgres::Client;
+use tokio::sync::Notify;
 
 use crate::MoveError;
 use crate::apply::Turn;
@@ -24,8 +24,10 @@ use crate::flow::Flow;
 use crate::inventory::Inventory;
 use crate::journal::{Job, Journal, Phase, Wish};
 use crate::preflight::Finding;
+use crate::rest::Resting;
 use crate::scope::{Model, Scope};
 use crate::secrets::Secrets;
+use crate::sessions::{Session, Sessions};
 use crate::shard::ShardAccess;
 use crate::stream::Wanted;
 use crate::streams::Streams;
@@ -52,10 +54,12 @@ pub(crate) struct Engine {
     pub(crate) owner: String,
     pub(crate) secrets: Secrets,
     pub(crate) streams: Streams,
-    /// Told when a tenant has gone over: its move weighs next to nothing from then on.
-    pub(crate) gone_over: tokio::sync::Notify,
     /// Held by each attempt at a cutover: one that was begun is brought to its end, whatever becomes of the catalog.
     pub(crate) attempts: Arc<tokio::sync::RwLock<()>>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) resting: Resting,
+    /// Told when a tenant has gone over, whose move weighs next to nothing from then on, and when one cannot rest.
+    pub(crate) look: Arc<Notify>,
 }
 
 /// A shard of a move, with a connection to it.
@@ -64,9 +68,18 @@ pub(crate) struct Place {
     pub(crate) at: ShardAccess,
     /// The shard's own database, if that is another.
     pub(crate) home: ShardAccess,
-    pub(crate) client: Client,
+    pub(crate) client: Session,
     /// There is no database of the tenant's own, and the connection is to the shard's.
     pub(crate) missing: bool,
+}
+
+/// How the work on a move has ended for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// There is nothing left to do.
+    Done,
+    /// The tenant has moved; the source is told what it writes until something else is wanted.
+    Rests,
 }
 
 /// A move that is being worked on.
@@ -84,6 +97,8 @@ pub(crate) struct Work<'e> {
     receipt: Map<String, Value>,
     /// What the source follows by, or is to.
     back: Option<Flow>,
+    /// Why the source follows no more, if it has stopped while the move rested.
+    fallen: Option<MoveError>,
     /// What the planner of the source takes each table for: rows, and bytes of one.
     estimates: HashMap<String, (u64, u64)>,
 }
@@ -91,7 +106,11 @@ pub(crate) struct Work<'e> {
 impl Engine {
     /// Works on a move until it is done, or cannot go on for now.
     pub(crate) async fn run(self: &Arc<Self>, id: i64) -> Result<(), MoveError> {
-        let (journal, job) = Journal::claim(&self.catalog, id, &self.owner).await?;
+        let rested = self.resting.end(id).await;
+        if let Some(flow) = rested.flow {
+            self.streams.keep(id, flow);
+        }
+        let (journal, job) = Journal::claim(&self.catalog, &self.sessions, id, &self.owner).await?;
         let phase = job.phase;
         if journal.wish().await?.0 == Wish::CompleteWithoutSource
             && self.without_source(&journal, &job).await?
@@ -100,15 +119,22 @@ impl Engine {
         }
         match self.work(journal, job).await {
             Ok(mut work) => {
+                work.fallen = rested.error;
                 let gone = work.go().await;
                 if gone.is_err()
                     && let Some(flow) = work.back.take()
                 {
                     self.streams.keep(id, flow);
                 }
-                gone?;
-                // Of two that end together, neither closes what the other may need; the later one does it now.
-                work.sweep().await
+                match gone? {
+                    // Of two that end together, neither closes what the other may need; the later one does it now.
+                    Ended::Done => work.sweep().await,
+                    Ended::Rests => {
+                        let following = self.sessions.following(work.source.at.name.as_str());
+                        self.resting.begin(id, work.back.take(), following, self.look.clone());
+                        Ok(())
+                    }
+                }
             }
             // Before anything was begun.
             Err((journal, error)) if phase == Phase::Queued && !error.is_transient() => {
@@ -153,6 +179,7 @@ impl Engine {
                     epoch,
                     receipt,
                     back,
+                    fallen: None,
                     estimates,
                 })
             }
@@ -205,7 +232,7 @@ impl Place {
 }
 
 impl Work<'_> {
-    async fn go(&mut self) -> Result<(), MoveError> {
+    async fn go(&mut self) -> Result<Ended, MoveError> {
         let done = match self.job.phase {
             Phase::Cutover => match self.resolve().await {
                 Ok(true) => self.after_move(true).await,
@@ -213,15 +240,17 @@ impl Work<'_> {
                 Err(error) => Err(error),
             },
             Phase::Moved | Phase::RollingBack => self.after_move(true).await,
-            Phase::Completing => self.complete().await,
+            Phase::Completing => self.complete().await.map(|()| Ended::Done),
             Phase::Aborting => match self.ending().await {
-                Ok(outcome) => self.abort(outcome).await,
+                Ok(outcome) => self.abort(outcome).await.map(|()| Ended::Done),
                 Err(error) => Err(error),
             },
             _ => self.forward().await,
         };
-        let Err(error) = done else { return Ok(()) };
-        self.failed(error).await
+        match done {
+            Ok(ended) => Ok(ended),
+            Err(error) => self.failed(error).await.map(|()| Ended::Done),
+        }
     }
 
     /// What a move comes to that a mover before us has begun to give up.
@@ -298,7 +327,7 @@ impl Work<'_> {
         let tenant = self.job.tenant.clone();
         for (place, side) in [(&mut self.source, "source"), (&mut self.target, "target")] {
             if !place.missing {
-                fence::install(&mut place.client, &place.at).await?;
+                fence::install(&place.client, &place.at).await?;
                 let at = (&place.at, &place.home);
                 fence::take_over(&place.client, at, (&id, side, term), tenant.as_str()).await?;
             }

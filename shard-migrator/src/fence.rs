@@ -26,14 +26,15 @@ const SESSIONS_END: Duration = Duration::from_secs(5);
 const OLD_SNAPSHOTS: Duration = Duration::from_secs(60);
 
 /// Has the schema `switchyard` on the shard.
-pub(crate) async fn install(client: &mut Client, at: &ShardAccess) -> Result<(), MoveError> {
+pub(crate) async fn install(client: &Client, at: &ShardAccess) -> Result<(), MoveError> {
     let failed = |error| match error {
         SchemaError::Postgres(error) => at.failed()(error),
         error => MoveError::Invalid(format!("shard {}: {error}", at.name)),
     };
     // To replace its functions would have every session plan anew what asks them.
     if !is_current(client).await.map_err(failed)? {
-        install::install(client, &InstallOptions::default()).await.map_err(failed)?;
+        let mut client = at.connect_alone().await?;
+        install::install(&mut client, &InstallOptions::default()).await.map_err(failed)?;
     }
     Ok(())
 }

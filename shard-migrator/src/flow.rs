@@ -90,10 +90,7 @@ impl Flow {
             let position = *self.subscription.position.borrow();
             let Ok(event) = tokio::time::timeout(patience, self.subscription.next()).await else {
                 if self.idle_noted.elapsed() >= IDLE && self.subscription.is_settled() {
-                    // Neighbours go on writing: the log up to here is not needed for this tenant.
-                    self.idle_noted = Instant::now();
-                    self.applier.begin_at(position.max(self.applier.applied)).await?;
-                    self.subscription.settle_to(position);
+                    self.note(position).await?;
                 }
                 return Ok(false);
             };
@@ -102,6 +99,46 @@ impl Flow {
         let most = if self.hurried { (SMALL_BATCH, SMALL_CHANGES) } else { (BATCH, BATCH_CHANGES) };
         self.fill(&mut batch, most)?;
         self.apply(batch, &[]).await?;
+        Ok(true)
+    }
+
+    /// Neighbours go on writing: the log up to `position` is not needed for this tenant.
+    async fn note(&mut self, position: u64) -> Result<(), MoveError> {
+        self.idle_noted = Instant::now();
+        self.applier.begin_at(position.max(self.applier.applied)).await?;
+        self.subscription.settle_to(position);
+        Ok(())
+    }
+
+    /// Writes how far an idle flow has come.
+    pub(crate) async fn note_idle(&mut self) -> Result<(), MoveError> {
+        // In this order: what ends before the position has been handed over.
+        let position = *self.subscription.position.borrow();
+        match self.is_idle() {
+            true => self.note(position).await,
+            false => Ok(()),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.subscription.is_settled()
+    }
+
+    /// Whether an idle flow has come further than is written.
+    pub(crate) fn is_ahead(&self) -> bool {
+        *self.subscription.position.borrow() > self.applier.applied
+    }
+
+    /// Waits until there is something to apply, but no longer than `patience`. Whether there is.
+    pub(crate) async fn has_arrived(&mut self, patience: Duration) -> Result<bool, MoveError> {
+        if !self.waiting.is_empty() {
+            return Ok(true);
+        }
+        let Ok(event) = tokio::time::timeout(patience, self.subscription.next()).await else {
+            return Ok(false);
+        };
+        let transaction = self.transaction(event)?;
+        self.waiting.push(transaction);
         Ok(true)
     }
 

@@ -1,5 +1,6 @@
 //! A move in the catalog: what is asked for, what is being done, and what came of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -13,6 +14,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::MoveError;
 use crate::secrets::{Kept, Secrets};
+use crate::sessions::{Session, Sessions};
 use crate::shard::{SESSION, ShardAccess};
 
 /// Where a move stands. Written before what it names is done.
@@ -133,10 +135,14 @@ pub(crate) struct Job {
 
 /// The catalog, as the mover of one job writes it.
 pub(crate) struct Journal {
-    client: Client,
+    client: Session,
+    sessions: Arc<Sessions>,
     id: i64,
     term: i64,
 }
+
+/// What sessions on the catalog are kept by; no shard has a name of no letters.
+const CATALOG: &str = "";
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, value: Value) -> Result<T, MoveError> {
     serde_json::from_value(value).map_err(|_| MoveError::Invalid(format!("`{what}` is not understood")))
@@ -158,10 +164,18 @@ pub(crate) async fn connect(url: &SecretString) -> Result<Client, MoveError> {
     Ok(client)
 }
 
+/// A session on the catalog, whose user before has left nothing in it: all that is done by one are single statements.
+async fn session(url: &SecretString, sessions: &Arc<Sessions>) -> Result<Session, MoveError> {
+    match sessions.take(CATALOG) {
+        Some(session) => Ok(session),
+        None => Ok(sessions.opened(connect(url).await?, CATALOG.to_owned())),
+    }
+}
+
 impl Journal {
     /// For who looks at shards and works on no move.
-    pub(crate) async fn onlooker(url: &SecretString) -> Result<Self, MoveError> {
-        Ok(Self { client: connect(url).await?, id: 0, term: 0 })
+    pub(crate) async fn onlooker(url: &SecretString, sessions: &Arc<Sessions>) -> Result<Self, MoveError> {
+        Ok(Self { client: session(url, sessions).await?, sessions: sessions.clone(), id: 0, term: 0 })
     }
 
     /// Shards that the mover has a login on.
@@ -202,14 +216,19 @@ impl Journal {
     }
 
     /// Takes a move over: from here on, who had it before writes nothing.
-    pub(crate) async fn claim(url: &SecretString, id: i64, owner: &str) -> Result<(Self, Job), MoveError> {
-        let client = connect(url).await?;
+    pub(crate) async fn claim(
+        url: &SecretString,
+        sessions: &Arc<Sessions>,
+        id: i64,
+        owner: &str,
+    ) -> Result<(Self, Job), MoveError> {
+        let client = session(url, sessions).await?;
         let sql = "UPDATE moves SET owner = $2, term = term + 1, updated_at = now() WHERE id = $1 AND phase <> 'done'
                    RETURNING tenant, source, target, kind, phase, term, options, receipt";
         let row = client.query_opt(sql, &[&id, &owner]).await.map_err(catalog)?;
         let row = row.ok_or(MoveError::Superseded)?;
         let job = job(id, &row)?;
-        Ok((Self { client, id, term: job.term }, job))
+        Ok((Self { client, sessions: sessions.clone(), id, term: job.term }, job))
     }
 
     async fn write(
@@ -350,6 +369,7 @@ impl Journal {
             password: secrets.password(name, &kept)?,
             tls,
             session: format!("{SESSION} {}.{}", self.id, self.term),
+            sessions: self.sessions.clone(),
         }))
     }
 

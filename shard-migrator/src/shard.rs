@@ -1,5 +1,6 @@
 //! How the mover reaches a shard.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -10,6 +11,8 @@ use tokio_postgres::config::SslMode as Asked;
 use tokio_postgres::{Client, Config};
 
 use crate::MoveError;
+use crate::scope::literal;
+use crate::sessions::{Session, Sessions};
 
 /// Deadline of connecting and logging in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,6 +52,8 @@ pub(crate) struct ShardAccess {
     pub tls: ServerTls,
     /// `application_name` of its sessions: whoever takes the move over ends those of before by it.
     pub session: String,
+    /// Where sessions come from that are open already.
+    pub sessions: Arc<Sessions>,
 }
 
 impl std::fmt::Debug for ShardAccess {
@@ -72,15 +77,38 @@ impl ShardAccess {
         MoveError::Stream { shard: self.name.clone(), reason: reason.to_owned() }
     }
 
-    /// Connects. The connection ends when the client is dropped.
-    pub(crate) async fn connect(&self) -> Result<Client, MoveError> {
+    /// A session, in the move's name. It is another's when it is dropped.
+    pub(crate) async fn connect(&self) -> Result<Session, MoveError> {
+        let key = format!("{} {} {} {} {}", self.name, self.host, self.port, self.database, self.user);
+        let sql = format!("SET application_name = {}", literal(&self.session));
+        while let Some(session) = self.sessions.take(&key) {
+            let named = tokio::time::timeout(CONNECT_TIMEOUT, session.batch_execute(&sql)).await;
+            match named.map_err(|_| self.no_answer())? {
+                Ok(()) => return Ok(session),
+                // It has ended meanwhile.
+                Err(error) => {
+                    tracing::debug!(shard = %self.name, %error, "a session of the mover was not there")
+                }
+            }
+        }
+        let session = self.sessions.opened(self.connect_alone().await?, key);
+        session.batch_execute(&sql).await.map_err(self.failed())?;
+        Ok(session)
+    }
+
+    fn no_answer(&self) -> MoveError {
+        self.silent(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+    }
+
+    /// A connection of one's own. It ends when the client is dropped.
+    pub(crate) async fn connect_alone(&self) -> Result<Client, MoveError> {
         let mut config = Config::new();
         config
             .host(&self.host)
             .port(self.port)
             .dbname(&self.database)
             .user(&self.user)
-            .application_name(&self.session)
+            .application_name(SESSION)
             .options(OPTIONS)
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(SILENCE)
@@ -97,10 +125,7 @@ impl ShardAccess {
         }
         let tls = Tls::new(&self.tls).map_err(|e| MoveError::Invalid(format!("shard {}: {e}", self.name)))?;
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(tls));
-        let connected = connecting.await.map_err(|_| MoveError::Stream {
-            shard: self.name.clone(),
-            reason: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-        })?;
+        let connected = connecting.await.map_err(|_| self.no_answer())?;
         let (client, connection) = connected.map_err(self.failed())?;
         let shard = self.name.clone();
         tokio::spawn(async move {

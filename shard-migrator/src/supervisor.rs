@@ -15,8 +15,10 @@ use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::engine::Engine;
-use crate::journal;
+use crate::journal::{self, Options};
+use crate::rest::Resting;
 use crate::secrets::Secrets;
+use crate::sessions::{Sessions, Shares};
 use crate::streams::Streams;
 use crate::unread;
 
@@ -54,6 +56,8 @@ pub struct Settings {
     pub owner: String,
     /// Moves that are worked on at a time from or to a shard, those that have moved and only follow not counted.
     pub per_shard: usize,
+    /// Most sessions on a shard that the mover has, whatever the number of moves. Streams are walsenders beside them.
+    pub sessions_per_shard: usize,
     /// Where the passwords of shards are.
     pub secrets: Secrets,
 }
@@ -95,13 +99,16 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
     }
     tracing::info!(owner = settings.owner, "leads the moves");
     let mut signals = Signals::connect(&settings.catalog, "switchyard-mover-wishes", WISHES).await?;
+    let shares = Shares::of(settings.sessions_per_shard);
     let engine = Arc::new(Engine {
         catalog: settings.catalog.clone(),
         owner: settings.owner.clone(),
         secrets: settings.secrets.clone(),
         streams: Streams::default(),
-        gone_over: tokio::sync::Notify::new(),
         attempts: attempts.clone(),
+        sessions: Arc::new(Sessions::new(shares)),
+        resting: Resting::default(),
+        look: Arc::default(),
     });
     let mut board = Board::new(attempts.clone());
     let mut watching = tokio::spawn(unread::watch(engine.clone()));
@@ -114,26 +121,35 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
             tell_streams(&lock, &engine.streams).await.map_err(failed)?;
         }
         // One that is queued waits for those of its tenant before it.
-        let sql = "SELECT id, source, target, phase FROM moves m WHERE phase <> 'done' AND NOT (
+        let sql = "SELECT id, source, target, phase, wish NOT IN ('run', 'pause'),
+                       coalesce(now() >= moved_at + make_interval(secs => nullif(coalesce(
+                           (options->>'retention_s')::float8, $1), 0)), false)
+                   FROM moves m WHERE phase <> 'done' AND NOT (
                        phase = 'queued' AND kind <> 'plan' AND EXISTS (
                            SELECT FROM moves e WHERE e.tenant = m.tenant AND e.id < m.id AND e.phase <> 'done'
                              AND e.kind <> 'plan'))
                    ORDER BY phase <> 'cutover', phase <> 'rolling_back', id";
-        let rows = lock.query(sql, &[]).await.map_err(failed)?;
+        let retention = Options::default().retention_s as f64;
+        let rows = lock.query(sql, &[&retention]).await.map_err(failed)?;
         for row in &rows {
             let (id, phase): (i64, String) = (row.get(0), row.get(3));
             let shards = [row.get::<_, String>(1), row.get::<_, String>(2)];
+            let (wanted, over): (bool, bool) = (row.get(4), row.get(5));
+            if engine.resting.is_well(id) && !wanted && (!over || engine.resting.is_told(id)) {
+                continue;
+            }
             board.phases.insert(id, phase.clone());
-            // What holds a tenant up comes at once; what has moved costs next to nothing.
+            // What holds a tenant up comes before what has not begun. Each needs its sessions.
             let free = phase != "queued" || shards.iter().all(|s| board.busy(s) < settings.per_shard);
-            if free && board.is_due(id) {
+            let fits = shards.iter().all(|s| board.working_at(s) < shares.moves);
+            if free && fits && board.is_due(id) {
                 board.start(&engine, id, shards);
             }
         }
         tokio::select! {
             _ = board.tasks.join_next_with_id(), if !board.tasks.is_empty() => {}
             // It makes room for one that waits.
-            () = engine.gone_over.notified() => {}
+            () = engine.look.notified() => {}
             heard = signals.next::<serde_json::Value>() => if heard.is_none() {
                 return Err(MoveError::Catalog(switchyard_catalog::CatalogError::Closed));
             },
@@ -237,6 +253,11 @@ impl Board {
         let light: HashSet<_> =
             self.phases.iter().filter(|(_, p)| p.as_str() == "moved").map(|(id, _)| *id).collect();
         self.working.iter().filter(|(id, s)| s.iter().any(|s| s == shard) && !light.contains(id)).count()
+    }
+
+    /// Moves that have sessions on a shard.
+    fn working_at(&self, shard: &str) -> usize {
+        self.working.values().filter(|shards| shards.iter().any(|s| s == shard)).count()
     }
 
     fn start(&mut self, engine: &Arc<Engine>, id: i64, shards: [String; 2]) {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use switchyard_config::ShardName;
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::engine::Engine;
 use crate::journal::Journal;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// How often they are looked at.
@@ -25,8 +25,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Looks at them for as long as the catalog answers.
 pub(crate) async fn watch(engine: Arc<Engine>) -> Result<(), MoveError> {
-    let journal = Arc::new(Journal::onlooker(&engine.catalog).await?);
-    let mut clients: HashMap<ShardName, Client> = HashMap::new();
+    let journal = Arc::new(Journal::onlooker(&engine.catalog, &engine.sessions).await?);
+    let mut clients: HashMap<ShardName, Session> = HashMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let mut looking = JoinSet::new();
@@ -54,8 +54,8 @@ async fn look(
     engine: &Engine,
     journal: &Journal,
     name: &ShardName,
-    client: Option<Client>,
-) -> Result<Option<Client>, MoveError> {
+    client: Option<Session>,
+) -> Result<Option<Session>, MoveError> {
     let Some(home) = journal.shard(name, &engine.secrets).await? else { return Ok(None) };
     // Of no move, so no mover ends it.
     let home = ShardAccess { session: SESSION.to_owned(), ..home };

@@ -74,6 +74,7 @@ pub(crate) fn control_plane(config: &Path) -> Outcome {
             catalog: settings.catalog_url.clone(),
             owner: format!("{} pid {}", settings.listen, std::process::id()),
             per_shard: settings.moves_per_shard,
+            sessions_per_shard: settings.move_sessions_per_shard,
             secrets: switchyard_migrator::Secrets {
                 dir: settings.secrets_dir.clone(),
                 unseal: opener.map(|opener| {

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::Work;
 use super::without::tell_moved;
+use super::{Ended, Work};
 use crate::MoveError;
 use crate::apply::parse_lsn;
 use crate::fault;
@@ -18,12 +16,9 @@ use crate::verify::verify;
 /// How long changes are applied before they are compared, if they never stop.
 const CAUGHT_UP: Duration = Duration::from_secs(5);
 
-/// How often the operator is asked.
-const ASK: Duration = Duration::from_millis(250);
-
 impl Work<'_> {
     /// Keeps the source up to date for as long as it is wanted. `again` if it was not just now that the tenant has moved.
-    pub(super) async fn after_move(&mut self, again: bool) -> Result<(), MoveError> {
+    pub(super) async fn after_move(&mut self, again: bool) -> Result<Ended, MoveError> {
         let mut flow = self.back.take();
         let done = self.stay(again, &mut flow).await;
         // If this is taken up again, it goes on with what has been heard by now.
@@ -31,7 +26,7 @@ impl Work<'_> {
         done
     }
 
-    async fn stay(&mut self, again: bool, flow: &mut Option<Flow>) -> Result<(), MoveError> {
+    async fn stay(&mut self, again: bool, flow: &mut Option<Flow>) -> Result<Ended, MoveError> {
         if again {
             self.take_over().await?;
         }
@@ -44,7 +39,8 @@ impl Work<'_> {
         if again && self.job.phase == Phase::RollingBack {
             if source.as_ref().is_some_and(|s| s.0 == "active") {
                 *flow = None;
-                return self.rolled_back().await;
+                self.rolled_back().await?;
+                return Ok(Ended::Done);
             }
             self.thaw_target().await?;
         }
@@ -59,76 +55,59 @@ impl Work<'_> {
         }
         if self.job.phase != Phase::RollingBack {
             self.enter(Phase::Moved, "the tenant lives at the target").await?;
-            self.engine.gone_over.notify_one();
+            self.engine.look.notify_one();
         }
         self.journal.moved_now().await?;
-        match self.follow(again, flow).await {
+        let followed = match self.fallen.take() {
+            Some(error) if !error.is_transient() && !matches!(error, MoveError::Superseded) => Err(error),
+            _ => self.follow(again, flow).await,
+        };
+        match followed {
             Ok(()) => {}
-            Err(error) if error.is_transient() => return Err(error),
+            Err(error) if error.is_transient() || matches!(error, MoveError::Superseded) => {
+                return Err(error);
+            }
             Err(error) => {
                 *flow = None;
                 self.cannot_go_back(&error).await?;
             }
         }
         fault::point("following");
-        let mut asked = Instant::now() - ASK;
-        let mut told = false;
-        loop {
-            if asked.elapsed() >= ASK || flow.is_none() {
-                asked = Instant::now();
-                let (wish, moved_for) = self.journal.wish().await?;
-                let retention = self.job.options.retention_s;
-                let over = retention > 0 && moved_for.is_some_and(|s| s >= retention as f64);
-                match wish {
-                    Wish::Complete | Wish::Run | Wish::Pause if wish == Wish::Complete || (over && !told) => {
-                        match self.not_moved().await? {
-                            None => return self.complete_without(flow).await,
-                            Some(what) => {
-                                told = true;
-                                self.journal.event("moved", &what).await?;
-                                self.journal.unwish(&what).await?;
-                            }
-                        }
+        let told = self.engine.resting.is_told(self.job.id);
+        let (wish, moved_for) = self.journal.wish().await?;
+        let retention = self.job.options.retention_s;
+        let over = retention > 0 && moved_for.is_some_and(|s| s >= retention as f64);
+        match wish {
+            Wish::Complete | Wish::Run | Wish::Pause if wish == Wish::Complete || (over && !told) => {
+                match self.not_moved().await? {
+                    None => {
+                        self.complete_without(flow).await?;
+                        return Ok(Ended::Done);
                     }
-                    Wish::CompleteWithoutSource => {
-                        *flow = None;
-                        if self.engine.without_source(&self.journal, &self.job).await? {
-                            return Ok(());
-                        }
+                    Some(what) => {
+                        self.engine.resting.tell(self.job.id);
+                        self.journal.event("moved", &what).await?;
+                        self.journal.unwish(&what).await?;
                     }
-                    Wish::Rollback if flow.is_some() => return self.roll_back(flow).await,
-                    Wish::Rollback => {
-                        self.journal
-                            .unwish("the source has not followed: the move can only be completed")
-                            .await?
-                    }
-                    Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
-                    Wish::Run | Wish::Pause | Wish::Complete => {}
                 }
             }
-            match flow {
-                None => tokio::time::sleep(ASK).await,
-                Some(following) => match following.step(ASK).await {
-                    Ok(_) => {}
-                    Err(MoveError::Superseded) => return Err(MoveError::Superseded),
-                    // The stream itself is gone: it is opened anew for all who follow.
-                    Err(error @ MoveError::Stream { .. }) => return Err(error),
-                    Err(error) if error.is_transient() => {
-                        tracing::warn!(id = self.job.id, %error, "the source cannot follow for now");
-                        tokio::time::sleep(ASK * 2).await;
-                        if let Err(error) = following.applier.reconnect().await
-                            && !error.is_transient()
-                        {
-                            return Err(error);
-                        }
-                    }
-                    Err(error) => {
-                        *flow = None;
-                        self.cannot_go_back(&error).await?;
-                    }
-                },
+            Wish::CompleteWithoutSource => {
+                *flow = None;
+                if self.engine.without_source(&self.journal, &self.job).await? {
+                    return Ok(Ended::Done);
+                }
             }
+            Wish::Rollback if flow.is_some() => {
+                self.roll_back(flow).await?;
+                return Ok(Ended::Done);
+            }
+            Wish::Rollback => {
+                self.journal.unwish("the source has not followed: the move can only be completed").await?
+            }
+            Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
+            Wish::Run | Wish::Pause | Wish::Complete => {}
         }
+        Ok(Ended::Rests)
     }
 
     async fn cannot_go_back(&mut self, error: &MoveError) -> Result<(), MoveError> {
@@ -161,6 +140,8 @@ impl Work<'_> {
         if again && !anew {
             flow.applier.turn = self.turn.clone();
             flow.hurried = false;
+        }
+        if again || flow.applier.is_resting() {
             flow.applier.reconnect().await?;
         }
         if flow.subscription.from > needed {

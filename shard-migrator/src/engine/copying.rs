@@ -228,18 +228,23 @@ impl Work<'_> {
         throttle: &Throttle,
         began: Instant,
     ) -> Result<(), MoveError> {
+        let (source_name, target_name) = (self.source.at.name.as_str(), self.target.at.name.as_str());
         let reader = self.source.at.connect().await?;
         let exported = self.align(&reader, flow).await?;
         let bytes: u64 = tables.iter().map(|t| t.rows.saturating_mul(t.width)).sum();
         let pieces = bytes / self.job.options.piece_bytes.max(1);
         let most = self.job.options.workers.clamp(1, 8).min(tables.len().max(pieces as usize));
         let extra = if bytes < LITTLE { 0 } else { most.saturating_sub(1) };
+        // As many as both shards have sessions left for.
+        let sessions = &self.engine.sessions;
+        let one_more = |_| Some((sessions.beside(source_name)?, sessions.beside(target_name)?));
+        let beside: Vec<_> = (0..extra).map_while(one_more).collect();
         let until = Instant::now() + ROUND;
-        let source = (&reader, &self.source.at);
+        let source = (&*reader, &self.source.at);
         let round = Round::new(source, &self.scope, tables, self.job.options.piece_bytes, until);
         let copying = async {
-            let first = self.copy_pieces(&reader, &flow.applier.client, &round, throttle);
-            let others = try_join_all((0..extra).map(|_| self.copy_beside(&exported, &round, throttle)));
+            let first = self.copy_pieces(&reader, flow.applier.client()?, &round, throttle);
+            let others = try_join_all(beside.iter().map(|_| self.copy_beside(&exported, &round, throttle)));
             tokio::try_join!(first, others).map(drop)
         };
         let mut copying = Box::pin(copying);
@@ -267,7 +272,7 @@ impl Work<'_> {
 
     /// Reads how much is there.
     async fn read_frontiers(&self, flow: &mut Flow, tables: &mut [Copied<'_>]) -> Result<(), MoveError> {
-        let (client, failed) = (&flow.applier.client, self.target.at.failed());
+        let (client, failed) = (flow.applier.client()?, self.target.at.failed());
         // What a lost connection may still be committing has locked this row, and is waited for.
         let sql =
             "SELECT FROM switchyard.moves WHERE move_id = $1 AND side = 'target' AND term = $2 FOR UPDATE";

@@ -7,7 +7,7 @@ use serde_json::json;
 use switchyard_catalog::signals::{ORDERS, Order};
 use tokio::time::Instant;
 
-use super::{Place, Work};
+use super::{Ended, Place, Work};
 use crate::MoveError;
 use crate::apply::Applier;
 use crate::cutover::{Attempt, Cutover, Presence, Side};
@@ -43,7 +43,7 @@ fn refuse(found: Vec<preflight::Finding>) -> Result<(), MoveError> {
 }
 
 impl Work<'_> {
-    pub(super) async fn forward(&mut self) -> Result<(), MoveError> {
+    pub(super) async fn forward(&mut self) -> Result<Ended, MoveError> {
         let began = Instant::now();
         self.back = None;
         // A copy that goes on follows the stream from where it stood, which is not kept for long.
@@ -55,7 +55,8 @@ impl Work<'_> {
         let inventory = self.prepare().await?;
         if self.job.kind == "plan" {
             self.leave_shards().await?;
-            return self.journal.done("planned").await;
+            self.journal.done("planned").await?;
+            return Ok(Ended::Done);
         }
         let prepared_in = began.elapsed();
         let (mut flow, copied) = self.copy(&inventory).await?;
@@ -91,7 +92,8 @@ impl Work<'_> {
             );
             self.write_receipt().await?;
             drop(flow);
-            return self.abort("rehearsed").await;
+            self.abort("rehearsed").await?;
+            return Ok(Ended::Done);
         }
         self.obey().await?;
         self.enter(Phase::Cutover, "preparing the way back").await?;
@@ -191,8 +193,8 @@ impl Work<'_> {
         let Model::Database { database } = &self.scope.model else { return Ok(()) };
         if self.target.missing {
             let (source, target) = (&self.source, &self.target);
-            let from = (&source.client, &source.at);
-            structure::make_database(from, (&target.client, &target.home), database).await?;
+            let from = (&*source.client, &source.at);
+            structure::make_database(from, (&*target.client, &target.home), database).await?;
             self.target = Place::open(self.target.home.clone(), &self.scope).await?;
         }
         fault::point("database made");
@@ -201,7 +203,7 @@ impl Work<'_> {
 
     /// Makes what the source has of the tenant's own on the target, and looks at it once more.
     async fn make_structure(&mut self, inventory: &Inventory) -> Result<Inventory, MoveError> {
-        let target = (&self.target.client, &self.target.at);
+        let target = (&*self.target.client, &self.target.at);
         structure::make(&self.source.at, target, &self.scope.model).await?;
         fault::point("structure made");
         let there = self.target.inventory(&self.scope).await?;
@@ -228,8 +230,8 @@ impl Work<'_> {
             return Ok(());
         }
         let to = self.target.at.connect().await?;
-        let source = (&self.source.client, &self.source.at);
-        let refreshing = structure::refresh(source, (&to, &self.target.at), &self.scope.model);
+        let source = (&*self.source.client, &self.source.at);
+        let refreshing = structure::refresh(source, (&*to, &self.target.at), &self.scope.model);
         let mut refreshing = std::pin::pin!(refreshing);
         loop {
             // A step must not be dropped half way, so the two take turns.
@@ -293,8 +295,7 @@ impl Work<'_> {
             }
             stream.ended().await;
         };
-        let applier =
-            Applier::new(&self.source.at, &self.scope, inventory, self.turn.clone(), "source").await?;
+        let applier = Applier::resting(&self.source.at, &self.scope, inventory, self.turn.clone(), "source");
         Ok(Flow::new(subscription, applier))
     }
 

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::fault;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Name of the publication, in every source database.
@@ -187,11 +188,11 @@ impl Watch {
 
     /// Returns when the slot retains more than the budget, or is lost, with the reason.
     pub(super) async fn exceeded(&self) -> String {
-        let mut client: Option<Client> = None;
+        let mut client: Option<Session> = None;
         let mut warned = false;
         loop {
             tokio::time::sleep(LOOK).await;
-            if client.as_ref().is_none_or(Client::is_closed) {
+            if client.as_ref().is_none_or(|c| c.is_closed()) {
                 client = self.at.connect().await.ok();
             }
             let Some(connected) = &client else { continue };

@@ -1,4 +1,5 @@
-//! Many moves at once: one slot on the source however many, no more at a time than is allowed, and how fast they go.
+//! Many moves at once: one slot on the source however many, no more at a time than is allowed, no more sessions on a shard
+//! than it can spare, and how fast they go.
 //!
 //! With `SWITCHYARD_TESTS_MANY=200`, as `make bench-copy` asks for, this is the measurement of small tenants.
 
@@ -13,8 +14,22 @@ use crate::TABLES;
 /// Moves at a time from or to a shard.
 const AT_A_TIME: i64 = 16;
 
+/// Sessions that the mover may have on a shard, and connections that a shard lets in: of the suite, and of the measurement.
+const FEW: (usize, usize) = (20, 40);
+const MANY: (usize, usize) = (80, 120);
+
+/// Those that stay: one looks at the slot that is read, one at others.
+const WATCHING: i64 = 2;
+
 fn tenants() -> usize {
     std::env::var("SWITCHYARD_TESTS_MANY").ok().and_then(|n| n.parse().ok()).unwrap_or(24)
+}
+
+/// Sessions of the mover on a shard, without the stream's, which is no connection of clients.
+fn sessions(m: &Moving, shard: usize) -> i64 {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'switchyard-mover%'
+               AND backend_type = 'client backend'";
+    m.one(shard, sql).parse().expect("one")
 }
 
 /// Moves that have ended well, by the catalog, or stand where they are to.
@@ -26,10 +41,19 @@ fn count(m: &Moving, condition: &str) -> i64 {
 #[allow(clippy::print_stdout, reason = "what was measured is part of the test's answer")]
 fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
     let mut m = Moving::start(1, TABLES);
+    let (most, connections) = if tenants() > 24 { MANY } else { FEW };
     m.kill_control_plane();
+    for shard in &mut m.shards {
+        shard.sql(&format!("ALTER SYSTEM SET max_connections = {connections}"));
+        shard.kill9();
+        shard.start_again();
+    }
     m.write(
         "control-plane.toml",
-        &format!("{}moves_per_shard = {AT_A_TIME}\n", m.read("control-plane.toml")),
+        &format!(
+            "{}moves_per_shard = {AT_A_TIME}\nmove_sessions_per_shard = {most}\n",
+            m.read("control-plane.toml")
+        ),
     );
     m.start_control_plane();
     m.wait_ready();
@@ -49,16 +73,17 @@ fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
     let list = m.path("tenants");
     let list = list.to_str().expect("plain");
     let over = AtomicBool::new(false);
-    let (took, slots, busiest) = std::thread::scope(|scope| {
+    let (took, slots, busiest, peak) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
-            let (mut slots, mut busiest) = (0, 0);
+            let (mut slots, mut busiest, mut peak) = (0, 0, 0);
             while !over.load(Ordering::Relaxed) {
                 let now: i64 = m.one(0, "SELECT count(*) FROM pg_replication_slots").parse().expect("one");
                 slots = slots.max(now);
                 busiest = busiest.max(count(&m, "phase NOT IN ('queued', 'moved', 'done')"));
-                std::thread::sleep(Duration::from_millis(20));
+                peak = peak.max(sessions(&m, 0)).max(sessions(&m, 1));
+                std::thread::sleep(Duration::from_millis(50));
             }
-            (slots, busiest)
+            (slots, busiest, peak)
         });
         let began = Instant::now();
         let output = m.command(&[
@@ -75,8 +100,8 @@ fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
         let took = began.elapsed();
         over.store(true, Ordering::Relaxed);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let (slots, busiest) = watching.join().expect("it watches");
-        (took, slots, busiest)
+        let (slots, busiest, peak) = watching.join().expect("it watches");
+        (took, slots, busiest, peak)
     });
     println!(
         "{all} tenants of 170 rows, {AT_A_TIME} at a time: {:.1} s, {:.1} per second; at most {busiest} at a time, {slots} slot",
@@ -89,15 +114,26 @@ fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
     // They all follow the one slot of the other side now.
     assert_eq!(m.one(1, "SELECT count(*) FROM pg_replication_slots"), "1");
     assert_eq!(m.one(1, "SELECT count(*) FROM leads"), (all * 100).to_string());
-    let mine: i64 = m
-        .one(0, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'switchyard-mover%'")
-        .parse()
-        .expect("one");
-    println!("{mine} connections of movers to the source of {all} moves that can be rolled back");
-    for id in &ids {
+    assert!(peak <= most as i64, "{peak} sessions of the mover on a shard");
+    // All of them write: what the source has may come over few sessions, and is there soon.
+    m.shards[1].sql("UPDATE ledger SET at = 'epoch' WHERE client = 1");
+    let behind = "SELECT count(*) FROM ledger WHERE at > 'epoch'";
+    wait::until_true("the source to follow all of them", || m.one(0, behind) == "0");
+    assert!((0..2).all(|shard| sessions(&m, shard) <= most as i64));
+    // Those that write nothing need none.
+    wait::until_true("sessions to end", || (0..2).all(|shard| sessions(&m, shard) <= WATCHING));
+    println!(
+        "at most {peak} sessions of the mover on a shard; {} on the source while {all} moves can be rolled back",
+        sessions(&m, 0)
+    );
+    let back = m.cli(&["move", "rollback", &ids[0], "--wait", "--timeout", "60"]);
+    assert_eq!(back["outcome"], "rolled_back", "{back}");
+    let ids = &ids[1..];
+    for id in ids {
         m.cli(&["move", "complete", id]);
     }
-    wait::until_true("all to be completed", || count(&m, "outcome = 'completed'") == all as i64);
+    wait::until_true("all to be completed", || count(&m, "outcome = 'completed'") == ids.len() as i64);
     m.nothing_left();
-    assert_eq!(m.one(0, "SELECT count(*) FROM leads"), "0");
+    // Of the one that went back.
+    assert_eq!(m.one(0, "SELECT count(*) FROM leads"), "100");
 }
