@@ -80,9 +80,10 @@ impl ShardAccess {
     /// A session, in the move's name. It is another's when it is dropped.
     pub(crate) async fn connect(&self) -> Result<Session, MoveError> {
         let key = format!("{} {} {} {} {}", self.name, self.host, self.port, self.database, self.user);
-        let sql = format!("SET application_name = {}", literal(&self.session));
+        let name = format!("SET application_name = {}", literal(&self.session));
+        let again = format!("{name}; RESET idle_session_timeout");
         while let Some(session) = self.sessions.take(&key) {
-            let named = tokio::time::timeout(CONNECT_TIMEOUT, session.batch_execute(&sql)).await;
+            let named = tokio::time::timeout(CONNECT_TIMEOUT, session.batch_execute(&again)).await;
             match named.map_err(|_| self.no_answer())? {
                 Ok(()) => return Ok(session),
                 // It has ended meanwhile.
@@ -92,7 +93,7 @@ impl ShardAccess {
             }
         }
         let session = self.sessions.opened(self.connect_alone().await?, key);
-        session.batch_execute(&sql).await.map_err(self.failed())?;
+        session.batch_execute(&name).await.map_err(self.failed())?;
         Ok(session)
     }
 

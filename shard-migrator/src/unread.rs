@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switchyard_config::ShardName;
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::engine::Engine;

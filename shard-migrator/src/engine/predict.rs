@@ -86,7 +86,6 @@ impl Work<'_> {
         inventory: &Inventory,
         found: &[preflight::Finding],
     ) -> Result<Value, MoveError> {
-        let (source, target) = (&self.source, &self.target);
         let mut estimates = std::collections::HashMap::new();
         let mut tables = Vec::new();
         let (mut all_rows, mut all_bytes) = (0.0, 0.0);
@@ -99,6 +98,31 @@ impl Work<'_> {
                 "table": table.plain(), "rows": rows as u64, "bytes": bytes as u64, "counted": counted,
             }));
         }
+        let pause = match self.job.kind.as_str() {
+            // Nobody waits for an answer, and many may be under way.
+            "move" => Value::Null,
+            _ => self.predicted_pause().await?,
+        };
+        self.estimates = estimates;
+        // Of what copies with an index or two have been seen to reach on small machines.
+        let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
+        let mut plan = json!({
+            "model": self.scope.model,
+            "tables": tables,
+            "rows": all_rows as u64,
+            "bytes": all_bytes as u64,
+            "estimated_s": (seconds * 10.0).round() / 10.0,
+            "findings": found,
+        });
+        if let (Value::Object(plan), Value::Object(pause)) = (&mut plan, pause) {
+            plan.extend(pause);
+        }
+        Ok(plan)
+    }
+
+    /// How long clients may have to wait, from what round trips and commits take now.
+    async fn predicted_pause(&self) -> Result<Value, MoveError> {
+        let (source, target) = (&self.source, &self.target);
         let (oldest, usual) = transactions(source).await?;
         let catalog = self.journal.commit_latency(async |c| median(c, "SELECT pg_current_xact_id()").await);
         let catalog = catalog.await?;
@@ -107,21 +131,12 @@ impl Work<'_> {
         let (orders, freeze) = (catalog * MESSAGES, here.round_trip + here.commit);
         let apply = here.round_trip + there.round_trip * LAST + there.commit;
         let all = orders + freeze + apply + usual;
-        self.estimates = estimates;
-        // Of what copies with an index or two have been seen to reach on small machines.
-        let seconds = all_bytes / 20e6 + 0.03 * tables.len() as f64 + 0.3;
         Ok(json!({
-            "model": self.scope.model,
-            "tables": tables,
-            "rows": all_rows as u64,
-            "bytes": all_bytes as u64,
-            "estimated_s": (seconds * 10.0).round() / 10.0,
             "predicted_pause_ms": ms(all),
             "pause_parts_ms": {
                 "orders": ms(orders), "freeze": ms(freeze), "apply": ms(apply), "open_transactions": ms(usual),
             },
             "oldest_transaction_s": oldest,
-            "findings": found,
         }))
     }
 }
