@@ -243,6 +243,9 @@ pub struct Limits {
     /// Notifications that wait for one client that listens, in bytes; with more, its session ends.
     /// Default 4 MiB.
     pub mailbox_bytes: usize,
+    /// Channels that the sessions of one tenant listen on together at one database of a shard, by one router; one that
+    /// several listen on counts once. Default 10 000.
+    pub channels_per_tenant: usize,
     /// How long a client may stay idle outside a transaction; 0 is for ever. Default 0.
     pub client_idle_timeout: Duration,
     /// How long a client may stay idle inside a transaction; 0 is for ever. Default 0.
@@ -279,6 +282,7 @@ impl Default for Limits {
             statement_bytes: 16 << 20,
             statements_per_client: 10_000,
             mailbox_bytes: 4 << 20,
+            channels_per_tenant: 10_000,
             client_idle_timeout: Duration::ZERO,
             idle_in_transaction_timeout: Duration::ZERO,
             statement_timeout: Duration::ZERO,

@@ -206,6 +206,7 @@ fn limits(t: Table<'_>) -> Limits {
     t.set("statement_bytes", &mut l.statement_bytes, |v| v.size(1024..=1 << 30));
     t.set("statements_per_client", &mut l.statements_per_client, |v| v.integer(1..=1_000_000));
     t.set("mailbox_bytes", &mut l.mailbox_bytes, |v| v.size(16_384..=1 << 30));
+    t.set("channels_per_tenant", &mut l.channels_per_tenant, |v| v.integer(1..=1_000_000));
     t.set("client_idle_timeout", &mut l.client_idle_timeout, |v| v.duration(Duration::ZERO..=365 * DAY));
     t.set("idle_in_transaction_timeout", &mut l.idle_in_transaction_timeout, |v| {
         v.duration(Duration::ZERO..=365 * DAY)

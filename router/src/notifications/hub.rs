@@ -76,17 +76,23 @@ impl Hub {
         hub
     }
 
-    /// `subscriber` listens on these channels from when the answer says so. None if the hub has ended.
+    /// `subscriber` listens on these channels from when the answer says so; where its tenant would then have more than
+    /// `max`, if there is a limit, the answer is no. None if the hub has ended.
     pub(crate) fn listen<'c>(
         &self,
         shared: &Shared,
         subscriber: &Arc<Subscriber>,
-        channels: impl Iterator<Item = &'c [u8]>,
+        channels: impl Iterator<Item = &'c [u8]> + Clone,
+        max: Option<usize>,
     ) -> Option<oneshot::Receiver<Result<(), Unavailable>>> {
         let (reply, answer) = oneshot::channel();
         let mut registry = self.registry.lock();
         if registry.closed {
             return None;
+        }
+        if max.is_some_and(|max| registry.are_too_many(subscriber.voice.speaker, channels.clone(), max)) {
+            let _ = reply.send(Err(Unavailable::TooMany));
+            return Some(answer);
         }
         for channel in channels {
             registry.join(&shared.voices, channel, subscriber);
@@ -175,7 +181,7 @@ impl Task {
     /// Those who wait learn that it will not be now. Those who listen stay.
     fn refuse_all(&self) {
         let waiting = self.hub.registry.lock().take_waiting();
-        answer(waiting, &Err(Unavailable));
+        answer(waiting, &Err(Unavailable::Away));
     }
 
     fn lost(&self) -> usize {
@@ -219,7 +225,7 @@ impl Task {
 fn answer(waiting: Vec<Reply>, with: &Result<(), Unavailable>) {
     for reply in waiting {
         // Whoever has gone does not want to know.
-        let _ = reply.send(with.clone());
+        let _ = reply.send(*with);
     }
 }
 
@@ -465,7 +471,7 @@ impl Connection<'_> {
         registry.failed(&pending.round, &mut self.listened);
         pending.answers.into_iter().for_each(|answer| registry.answered(answer));
         drop(registry);
-        answer(pending.round.waiting, &Err(Unavailable));
+        answer(pending.round.waiting, &Err(Unavailable::Away));
         Some(Instant::now() + Duration::from_secs(1))
     }
 

@@ -10,9 +10,14 @@ use super::subscriber::{Note, Subscriber};
 use super::tag::Speaker;
 use super::voice::{Voice, Voices};
 
-/// The hub cannot do what it was asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Unavailable;
+/// Why the hub does not do what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// It cannot.
+    Away,
+    /// The tenant would listen on more channels than it may.
+    TooMany,
+}
 
 /// Told when the round is done that a session has waited for.
 pub(crate) type Reply = oneshot::Sender<Result<(), Unavailable>>;
@@ -30,6 +35,8 @@ struct Tenant {
     voice: Arc<Voice>,
     /// How many members it has, over all channels.
     members: usize,
+    /// How many channels it has members on.
+    channels: usize,
     /// By router: announcements with a lower generation are not believed, as they may have been made before
     /// the hub could hear all of them.
     since: HashMap<u64, u64>,
@@ -102,12 +109,27 @@ impl Registry {
         if members.iter().any(|m| Arc::ptr_eq(&m.subscriber, subscriber)) {
             return;
         }
+        let first = members.is_empty();
         members.push(Member { subscriber: subscriber.clone(), round: self.begun + 1 });
         let tenant = self.tenants.entry(voice.speaker).or_insert_with(|| {
             voices.begin(voice);
-            Tenant { voice: voice.clone(), members: 0, since: HashMap::new(), fresh: true }
+            Tenant { voice: voice.clone(), members: 0, channels: 0, since: HashMap::new(), fresh: true }
         });
         tenant.members += 1;
+        tenant.channels += usize::from(first);
+    }
+
+    /// Whether the tenant would have more than `max` channels with these, as new ones of any of its sessions.
+    pub(crate) fn are_too_many<'c>(
+        &self,
+        speaker: Speaker,
+        channels: impl Iterator<Item = &'c [u8]>,
+        max: usize,
+    ) -> bool {
+        let there = self.tenants.get(&speaker).map_or(0, |tenant| tenant.channels);
+        let is_there = |name: &[u8]| self.channels.get(name).is_some_and(|c| c.contains_key(&speaker));
+        let new = channels.filter(|name| !is_there(name)).count();
+        new > 0 && there + new > max
     }
 
     /// Waits for the next round.
@@ -122,7 +144,8 @@ impl Registry {
         let Some(members) = speakers.get_mut(&speaker) else { return };
         let Some(at) = members.iter().position(|m| Arc::ptr_eq(&m.subscriber, subscriber)) else { return };
         members.swap_remove(at);
-        if members.is_empty() {
+        let last = members.is_empty();
+        if last {
             speakers.remove(&speaker);
         }
         if speakers.is_empty() {
@@ -131,6 +154,7 @@ impl Registry {
         }
         if let Some(tenant) = self.tenants.get_mut(&speaker) {
             tenant.members -= 1;
+            tenant.channels -= usize::from(last);
             if tenant.members == 0 {
                 voices.end(&tenant.voice);
                 if !tenant.fresh {

@@ -36,7 +36,12 @@ impl Drop for ServerPlace {
         if self.taken
             && let Some(pool) = self.pool.upgrade()
         {
-            pool.clone().state.lock().lost(self, 0);
+            let mut state = pool.state.lock();
+            state.lost(self, 0);
+            // Nothing else may come back for who waits. Without a runtime the process is on its way out.
+            if tokio::runtime::Handle::try_current().is_ok() {
+                pool.serve_next(&mut state);
+            }
         }
     }
 }

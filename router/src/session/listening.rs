@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use switchyard_wire::error::{ErrorResponse, sqlstate};
+use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 use switchyard_wire::frame;
 use switchyard_wire::{build, message};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::relay::Relay;
 use super::{Core, End};
@@ -35,7 +36,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    fn names(&self) -> impl Iterator<Item = &[u8]> {
+    fn names(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.channels.iter().map(|name| &**name)
     }
 
@@ -90,12 +91,13 @@ impl Core {
                 generation: self.seat.generation,
             }));
         }
+        let max = Some(self.shared.settings().limits.channels_per_tenant);
         loop {
             let found = hub(self);
             let Some(listening) = &mut self.listening else { return oneshot::channel().1 };
             let names = added.iter().map(|name| &**name);
             if Arc::ptr_eq(&found, &listening.hub) {
-                if let Some(answer) = found.listen(&self.shared, &listening.subscriber, names) {
+                if let Some(answer) = found.listen(&self.shared, &listening.subscriber, names, max) {
                     listening.channels.extend(added.iter().cloned());
                     return answer;
                 }
@@ -104,7 +106,8 @@ impl Core {
             }
             let all: Vec<_> = listening.channels.iter().chain(added).cloned().collect();
             let subscriber = &listening.subscriber;
-            if let Some(answer) = found.listen(&self.shared, subscriber, all.iter().map(|n| &**n)) {
+            // What it has listened on already it has not come to here.
+            if let Some(answer) = found.listen(&self.shared, subscriber, all.iter().map(|n| &**n), None) {
                 let old = std::mem::replace(&mut listening.hub, found);
                 old.unlisten(&self.shared, subscriber, listening.channels.iter().map(|name| &**name));
                 listening.channels.extend(added.iter().cloned());
@@ -152,7 +155,7 @@ impl Core {
             return Ok(());
         }
         let (shared, subscriber) = (self.shared.clone(), listening.subscriber.clone());
-        let Some(answer) = found.listen(&shared, &subscriber, listening.names()) else {
+        let Some(answer) = found.listen(&shared, &subscriber, listening.names(), None) else {
             // It has just ended; at the next look there is another.
             listening.generation = 0;
             self.handle.command(super::handle::Order::Refresh);
@@ -242,8 +245,13 @@ impl Relay {
         let known = |name: &[u8]| core.listening.as_ref().is_some_and(|l| l.channels.contains(name));
         let added: Vec<_> = channels.into_iter().filter(|name| !known(name)).collect();
         if !added.is_empty() {
-            // Nobody waits for the answer. If it is no, the hub tries again.
-            drop(core.listen(&added));
+            // Nobody waits for the answer. If the hub cannot listen now, it tries again.
+            if !matches!(core.listen(&added).try_recv(), Err(TryRecvError::Empty) | Ok(Ok(()))) {
+                core.unlisten(&added);
+                let text = "the channels that this session was to listen on are too many";
+                let warning = ErrorResponse::error(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, text);
+                ErrorResponse { severity: Severity::Warning, ..warning }.encode(self.s.own());
+            }
         }
         self.hush();
     }
@@ -333,6 +341,11 @@ impl Relay {
             let error = if too_many {
                 let text = format!("a session can listen on {CHANNELS_MAX} channels");
                 ErrorResponse::error(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, text)
+            } else if matches!(answer, Ok(Err(Unavailable::TooMany))) {
+                let limit = core.shared.settings().limits.channels_per_tenant;
+                let text = "the sessions of this tenant listen on too many channels";
+                ErrorResponse::error(sqlstate::CONFIGURATION_LIMIT_EXCEEDED, text)
+                    .detail(format!("The limit is {limit} channels (limits.channels_per_tenant)."))
             } else {
                 ErrorResponse::error(sqlstate::CONNECTION_FAILURE, "the shard cannot be listened to")
                     .hint("Nothing is listened on by this LISTEN. The router's log has the cause.")

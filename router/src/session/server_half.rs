@@ -506,7 +506,8 @@ impl Relay {
                     core.shared.holds.learn_from(&core.shared, &core.who.tenant, detail);
                 }
                 let cause = text_of(fields.as_ref()).map(|m| String::from_utf8_lossy(m).into_owned());
-                self.handover_failed(core, fenced, hopeless, cause)?;
+                let code = code.and_then(|code| <[u8; 5]>::try_from(code).ok());
+                self.handover_failed(core, fenced, code.filter(|_| hopeless), cause)?;
                 return Ok(Ok(false));
             }
             _ => return Ok(Err(Desync)),
@@ -525,7 +526,7 @@ impl Relay {
         &mut self,
         core: &mut Core,
         fenced: bool,
-        hopeless: bool,
+        hopeless: Option<[u8; 5]>,
         cause: Option<String>,
     ) -> Result<(), End> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
@@ -547,6 +548,15 @@ impl Relay {
         let canceled_by = || if expired { statement_timeout() } else { canceled_by_user() };
         let error = if fenced {
             holds::late()
+        } else if let Some(code) = hopeless
+            && core.wishes.id != core.startup_wishes.id
+        {
+            // What the session has set may have become wrong since, as when a role was dropped: its statements would
+            // fail for good, and each would end a connection that others could have used.
+            core.wishes = core.startup_wishes.clone();
+            let text = "what this session has set cannot be set on another server connection";
+            ErrorResponse::error(SqlState(code), text)
+                .hint("All its settings are those that it began with. Set again what is needed.")
         } else {
             let text = "the context of this tenant could not be set on its shard";
             ErrorResponse::error(sqlstate::SYSTEM_ERROR, text).hint("The router's log has the cause.")
@@ -557,7 +567,7 @@ impl Relay {
         }
         if canceled {
             self.fail_statements(core, &canceled_by());
-        } else if hopeless || !self.begin_anew(core)? {
+        } else if hopeless.is_some() || !self.begin_anew(core)? {
             self.fail_statements(core, &error);
         }
         Ok(())

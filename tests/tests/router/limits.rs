@@ -94,6 +94,31 @@ fn a_declared_length_allocates_nothing() {
 }
 
 #[test]
+fn a_client_that_reads_no_answers_is_not_listened_to() {
+    // Syncs of an idle session are answered by the router itself.
+    let s = setup().start();
+    let mut acme = s.login("acme");
+    let before = s.router.resident_bytes();
+    let syncs = 64 * 1024 * 1024 / m::sync().len();
+    acme.send_aside(m::sync().repeat(syncs));
+    // It takes what fits into the buffers between, and then no more.
+    let taken =
+        || s.router.metrics().sum("switchyard_bytes_total", &[("direction", "in"), ("side", "client")]);
+    let mut last = -1.0;
+    wait::until_true("the router to stop reading", || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let now = taken();
+        let still = now == last;
+        last = now;
+        still
+    });
+    let grown = s.router.resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
+    assert!((last as usize) < syncs * m::sync().len(), "all was taken");
+    assert_eq!(s.login("globex").value("SELECT 1"), "1");
+}
+
+#[test]
 fn a_startup_packet_may_be_as_large_as_configured() {
     let s = setup().start();
     s.target("acme").param("application_name", &"a".repeat(9000)).connect();

@@ -306,6 +306,25 @@ fn a_hub_that_cannot_connect_is_an_error_of_listen() {
 }
 
 #[test]
+fn the_sessions_of_a_tenant_listen_on_so_many_channels_together() {
+    let s = setup().section("[limits]\nchannels_per_tenant = 3").start();
+    let (mut one, mut two) = (s.login("acme"), s.login("acme"));
+    one.rows("LISTEN a; LISTEN b");
+    // One that is listened on already counts once.
+    two.rows("LISTEN a; LISTEN c");
+    let error = two.error("LISTEN d");
+    assert_eq!(error.sqlstate, "53400", "{error:?}");
+    assert_eq!(one.error("LISTEN d; LISTEN e").sqlstate, "53400");
+    // Others are not concerned, and there is room again when one is left.
+    s.login("globex").rows("LISTEN d; LISTEN e; LISTEN f");
+    one.rows("UNLISTEN b");
+    two.rows("LISTEN d");
+    assert_eq!(one.error("LISTEN e").sqlstate, "53400");
+    two.rows("NOTIFY d, 'mine'; NOTIFY e, 'of nobody'; NOTIFY a, 'last'");
+    assert_eq!(payloads(one.heard(&mut s.login("acme"), "a")), ["last"]);
+}
+
+#[test]
 fn a_mailbox_that_is_full_ends_the_session() {
     let s = setup().section("[limits]\nmailbox_bytes = \"16KiB\"").start();
     let (mut acme, mut other) = (s.login("acme"), s.login("acme"));

@@ -83,3 +83,27 @@ fn heavy_each_session_sees_its_own_settings() {
         }
     });
 }
+
+#[test]
+fn a_setting_that_has_become_wrong_fails_one_statement() {
+    let s = Setup::new()
+        .shards(1)
+        .pool("size = 1")
+        .tenants(["acme", "globex"])
+        .sql("CREATE TEXT SEARCH CONFIGURATION scratch.mine (COPY = simple)")
+        .start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    let usual = acme.value("SHOW default_text_search_config");
+    acme.rows("SET default_text_search_config = 'scratch.mine'");
+    assert_eq!(globex.value("SELECT 1"), "1");
+    assert_eq!(acme.value("SHOW default_text_search_config"), "scratch.mine");
+    assert_eq!(globex.value("SELECT 1"), "1");
+    s.shard_of("acme").sql("DROP TEXT SEARCH CONFIGURATION scratch.mine");
+    let error = acme.error("SELECT 1");
+    assert_eq!(error.sqlstate, "22023", "{error:?}");
+    for _ in 0..3 {
+        assert_eq!(globex.value("SELECT 1"), "1");
+        assert_eq!(acme.value("SHOW default_text_search_config"), usual);
+    }
+    assert_eq!(s.router.metrics().sum("switchyard_handover_failures_total", &[]), 1.0);
+}

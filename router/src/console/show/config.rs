@@ -97,6 +97,7 @@ fn limits(s: &RouterSettings, put: &mut impl FnMut(&'static str, String)) {
     put("limits.token_bytes", l.token_bytes.to_string());
     put("limits.statement_bytes", l.statement_bytes.to_string());
     put("limits.statements_per_client", l.statements_per_client.to_string());
+    put("limits.channels_per_tenant", l.channels_per_tenant.to_string());
     put("limits.client_idle_timeout", duration(l.client_idle_timeout));
     put("limits.idle_in_transaction_timeout", duration(l.idle_in_transaction_timeout));
     put("limits.statement_timeout", duration(l.statement_timeout));

@@ -81,6 +81,7 @@ fn router(shared: &Shared, view: &View) -> Vec<Vec<Value>> {
     all.count("token_bytes", limits.token_bytes as u64, "bytes", None);
     all.count("statement_bytes", limits.statement_bytes as u64, "bytes", None);
     all.count("statements_per_client", limits.statements_per_client as u64, "statements", None);
+    all.count("channels_per_tenant", limits.channels_per_tenant as u64, "channels", None);
     all.time("login_timeout", limits.login_timeout);
     all.time("client_idle_timeout", limits.client_idle_timeout);
     all.time("idle_in_transaction_timeout", limits.idle_in_transaction_timeout);
