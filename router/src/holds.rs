@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use secrecy::SecretString;
-use switchyard_catalog::signals::{self, Order, Reply, Signals};
+use switchyard_catalog::signals::{self, Order, Reply, Signals, Voice};
 use switchyard_config::topology::{Placed, Placement, ShardIndex, Tenant, Topology};
 use switchyard_config::{ShardName, TenantId};
 use switchyard_wire::error::{ErrorResponse, SqlState};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use self::ask::{Asker, Says};
 use crate::context::TenantContext;
@@ -32,10 +32,13 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(10);
 /// How often the fence is asked when the budget is spent.
 const ASK: Duration = Duration::from_millis(20);
 
-/// How often open transactions of a held tenant are looked for.
-const LOOK: Duration = Duration::from_millis(1);
+/// How long connections to the target may take that are made ready before a hold.
+const ARMING: Duration = Duration::from_millis(450);
 
-/// How often a hold that is not drained is reported again.
+/// How often it is looked whether they are.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How often a hold that is not drained is looked at and reported, where no session gives its connection back.
 const REPORT: Duration = Duration::from_millis(20);
 
 /// Connections to the target that are made ready before a hold, at most.
@@ -258,38 +261,35 @@ pub(crate) async fn follow(shared: Arc<Shared>, catalog: SecretString) {
     }
 }
 
+/// Says what holds answer, beside whatever else is being heard and said.
+async fn speak(voice: Voice, mut answers: mpsc::UnboundedReceiver<Reply>) {
+    while let Some(reply) = answers.recv().await {
+        // Whoever listens on the same connection finds out.
+        if voice.say(signals::REPLIES, &reply).await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn obey(shared: &Arc<Shared>, mut signals: Signals) {
-    let (answer, mut answers) = mpsc::unbounded_channel::<Reply>();
+    let (answer, answers) = mpsc::unbounded_channel::<Reply>();
     let router = signals.pid;
+    // It ends when nobody has anything to say any more.
+    tokio::spawn(speak(signals.voice(), answers));
     loop {
-        let order = tokio::select! {
-            order = signals.next::<Order>() => order,
-            Some(reply) = answers.recv() => {
-                if signals.say(signals::REPLIES, &reply).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-        };
-        match order {
+        match signals.next::<Order>().await {
             None => return,
-            Some(Order::Arm { tenant, to }) => {
-                let sessions = of_tenant(shared, &tenant).len();
-                if let Some(pool) = shared.pool(&to) {
-                    warm(shared, &tenant, &pool, sessions.min(WARM));
-                }
+            Some(Order::Arm { tenant, to, attempt }) => {
+                tokio::spawn(arm(shared.clone(), tenant, to, (attempt, router), answer.clone()));
             }
             Some(Order::Hold { tenant, attempt, budget_ms, end_pinned }) => {
                 let budget = Duration::from_millis(budget_ms).min(LONGEST);
                 let end_pinned = end_pinned.then(|| budget / 4);
-                tokio::spawn(hold(
-                    shared.clone(),
-                    tenant,
-                    attempt,
-                    router,
-                    answer.clone(),
-                    (budget, end_pinned),
-                ));
+                // Here and not in the task: nothing that comes behind the order overtakes it.
+                let serial = shared.holds.begin(&tenant, &attempt);
+                shared.raise_generation();
+                let order = Ordered { tenant, attempt, router, serial, began: Instant::now() };
+                tokio::spawn(hold(shared.clone(), order, answer.clone(), (budget, end_pinned)));
             }
             Some(Order::Release { tenant, attempt, shard, epoch, moved }) => {
                 if moved {
@@ -302,25 +302,49 @@ async fn obey(shared: &Arc<Shared>, mut signals: Signals) {
                 if let Some(Waited { clients, longest }) = waited {
                     tracing::info!(%tenant, attempt, moved, clients, longest_ms = longest.as_millis() as u64,
                         "tenant released");
-                    let _ = answer.send(Reply {
-                        attempt,
-                        router,
-                        open: 0,
-                        pinned: 0,
-                        example: None,
-                        waited: Some(clients),
-                        waited_us: longest.as_micros() as u64,
-                    });
+                    let waited_us = longest.as_micros() as u64;
+                    let reply = Reply { attempt, router, ..nothing_open() };
+                    let _ = answer.send(Reply { waited: Some(clients), waited_us, ..reply });
                 }
             }
         }
     }
 }
 
-/// Makes connections to the target ready, so that the first transactions there need not wait for one.
-fn warm(shared: &Arc<Shared>, tenant: &TenantId, pool: &Arc<Pool>, count: usize) {
-    if let Some(context) = context_on(shared, tenant, pool) {
-        pool.warm(&context.route, count.max(1));
+fn nothing_open() -> Reply {
+    Reply {
+        attempt: String::new(),
+        router: 0,
+        open: 0,
+        pinned: 0,
+        example: None,
+        drained_us: 0,
+        waited: None,
+        waited_us: 0,
+    }
+}
+
+/// Makes connections to the target ready, so that the first transactions there need not wait for one. Says so, if that
+/// is asked for.
+async fn arm(
+    shared: Arc<Shared>,
+    tenant: TenantId,
+    to: ShardName,
+    (attempt, router): (String, i32),
+    answer: mpsc::UnboundedSender<Reply>,
+) {
+    let began = Instant::now();
+    if let Some(pool) = shared.pool(&to)
+        && let Some(context) = context_on(&shared, &tenant, &pool)
+    {
+        let sessions = of_tenant(&shared, &tenant).len();
+        pool.warm(&context.route, sessions.clamp(1, WARM));
+        while pool.is_connecting() && began.elapsed() < ARMING {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    if !attempt.is_empty() {
+        let _ = answer.send(Reply { attempt, router, ..nothing_open() });
     }
 }
 
@@ -334,33 +358,32 @@ fn context_on(shared: &Shared, tenant: &TenantId, pool: &Pool) -> Option<Arc<Ten
     Some(shared.contexts.context(template, &tenant.id, "", route, 0, tenant.is_read_only()))
 }
 
+/// A hold that was ordered.
+struct Ordered {
+    tenant: TenantId,
+    attempt: String,
+    router: i32,
+    serial: u64,
+    began: Instant,
+}
+
 /// Holds a tenant until the mover says where to go on. Without its word the tenant goes on when `budget` is
 /// spent, unless the fence keeps it from that.
 async fn hold(
     shared: Arc<Shared>,
-    tenant: TenantId,
-    attempt: String,
-    router: i32,
+    order: Ordered,
     answer: mpsc::UnboundedSender<Reply>,
     (budget, end_pinned): (Duration, Option<Duration>),
 ) {
-    let serial = shared.holds.begin(&tenant, &attempt);
-    shared.raise_generation();
-    let began = Instant::now();
+    let Ordered { tenant, attempt, router, serial, began } = order;
     let sessions = of_tenant(&shared, &tenant);
+    let given_back = Arc::new(Notify::new());
     let mut reported: Option<Instant> = None;
     let mut told = false;
     while began.elapsed() < budget * 9 / 10 {
-        let mut reply = Reply {
-            attempt: attempt.clone(),
-            router,
-            open: 0,
-            pinned: 0,
-            example: None,
-            waited: None,
-            waited_us: 0,
-        };
-        for session in sessions.iter().filter(|s| s.is_attached()) {
+        let mut reply = Reply { attempt: attempt.clone(), router, ..nothing_open() };
+        // All of them, as each is to tell.
+        for session in sessions.iter().filter(|s| s.is_attached(&given_back)) {
             let (activity, seconds) = session.activity();
             match activity {
                 Activity::Idle => reply.pinned += 1,
@@ -380,6 +403,7 @@ async fn hold(
         let drained = reply.open == 0 && reply.pinned == 0;
         if drained || reported.is_none_or(|at| at.elapsed() >= REPORT) {
             reported = Some(Instant::now());
+            reply.drained_us = began.elapsed().as_micros() as u64;
             let _ = answer.send(reply);
         }
         if drained {
@@ -387,11 +411,11 @@ async fn hold(
         }
         if !told && end_pinned.is_some_and(|after| began.elapsed() >= after) {
             told = true;
-            for session in sessions.iter().filter(|s| s.is_attached()) {
+            for session in sessions.iter().filter(|s| s.is_attached(&given_back)) {
                 session.command(SessionOrder::Moving);
             }
         }
-        tokio::time::sleep(LOOK).await;
+        let _ = tokio::time::timeout(REPORT, given_back.notified()).await;
         if !shared.holds.is_current(&tenant, serial) {
             return;
         }

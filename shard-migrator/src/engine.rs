@@ -5,6 +5,7 @@ mod copying;
 mod forward;
 mod leave;
 mod predict;
+mod ready;
 mod sequences;
 mod without;
 

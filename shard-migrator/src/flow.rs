@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::MoveError;
@@ -33,10 +33,10 @@ pub(crate) struct Flow {
     waiting: Vec<Transaction>,
     /// When it was last written how far it has come although there was nothing to apply.
     idle_noted: Instant,
-    /// Whether clients wait.
-    pub(crate) hurried: bool,
-    /// The mark of the last freezing that was passed.
-    frozen: Option<String>,
+    /// [`Self::follow_to`] was dropped half way: what it had at hand is lost.
+    pub(crate) torn: bool,
+    /// When the freezing was met that the last [`Self::follow_to`] ended at.
+    pub(crate) passed: Option<Instant>,
 }
 
 /// What the fence says of the tenant, as the stream has it.
@@ -77,8 +77,8 @@ impl Flow {
             changes: 0,
             waiting: Vec::new(),
             idle_noted: Instant::now(),
-            hurried: false,
-            frozen: None,
+            torn: false,
+            passed: None,
         }
     }
 
@@ -96,8 +96,7 @@ impl Flow {
             };
             batch.push(self.transaction(event)?);
         }
-        let most = if self.hurried { (SMALL_BATCH, SMALL_CHANGES) } else { (BATCH, BATCH_CHANGES) };
-        self.fill(&mut batch, most)?;
+        self.fill(&mut batch, (BATCH, BATCH_CHANGES))?;
         self.apply(batch, &[]).await?;
         Ok(true)
     }
@@ -184,10 +183,6 @@ impl Flow {
             self.waiting.splice(0..0, batch);
             return Err(error);
         }
-        let frozen = |t: &Transaction| marker(t).filter(|m| m.state == "frozen").map(|m| m.mark);
-        if let Some(mark) = batch.iter().rev().find_map(frozen) {
-            self.frozen = Some(mark);
-        }
         for transaction in &batch {
             self.subscription.settle(transaction);
             self.changes += transaction.changes.len() as u64;
@@ -205,19 +200,52 @@ impl Flow {
         MoveError::Stream { shard: self.applier.at.name.clone(), reason: "it has ended".to_owned() }
     }
 
-    /// Applies everything up to the freezing of the tenant that `mark` tells, and runs `last` in the transaction that
-    /// ends there. False if told to stop before that.
-    pub(crate) async fn finish(
+    /// Applies what comes until it is said which freezing of the tenant is the end, everything up to there, and `last` in
+    /// the transaction that ends there. False if nothing is said any more, or if told to stop before that.
+    pub(crate) async fn follow_to(
         &mut self,
-        mark: &str,
+        mark: oneshot::Receiver<String>,
         last: &[String],
         stop: &Notify,
     ) -> Result<bool, MoveError> {
-        // It was applied while the answer to the freezing was on its way.
-        if self.frozen.as_deref() == Some(mark) {
-            self.apply(Vec::new(), last).await?;
-            return Ok(true);
+        (self.torn, self.passed) = (true, None);
+        let done = self.follow(mark, last, stop).await;
+        self.torn = false;
+        done
+    }
+
+    async fn follow(
+        &mut self,
+        mut mark: oneshot::Receiver<String>,
+        last: &[String],
+        stop: &Notify,
+    ) -> Result<bool, MoveError> {
+        let told = loop {
+            let mut batch = std::mem::take(&mut self.waiting);
+            if batch.is_empty() {
+                let event = tokio::select! {
+                    biased;
+                    told = &mut mark => break told,
+                    event = self.subscription.next() => event,
+                };
+                batch.push(self.transaction(event)?);
+            }
+            self.fill(&mut batch, (SMALL_BATCH, SMALL_CHANGES))?;
+            if batch.iter().any(|t| marker(t).is_some_and(|m| m.state == "frozen")) {
+                // It comes as soon as the answer to who has frozen it: what is left is for one transaction.
+                self.passed = Some(Instant::now());
+                self.waiting = batch;
+                break mark.await;
+            }
+            self.apply(batch, &[]).await?;
+        };
+        match told {
+            Ok(mark) => self.finish(&mark, last, stop).await,
+            Err(_) => Ok(false),
         }
+    }
+
+    async fn finish(&mut self, mark: &str, last: &[String], stop: &Notify) -> Result<bool, MoveError> {
         loop {
             let mut batch = std::mem::take(&mut self.waiting);
             if batch.is_empty() {
@@ -232,6 +260,7 @@ impl Flow {
             match batch.iter().position(|t| marker(t).is_some_and(|m| m.state == "frozen" && m.mark == mark))
             {
                 Some(at) => {
+                    self.passed.get_or_insert_with(Instant::now);
                     let behind = batch.split_off(at + 1);
                     self.apply(batch, last).await?;
                     self.waiting = behind;

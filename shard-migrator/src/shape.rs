@@ -7,9 +7,12 @@ use crate::inventory::FOREIGN;
 use crate::scope::{Model, Scope, literal};
 use crate::shard::ShardAccess;
 
+/// Asks for it, in a session in which [`prepare`] was called.
+pub(crate) const ASK: &str = "EXECUTE switchyard_shape";
+
 /// The query for it, of one row with one text. Two answers of one database differ if a table has come or gone, or has
 /// other columns or another key.
-pub(crate) fn query(scope: &Scope) -> String {
+fn query(scope: &Scope) -> String {
     let condition = match &scope.model {
         Model::Rows { column, .. } => format!(
             "EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = c.oid AND x.attname = {}
@@ -32,7 +35,13 @@ pub(crate) fn query(scope: &Scope) -> String {
     )
 }
 
+/// Has a session know the question: to plan it takes longer than to answer it.
+pub(crate) async fn prepare(client: &Client, at: &ShardAccess, scope: &Scope) -> Result<(), MoveError> {
+    let sql = format!("PREPARE switchyard_shape AS {}", query(scope));
+    client.batch_execute(&sql).await.map_err(at.failed())
+}
+
 /// Asks for it.
-pub(crate) async fn read(client: &Client, at: &ShardAccess, query: &str) -> Result<String, MoveError> {
-    Ok(client.query_one(query, &[]).await.map_err(at.failed())?.get(0))
+pub(crate) async fn read(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+    Ok(client.query_one(ASK, &[]).await.map_err(at.failed())?.get(0))
 }

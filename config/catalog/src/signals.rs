@@ -5,6 +5,7 @@
 //! that serves its connection here, so that the mover can tell from `pg_stat_activity` who
 //! should have answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::poll_fn;
@@ -36,6 +37,9 @@ pub enum Order {
         tenant: TenantId,
         /// Where to.
         to: ShardName,
+        /// What an answer repeats that is given when they are ready. None is given without it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        attempt: String,
     },
     /// Begin no transaction of the tenant; answer when none is open.
     Hold {
@@ -85,6 +89,9 @@ pub struct Reply {
     /// What is in the way, for people: user and age of one of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub example: Option<String>,
+    /// How long the last open transaction kept the router from being drained, in microseconds since it heard the order.
+    #[serde(default)]
+    pub drained_us: u64,
     /// After a release: how many clients had waited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited: Option<u32>,
@@ -95,13 +102,31 @@ pub struct Reply {
 
 /// A connection to the catalog that hears one channel and speaks on any.
 pub struct Signals {
-    client: Client,
-    /// Prepared, as whoever waits for a word waits for each way there and back.
-    say: Statement,
+    voice: Voice,
     /// Process id of the backend behind it.
     pub pid: i32,
     heard: mpsc::UnboundedReceiver<String>,
     driver: JoinHandle<()>,
+}
+
+/// Speaks by the connection of [`Signals`], while others listen to that.
+#[derive(Clone)]
+pub struct Voice {
+    client: Arc<Client>,
+    /// Prepared, as whoever waits for a word waits for each way there and back.
+    say: Statement,
+}
+
+impl Voice {
+    /// Says something.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn say(&self, channel: &str, message: &impl Serialize) -> Result<(), CatalogError> {
+        let text = serde_json::to_string(message).unwrap_or_default();
+        self.client.execute(&self.say, &[&channel, &text]).await?;
+        Ok(())
+    }
 }
 
 impl Drop for Signals {
@@ -142,7 +167,7 @@ impl Signals {
             .await?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
         let say = client.prepare("SELECT pg_notify($1, $2)").await?;
-        Ok(Self { client, say, pid, heard, driver })
+        Ok(Self { voice: Voice { client: Arc::new(client), say }, pid, heard, driver })
     }
 
     /// The next message on the channel that can be understood; `None` when the connection has ended.
@@ -166,9 +191,12 @@ impl Signals {
     /// # Errors
     /// If the connection has ended.
     pub async fn say(&self, channel: &str, message: &impl Serialize) -> Result<(), CatalogError> {
-        let text = serde_json::to_string(message).unwrap_or_default();
-        self.client.execute(&self.say, &[&channel, &text]).await?;
-        Ok(())
+        self.voice.say(channel, message).await
+    }
+
+    /// Who says something while this is listened to.
+    pub fn voice(&self) -> Voice {
+        self.voice.clone()
     }
 
     /// The routers that hear orders now, by the process ids of their backends.
@@ -186,7 +214,7 @@ impl Signals {
     pub async fn connected_as(&self, name: &str) -> Result<Vec<i32>, CatalogError> {
         let sql = "SELECT pid FROM pg_stat_activity
                    WHERE application_name = $1 AND datname = current_database()";
-        let rows = self.client.query(sql, &[&name]).await?;
+        let rows = self.voice.client.query(sql, &[&name]).await?;
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 }
@@ -203,6 +231,6 @@ mod tests {
         assert_eq!(text, r#"{"do":"hold","tenant":"acme","attempt":"1.2.3","budget_ms":100}"#);
         assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order);
         let reply: Reply = serde_json::from_str(r#"{"attempt":"1","router":7,"open":0,"pinned":0}"#).unwrap();
-        assert_eq!((reply.waited, reply.waited_us), (None, 0));
+        assert_eq!((reply.waited, reply.waited_us, reply.drained_us), (None, 0, 0));
     }
 }

@@ -53,6 +53,11 @@ impl Pool {
         }
     }
 
+    /// Whether connections are being made.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.state.lock().connecting > 0
+    }
+
     async fn connect(self: Arc<Self>, route: Route) {
         // If this future is dropped half way (the worker ends), the place must not stay taken.
         let mut place = Place { pool: &self, taken: true };

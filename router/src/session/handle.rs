@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use switchyard_config::TenantId;
 
@@ -71,6 +72,8 @@ struct Cancelable {
     canceled: bool,
     /// Whether it waits for one.
     wait: Wait,
+    /// Told, once, when the server connection is given back.
+    told: Option<Arc<Notify>>,
 }
 
 /// A session's wait for a server connection, as cancel requests see it.
@@ -274,8 +277,15 @@ impl SessionHandle {
     /// has begun is counted in the server's identity.
     #[inline]
     pub(crate) fn detached(&self) {
-        self.target.lock().server = None;
+        let told = {
+            let mut target = self.target.lock();
+            target.server = None;
+            target.told.take()
+        };
         self.unpinned();
+        if let Some(told) = told {
+            told.notify_one();
+        }
     }
 
     /// It keeps its server connection from now on.
@@ -313,9 +323,14 @@ impl SessionHandle {
         self.target.lock().server.clone()
     }
 
-    /// Whether it has a server connection.
-    pub(crate) fn is_attached(&self) -> bool {
-        self.target.lock().server.is_some()
+    /// Whether it has a server connection. If so, `told` is when it has none any more.
+    pub(crate) fn is_attached(&self, told: &Arc<Notify>) -> bool {
+        let mut target = self.target.lock();
+        let attached = target.server.is_some();
+        if attached {
+            target.told = Some(told.clone());
+        }
+        attached
     }
 
     /// A cancel request has come. What it means is decided here and now: what the client sends after it

@@ -125,7 +125,7 @@ impl Work<'_> {
 
     /// Has `kept` be the flow from target to source, from where it stood. One that was kept has missed nothing.
     async fn follow(&mut self, again: bool, kept: &mut Option<Flow>) -> Result<(), MoveError> {
-        if kept.as_ref().is_some_and(|flow| flow.subscription.is_over()) {
+        if kept.as_ref().is_some_and(|flow| flow.torn || flow.subscription.is_over()) {
             *kept = None;
         }
         let applied = self.position_of(&self.source, "source", "applied").await?;
@@ -139,7 +139,6 @@ impl Work<'_> {
         let Some(flow) = kept else { return Ok(()) };
         if again && !anew {
             flow.applier.turn = self.turn.clone();
-            flow.hurried = false;
         }
         if again || flow.applier.is_resting() {
             flow.applier.reconnect().await?;

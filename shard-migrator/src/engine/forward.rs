@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use switchyard_catalog::signals::{ORDERS, Order};
 use tokio::time::Instant;
 
-use super::{Ended, Place, Work};
+use super::{Ended, Place, Work, ready};
 use crate::MoveError;
 use crate::apply::Applier;
 use crate::cutover::{Attempt, Cutover, Presence, Side};
@@ -322,8 +321,8 @@ impl Work<'_> {
         epochs: (i64, i64),
     ) -> Result<(), MoveError> {
         let (from_client, to_client) = tokio::try_join!(from.1.connect(), to.1.connect())?;
-        let sql = shape::query(&self.scope);
-        let compared = shape::read(&from_client, &from.1, &sql).await?;
+        shape::prepare(&from_client, &from.1, &self.scope).await?;
+        let compared = shape::read(&from_client, &from.1).await?;
         let now = Inventory::read(&from_client, &from.1, &self.scope).await?;
         let drift = || MoveError::Drift(format!("on shard {}", from.1.name));
         if now.fingerprint() != inventory.fingerprint() {
@@ -339,17 +338,9 @@ impl Work<'_> {
                 "source" => self.raise_sequences(inventory, &self.source, &self.target).await?,
                 _ => self.raise_sequences(inventory, &self.target, &self.source).await?,
             }
-            let arm = Order::Arm { tenant: self.job.tenant.clone(), to: to.1.name.clone() };
-            signals.say(ORDERS, &arm).await?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            // Clients are not to wait for what can be applied before.
-            for _ in 0..100 {
-                if flow.catch_up(Duration::from_millis(20)).await? || flow.subscription.backlog() < FEW_BYTES
-                {
-                    break;
-                }
-            }
-            if shape::read(&from_client, &from.1, &sql).await? != compared {
+            ready::arm(self, flow, (&mut signals, &mut presence), &to.1.name).await?;
+            let floor = ready::floor(flow, &from_client, &from.1).await?;
+            if shape::read(&from_client, &from.1).await? != compared {
                 return Err(drift());
             }
             let asked = "SELECT attempt FROM switchyard.moves WHERE move_id = $1 AND side = $2 AND term = $3";
@@ -367,13 +358,20 @@ impl Work<'_> {
                 budget,
                 attempt,
                 end_pinned: self.job.options.end_pinned,
-                shape: (&sql, &compared),
+                shape: &compared,
                 own_schemas: self.scope.own_schemas(),
+                floor,
             };
+            cutover.practise(flow.applier.client()?).await?;
+            // Clients are not to wait for what can be applied before.
+            for _ in 0..100 {
+                if flow.catch_up(Duration::from_millis(20)).await? || flow.subscription.backlog() < FEW_BYTES
+                {
+                    break;
+                }
+            }
             let begun = self.engine.attempts.read().await;
-            flow.hurried = true;
             let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;
-            flow.hurried = false;
             drop(begun);
             match attempt? {
                 Attempt::Moved(pause) => {

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
 use switchyard_tests::moves::{Moving, Tenant};
 use tokio_postgres::{Client, Error, IsolationLevel, NoTls, Statement, Transaction};
 
@@ -15,6 +16,18 @@ use crate::TABLES;
 fn moves() -> usize {
     std::env::var("SWITCHYARD_TESTS_MOVES").ok().and_then(|n| n.parse().ok()).unwrap_or(6)
 }
+
+/// Longest time that the moves of one level may take; what is not done by then is left out, and said.
+const LONGEST: Duration = Duration::from_secs(12 * 60);
+
+/// Every so manieth move is rolled back.
+const ROLLED_BACK: usize = 5;
+
+/// Every so many moves it is said how far it is.
+const TOLD: usize = 10;
+
+/// What a client may wait for: the budget that moves have unless they are given another, in milliseconds.
+const BUDGET: f64 = 250.0;
 
 const CLIENTS: usize = 16;
 const ACCOUNTS: i32 = 20;
@@ -55,8 +68,29 @@ struct Seen {
     /// Up to where it has checked by itself.
     checked: i64,
     acknowledged: i64,
-    /// When each transaction ended, and how long it took.
-    took: Vec<(Instant, Duration)>,
+    /// Each transaction, from its first statement to its end, without those that the client was asked to try again.
+    took: Vec<Took>,
+}
+
+/// Microseconds since 1970, and how many.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    end: u64,
+    us: u64,
+}
+
+impl Took {
+    fn since(began: Instant) -> Self {
+        Self { end: unix_us(), us: began.elapsed().as_micros() as u64 }
+    }
+
+    fn overlaps(&self, (from, to): (u64, u64)) -> bool {
+        self.end >= from && self.end - self.us <= to
+    }
+}
+
+fn unix_us() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros() as u64
 }
 
 struct Statements {
@@ -170,7 +204,7 @@ async fn client(url: String, number: i32, plan: Arc<Plan>) -> Seen {
             match done.await {
                 Ok(()) if due => break seen.checked = seen.acknowledged,
                 Ok(()) => {
-                    seen.took.push((Instant::now(), began.elapsed()));
+                    seen.took.push(Took::since(began));
                     break seen.acknowledged = seq;
                 }
                 // What these levels ask every application to do, move or not.
@@ -186,6 +220,21 @@ async fn client(url: String, number: i32, plan: Arc<Plan>) -> Seen {
         tokio::time::sleep(Duration::from_millis(if work == Work::Ledger { 4 } else { 15 })).await;
     }
     seen
+}
+
+/// Rows of the ledger that are not there although they were acknowledged, and those that are there more than once.
+fn lost_and_doubled(m: &Moving, here: usize, seen: &[Seen]) -> (i64, i64) {
+    let mut found = (0, 0);
+    for (n, seen) in seen.iter().enumerate() {
+        let count = |what: &str| -> i64 {
+            let sql = format!("SELECT count({what}) FROM ledger WHERE client = {n} AND seq > {}", seen.checked);
+            m.one(here, &sql).parse().expect("a number")
+        };
+        let (all, distinct) = (count("*"), count("DISTINCT seq"));
+        found.0 += seen.acknowledged - seen.checked - distinct;
+        found.1 += all - distinct;
+    }
+    found
 }
 
 /// All that must hold of the rows of both shards.
@@ -210,65 +259,116 @@ fn check(m: &Moving, here: usize, seen: &[Seen]) {
 
 fn at(values: &mut [f64], q: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * q).round() as usize]
+    let at = (values.len().saturating_sub(1) as f64 * q).round() as usize;
+    values.get(at).copied().unwrap_or_default()
 }
 
-/// Pauses of moves as clients saw them, and what of them is physics.
-#[derive(Default)]
-struct Pauses {
-    clients: Vec<f64>,
-    routers: Vec<f64>,
-    floor: Vec<f64>,
+/// One cutover that succeeded.
+struct Cutover {
+    back: bool,
+    pause: Value,
+    /// The move or rollback around it, since 1970 in microseconds.
+    within: (u64, u64),
+    /// Longest wait in an attempt before it that was given up, in milliseconds.
     given_up: f64,
     attempts: u64,
-    windows: Vec<(Instant, Instant)>,
 }
 
-impl Pauses {
-    /// Moves the tenant to `to`, and remembers how that was.
-    fn one(&mut self, m: &Moving, acme: &Tenant, to: usize) {
-        let began = Instant::now();
-        let shard = format!("s{to}");
-        let moved = m.cli(&[
-            "move",
-            "start",
-            &acme.id,
-            "--to",
-            &shard,
-            "--complete-previous",
-            "--attempts",
-            "1000",
-            "--wait",
-        ]);
-        assert_eq!(moved["phase"], "moved", "{moved}");
-        let receipt = &moved["receipt"];
-        let ms = |field: &str| receipt["pause"][field].as_u64().expect("a number") as f64 / 1000.0;
-        self.routers.push(ms("clients_us"));
-        self.floor.push(ms("active_us") - ms("drained_us"));
-        self.given_up =
-            self.given_up.max(receipt["longest_given_up_us"].as_u64().unwrap_or(0) as f64 / 1000.0);
-        self.attempts += receipt["attempts"].as_u64().expect("a number");
-        self.windows.push((began, Instant::now()));
-        if std::env::var_os("SWITCHYARD_TESTS_VERBOSE").is_some() {
-            eprintln!(
-                "move {} took {:.1} s, rows {}, durations {}, attempts {}, pause {}",
-                moved["id"],
-                began.elapsed().as_secs_f64(),
-                receipt["rows"],
-                receipt["durations_ms"],
-                receipt["attempts"],
-                receipt["pause"]
-            );
-        }
+impl Cutover {
+    fn ms(&self, field: &str) -> f64 {
+        self.pause[field].as_u64().unwrap_or_else(|| panic!("{field} of {}", self.pause)) as f64 / 1000.0
     }
 
-    /// The longest transaction of a client that only the move can have kept waiting, per move.
-    fn of_clients(&mut self, seen: &[Seen]) {
-        for (from, to) in &self.windows {
-            let within = seen.iter().filter(|s| s.work == Work::Ledger).flat_map(|s| &s.took);
-            let longest = within.filter(|(end, _)| end >= from && end <= to).map(|(_, took)| *took).max();
-            self.clients.push(longest.unwrap_or_default().as_secs_f64() * 1000.0);
+    /// While clients were held, by the clock of the wall.
+    fn held(&self) -> (u64, u64) {
+        let field = |name: &str| self.pause[name].as_u64().expect("a number");
+        let began = field("began_unix_us");
+        (began, began + field("total_us"))
+    }
+}
+
+/// Pauses of moves, where their time went, and what of them is physics.
+#[derive(Default)]
+struct Pauses(Vec<Cutover>);
+
+impl Pauses {
+    /// Moves the tenant to `to`, and remembers how that was. The move.
+    fn one(&mut self, m: &Moving, acme: &Tenant, to: usize) -> String {
+        let began = unix_us();
+        let shard = format!("s{to}");
+        let start = ["move", "start", &acme.id, "--to", &shard, "--complete-previous", "--attempts", "1000"];
+        let moved = m.cli(&[&start[..], &["--wait", "--timeout", "180"]].concat());
+        assert_eq!(moved["phase"], "moved", "{moved}");
+        self.add(&moved, "pause", began);
+        moved["id"].to_string()
+    }
+
+    /// Has it go back.
+    fn back(&mut self, m: &Moving, id: &str) {
+        let began = unix_us();
+        let back = m.cli(&["move", "rollback", id, "--wait", "--timeout", "180"]);
+        assert_eq!(back["outcome"], "rolled_back", "{back}");
+        self.add(&back, "rollback_pause", began);
+    }
+
+    fn add(&mut self, moved: &Value, pause: &str, began: u64) {
+        let receipt = &moved["receipt"];
+        let cutover = Cutover {
+            back: pause != "pause",
+            pause: receipt[pause].clone(),
+            within: (began, unix_us()),
+            given_up: receipt["longest_given_up_us"].as_u64().unwrap_or(0) as f64 / 1000.0,
+            attempts: receipt["attempts"].as_u64().expect("a number"),
+        };
+        if std::env::var_os("SWITCHYARD_TESTS_VERBOSE").is_some() {
+            eprintln!("{} {}, attempts {}, {}", moved["id"], pause, cutover.attempts, cutover.pause);
         }
+        self.0.push(cutover);
+    }
+
+    fn print(&self, what: &str, value: impl Fn(&Cutover) -> f64) {
+        self.print_of(what, |_| true, value);
+    }
+
+    #[allow(clippy::print_stdout, reason = "what was measured is part of the test's answer")]
+    fn print_of(&self, what: &str, which: impl Fn(&Cutover) -> bool, value: impl Fn(&Cutover) -> f64) {
+        let mut values: Vec<_> = self.0.iter().filter(|c| which(c)).map(value).collect();
+        let v = &mut values;
+        println!("  {what:<56} {:>8.1} {:>8.1} {:>8.1}", at(v, 0.5), at(v, 0.99), at(v, 1.0));
+    }
+
+    /// Longest transaction of clients for whom no row of another is in the way, in milliseconds, among those that `is`
+    /// counts.
+    fn longest(seen: &[Seen], is: impl Fn(&Took) -> bool) -> f64 {
+        let of_ledger = seen.iter().filter(|s| s.work == Work::Ledger).flat_map(|s| &s.took);
+        of_ledger.filter(|t| is(t)).map(|t| t.us).max().unwrap_or(0) as f64 / 1000.0
+    }
+
+    #[allow(clippy::print_stdout, reason = "what was measured is part of the test's answer")]
+    fn table(&self, seen: &[Seen]) {
+        println!("  {:<56} {:>8} {:>8} {:>8}", "ms, over the cutovers", "p50", "p99", "max");
+        let waits = |c: &Cutover| c.ms("clients_us");
+        self.print_of("longest wait of a client at a router, moves", |c| !c.back, waits);
+        self.print_of("  the same, rollbacks", |c| c.back, waits);
+        self.print("longest transaction of a client across the cutover", |c| {
+            Self::longest(seen, |t| t.overlaps(c.held()))
+        });
+        self.print("  the same, elsewhere while it is moved", |c| {
+            Self::longest(seen, |t| t.overlaps(c.within) && !t.overlaps(c.held()))
+        });
+        self.print("the physical floor, timed before each cutover", |c| c.ms("floor_us"));
+        println!("  where the time goes, each step by itself:");
+        self.print("  the order to wait is with the catalog", |c| c.ms("ordered_us"));
+        self.print("  routers have heard it, wait for open transactions", |c| c.ms("drain_us"));
+        self.print("  all of that, and word of it with the mover", |c| c.ms("drained_us"));
+        self.print("  the freezing", |c| c.ms("frozen_us") - c.ms("drained_us"));
+        self.print("  the last changes, and the activation", |c| c.ms("active_us") - c.ms("frozen_us"));
+        self.print("  the order to go on", |c| c.ms("released_us") - c.ms("active_us"));
+        self.print("longest wait in an attempt that was given up", |c| c.given_up);
+        let waits = self.0.iter().flat_map(|c| [c.ms("clients_us"), c.given_up]);
+        let above = waits.filter(|ms| *ms > BUDGET).count();
+        let long = self.0.iter().filter(|c| Self::longest(seen, |t| t.overlaps(c.held())) > BUDGET).count();
+        println!("  above the budget of {BUDGET} ms: {above} waits, {long} transactions across a cutover");
     }
 }
 
@@ -293,44 +393,47 @@ fn back_and_forth(level: IsolationLevel) {
     let mut pauses = Pauses::default();
     let rehearsed = m.cli(&["move", "rehearse", "acme", "--to", "s1", "--wait"]);
     let predicted = rehearsed["receipt"]["predicted_pause_ms"].as_f64().expect("a prediction");
-    for n in 0..moves() {
-        pauses.one(&m, &acme, 1 - n % 2);
-        let ended = running.iter().position(tokio::task::JoinHandle::is_finished);
-        assert_eq!(ended, None, "a client ended early; move {n}");
-    }
-    plan.stop.store(true, Ordering::Relaxed);
-    let seen: Vec<_> = runtime.block_on(async {
-        let mut seen = Vec::new();
-        for one in running {
-            seen.push(one.await.expect("no client saw an error"));
+    let (began, mut made, mut home) = (Instant::now(), 0, 0);
+    while made < moves() && began.elapsed() < LONGEST {
+        let id = pauses.one(&m, &acme, 1 - home);
+        made += 1;
+        match made % ROLLED_BACK {
+            0 => pauses.back(&m, &id),
+            _ => home = 1 - home,
         }
-        seen
-    });
-    let done = m.cli(&["move", "complete", "acme", "--wait", "--timeout", "120"]);
-    assert_eq!(done["outcome"], "completed", "{done}");
-    m.nothing_left();
-    check(&m, moves() % 2, &seen);
-    pauses.of_clients(&seen);
+        let ended = running.iter().position(tokio::task::JoinHandle::is_finished);
+        assert_eq!(ended, None, "a client ended early; move {made}");
+        if made % TOLD == 0 {
+            let seconds = began.elapsed().as_secs();
+            eprintln!("{level:?}: {made} of {} moves, {seconds} s", moves());
+        }
+    }
+    let took = began.elapsed().as_secs();
+    plan.stop.store(true, Ordering::Relaxed);
+    let ended = runtime.block_on(futures_util::future::join_all(running));
+    let (clients, errors) = (ended.len(), ended.iter().filter(|one| one.is_err()).count());
+    let seen: Vec<_> = ended.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(seen.len(), clients, "{errors} clients saw an error");
+    // The last may have been rolled back, and is over then.
+    if made % ROLLED_BACK != 0 {
+        let done = m.cli(&["move", "complete", "acme", "--wait", "--timeout", "120"]);
+        assert_eq!(done["outcome"], "completed", "{done}");
+    }
+    let (lost, doubled) = lost_and_doubled(&m, home, &seen);
     let total: i64 = seen.iter().map(|s| s.acknowledged).sum();
-    let (c, r, f) = (&mut pauses.clients, &mut pauses.routers, &mut pauses.floor);
+    let attempts: u64 = pauses.0.iter().map(|c| c.attempts).sum();
+    let back = pauses.0.iter().filter(|c| c.back).count();
     println!(
-        "{level:?}: {} moves, {total} transactions, {} retried, {} attempts, longest wait in one given up {:.1} ms; \
-         longest transaction of a client per move p50 {:.1} ms p99 {:.1} ms max {:.1} ms; \
-         longest wait at a router p50 {:.1} ms p99 {:.1} ms max {:.1} ms; \
-         freezing to activation p50 {:.1} ms p99 {:.1} ms; predicted by rehearsal {predicted:.1} ms",
+        "\n{level:?}: {made} of {} moves in {took} s, {back} of them rolled back; {attempts} attempts at the cutover\n  \
+         {total} transactions acknowledged, {errors} client errors, {lost} lost, {doubled} doubled, {} told to try again by \
+         PostgreSQL; predicted by rehearsal {predicted:.1} ms",
         moves(),
         plan.retried.load(Ordering::Relaxed),
-        pauses.attempts,
-        pauses.given_up,
-        at(c, 0.5),
-        at(c, 0.99),
-        at(c, 1.0),
-        at(r, 0.5),
-        at(r, 0.99),
-        at(r, 1.0),
-        at(f, 0.5),
-        at(f, 0.99),
     );
+    pauses.table(&seen);
+    assert_eq!((lost, doubled), (0, 0));
+    m.nothing_left();
+    check(&m, home, &seen);
 }
 
 #[test]
