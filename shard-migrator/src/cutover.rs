@@ -45,9 +45,9 @@ const RECORD: Duration = Duration::from_millis(60);
 
 /// Hundredths of the budget by which the routers must have drained, the freezing must be committed, and the activation
 /// must have begun. What is left is for giving up and for word to reach the routers.
-const DRAINED_BY: u32 = 55;
-const FROZEN_BY: u32 = 70;
-const ACTIVATED_BY: u32 = 85;
+const DRAINED_BY: u32 = 50;
+const FROZEN_BY: u32 = 60;
+const ACTIVATED_BY: u32 = 72;
 
 /// One side of a cutover: the shard, a connection to it, and its part in the move.
 pub(crate) struct Side<'a> {
@@ -265,7 +265,9 @@ impl Cutover<'_> {
                     Err(error) => Froze::Unknown(error),
                 }
             }
-            Err(error) if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01" | "XX000")) => {
+            Err(error)
+                if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01" | "XX000")) =>
+            {
                 Froze::Not(format!("a transaction was in the way: {}", self.blocker().await))
             }
             // Whether it was committed is not known: as if it was.
@@ -356,8 +358,10 @@ impl Cutover<'_> {
             let sql = format!("SELECT pg_cancel_backend({writer})");
             answered(self.to.at, ANSWER, self.to.client.batch_execute(&sql)).await
         };
-        following.beside(canceled).await?;
-        if following.beside(self.give_up()).await? == "active" {
+        // Both in one flight, in this order.
+        let (canceled, state) = following.beside(async { tokio::join!(canceled, self.give_up()) }).await;
+        canceled?;
+        if state? == "active" {
             *place = Place::There;
             return Ok(Ok(()));
         }

@@ -227,7 +227,8 @@ fn lost_and_doubled(m: &Moving, here: usize, seen: &[Seen]) -> (i64, i64) {
     let mut found = (0, 0);
     for (n, seen) in seen.iter().enumerate() {
         let count = |what: &str| -> i64 {
-            let sql = format!("SELECT count({what}) FROM ledger WHERE client = {n} AND seq > {}", seen.checked);
+            let sql =
+                format!("SELECT count({what}) FROM ledger WHERE client = {n} AND seq > {}", seen.checked);
             m.one(here, &sql).parse().expect("a number")
         };
         let (all, distinct) = (count("*"), count("DISTINCT seq"));
