@@ -108,6 +108,8 @@ struct FilePool {
     size: u32,
     min: u32,
     queue_timeout: Duration,
+    #[serde(default = "queue_notice")]
+    queue_notice: Duration,
     lifetime: Duration,
     idle_timeout: Duration,
     connect_timeout: Duration,
@@ -125,6 +127,10 @@ struct FilePool {
 /// Of snapshots that were written before there was one.
 fn failover_timeout() -> Duration {
     PoolLimits::default().failover_timeout
+}
+
+fn queue_notice() -> Duration {
+    PoolLimits::default().queue_notice
 }
 
 fn max_standby_lag() -> Duration {
@@ -381,6 +387,7 @@ fn write_pool(p: &PoolLimits) -> FilePool {
         size: p.size,
         min: p.min,
         queue_timeout: p.queue_timeout,
+        queue_notice: p.queue_notice,
         lifetime: p.lifetime,
         idle_timeout: p.idle_timeout,
         connect_timeout: p.connect_timeout,
@@ -398,6 +405,7 @@ fn read_pool(p: FilePool) -> PoolLimits {
         size: p.size,
         min: p.min,
         queue_timeout: p.queue_timeout,
+        queue_notice: p.queue_notice,
         lifetime: p.lifetime,
         idle_timeout: p.idle_timeout,
         connect_timeout: p.connect_timeout,

@@ -172,6 +172,9 @@ impl Core {
     }
 }
 
+/// Said once, as it goes for all sessions of sealed contexts.
+static SEALED_READS: std::sync::Once = std::sync::Once::new();
+
 impl Shared {
     /// Where the tenant of `who` lives by the current topology.
     pub(crate) fn seat(&self, who: &Who, worker: usize) -> Result<Seat, ErrorResponse> {
@@ -203,7 +206,14 @@ impl Shared {
         let shard = &topology.shards[usize::from(placed.shard)];
         let template = tenant.context.as_ref().unwrap_or(&topology.context);
         // To enter a sealed context writes: standbys cannot.
-        let may_be_standby = who.reads != Reads::Anything && template.mode.is_plain();
+        let reads = who.reads != Reads::Anything;
+        let may_be_standby = reads && template.mode.is_plain();
+        if reads && !may_be_standby && self.has_standbys(&shard.name) {
+            SEALED_READS.call_once(|| {
+                tracing::info!(tenant = %who.tenant, shard = %shard.name,
+                    "sessions that only read are served by the primary: to enter a sealed context writes");
+            });
+        }
         let pool = may_be_standby.then(|| self.reading_pool(shard)).flatten();
         let pool = pool.or_else(|| self.pool(&shard.name)).ok_or_else(gone)?;
         let own = who.roams.as_ref().map(|roams| roams.context(template));

@@ -192,6 +192,11 @@ impl Shared {
         (pool.has_standby() || !shard.pool.reads_from_primary).then_some(pool)
     }
 
+    /// Whether a shard has standbys, however far behind they are.
+    pub(crate) fn has_standbys(&self, shard: &ShardName) -> bool {
+        self.standbys.contains_key(shard)
+    }
+
     /// All pools: those of primaries, and those of standbys.
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
         self.pools.iter().chain(self.standbys.iter()).map(|p| p.clone()).collect()

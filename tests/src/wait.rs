@@ -1,5 +1,6 @@
 //! Waiting for conditions.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// After this long a condition is taken as never coming. Generous, as machines are shared.
@@ -26,4 +27,15 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 /// If it does not within [`DEADLINE`].
 pub fn until_true(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
+}
+
+/// Tells threads of a scope to stop when it is dropped. A scope waits for all its threads, also when the test has
+/// failed: one whose threads are told so by its last line alone would never end.
+#[derive(Debug)]
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -22,6 +22,8 @@ pub struct PoolDoc {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_notice_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lifetime_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_ms: Option<u64>,
@@ -49,6 +51,7 @@ impl From<PoolDoc> for PoolLimits {
             size: doc.size.unwrap_or(default.size),
             min: doc.min.unwrap_or(default.min),
             queue_timeout: ms(doc.queue_timeout_ms, default.queue_timeout),
+            queue_notice: ms(doc.queue_notice_ms, default.queue_notice),
             lifetime: ms(doc.lifetime_ms, default.lifetime),
             idle_timeout: ms(doc.idle_timeout_ms, default.idle_timeout),
             connect_timeout: ms(doc.connect_timeout_ms, default.connect_timeout),

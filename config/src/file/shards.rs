@@ -153,6 +153,7 @@ fn pool(t: Table<'_>, defaults: &PoolLimits) -> PoolLimits {
     t.set("size", &mut p.size, |v| v.integer(1..=10_000));
     t.set("min", &mut p.min, |v| v.integer(0..=10_000));
     t.set("queue_timeout", &mut p.queue_timeout, |v| v.duration(MS..=24 * HOUR));
+    t.set("queue_notice", &mut p.queue_notice, |v| v.duration(Duration::ZERO..=24 * HOUR));
     t.set("lifetime", &mut p.lifetime, |v| v.duration(1000 * MS..=YEAR));
     t.set("idle_timeout", &mut p.idle_timeout, |v| v.duration(1000 * MS..=YEAR));
     t.set("connect_timeout", &mut p.connect_timeout, |v| v.duration(100 * MS..=HOUR));

@@ -136,6 +136,9 @@ pub struct PoolLimits {
     pub min: u32,
     /// How long a transaction may wait for a connection. Default 30 s.
     pub queue_timeout: Duration,
+    /// How long one waits before its client is told so by a NOTICE; zero: never. Default 5 s, as PgBouncer's
+    /// `query_wait_notify`.
+    pub queue_notice: Duration,
     /// How long a connection may live; each gets up to a tenth less, so that they do not end
     /// together. Default 1 h.
     pub lifetime: Duration,
@@ -166,6 +169,7 @@ impl Default for PoolLimits {
             size: 20,
             min: 0,
             queue_timeout: Duration::from_secs(30),
+            queue_notice: Duration::from_secs(5),
             lifetime: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(10),

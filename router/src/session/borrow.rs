@@ -34,6 +34,8 @@ pub(super) struct Wait {
     /// None for a turn, which ends by itself.
     timeout: Option<StdPin<Box<Sleep>>>,
     since: Instant,
+    /// When the timeout is to end the wait, where it ends earlier to tell the client of it.
+    told_before: Option<Instant>,
 }
 
 /// What is waited for.
@@ -88,7 +90,7 @@ impl Relay {
         core.account.limited.add(1);
         self.c.buffer.shrink();
         core.handle.waits();
-        self.wait = Some(Box::new(Wait { answer, timeout: None, since }));
+        self.wait = Some(Box::new(Wait { answer, timeout: None, since, told_before: None }));
     }
 
     /// The tenant's limits do not allow the transaction.
@@ -140,11 +142,15 @@ impl Relay {
         core.handle.waits();
         // Many may wait for long: hold what has arrived in no more memory than it needs.
         self.c.buffer.shrink();
-        let timeout = Box::pin(tokio::time::sleep(limit));
+        let notice = core.seat.pool.shard.pool.queue_notice;
+        let tells = !notice.is_zero() && notice < limit;
+        let since = Instant::now();
+        let timeout = Box::pin(tokio::time::sleep(if tells { notice } else { limit }));
         self.wait = Some(Box::new(Wait {
             answer: Answer::Server(answer),
             timeout: Some(timeout),
-            since: Instant::now(),
+            since,
+            told_before: tells.then(|| since + limit),
         }));
     }
 
@@ -216,6 +222,16 @@ impl Relay {
         while let Some(timeout) = &mut wait.timeout {
             if timeout.as_mut().poll(cx).is_pending() {
                 break;
+            }
+            if let Some(until) = wait.told_before.take() {
+                timeout.as_mut().reset(until.into());
+                if self.s.pass == 0 {
+                    let text = "no server connection is free yet, the statement waits for one";
+                    ErrorResponse::notice(sqlstate::SUCCESSFUL_COMPLETION, text).encode(self.s.own());
+                    // It is written when this is polled again.
+                    cx.waker().wake_by_ref();
+                }
+                continue;
             }
             let longest = core.shared.settings().console.hold_timeout;
             if let Some(until) = core.seat.pool.may_wait_until(wait.since, &core.who.tenant, longest) {

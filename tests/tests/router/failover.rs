@@ -62,6 +62,7 @@ fn clients_wait_through_a_failover_under_load() {
         wait::until_true(what, || done.load(Ordering::Relaxed) > before + 20);
     };
     std::thread::scope(|scope| {
+        let _stop = wait::StopAtEnd(&stop);
         let load: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
         goes_on("the load");
         s.shards[0].kill9();

@@ -82,6 +82,26 @@ fn waiting_for_a_connection_has_an_end() {
 }
 
 #[test]
+fn who_waits_long_is_told_so_once() {
+    let s = setup().pool("size = 1\nqueue_notice = \"200ms\"\nqueue_timeout = \"60s\"").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.rows("BEGIN");
+    globex.send(&m::query("SELECT 'served'"));
+    let notice = globex.read();
+    assert_eq!((notice.tag, notice.sqlstate()), (b'N', "00000".to_owned()), "{notice:?}");
+    acme.rows("COMMIT");
+    let rest = globex.until_ready_or_end();
+    assert!(rest.iter().all(|m| m.tag != b'N'), "{rest:?}");
+    assert!(rest.iter().any(|m| m.tag == b'D'), "{rest:?}");
+    // None where it is turned off, and the end of the wait comes as ever.
+    let s = setup().pool("size = 1\nqueue_notice = \"0s\"\nqueue_timeout = \"300ms\"").start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    acme.rows("BEGIN");
+    let answer = globex.round(&m::query("SELECT 1"));
+    assert!(answer.iter().all(|m| m.tag != b'N') && answer[0].sqlstate() == "53300", "{answer:?}");
+}
+
+#[test]
 fn those_who_wait_are_served_when_a_connection_comes_back() {
     let s = setup().pool("size = 1").start();
     let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use switchyard_shard_schema::install::{Form, Revokes};
 use switchyard_tests::raw::Target;
 use switchyard_tests::raw::messages as m;
 use switchyard_tests::setup::{PASSWORD, user_toml};
@@ -41,6 +42,27 @@ fn primary(s: &Running) -> String {
 
 fn standby(s: &Running) -> String {
     s.standbys[0].port().to_string()
+}
+
+#[test]
+fn sealed_contexts_are_read_by_the_primary_which_is_said() {
+    let viewer = user_toml("viewer", PASSWORD, "console = \"viewer\"");
+    for sealed in [false, true] {
+        let setup = setup("").section(&viewer);
+        let setup = if sealed { setup.sealed(Form::Parameter, Revokes::default()) } else { setup };
+        let s = setup.start();
+        wait::until_true("the standby to be known", || usable(&s) == 1.0);
+        let mut session = reader(&s, "acme").connect();
+        assert_eq!(session.value(PORT), if sealed { primary(&s) } else { standby(&s) });
+        assert_eq!(session.column(NAMES), s.canaries("acme"));
+        drop(reader(&s, "globex").connect());
+        let mut console = s.plain_target("viewer", PASSWORD).database("switchyard").connect();
+        let from = console.rows("SHOW TENANT acme")[0].last().cloned().flatten();
+        let expected = if sealed { "primary, as its context is sealed" } else { "standbys" };
+        assert_eq!(from.as_deref(), Some(expected));
+        let said = s.router.log().matches("sessions that only read are served by the primary").count();
+        assert_eq!(said, usize::from(sealed));
+    }
 }
 
 #[test]
@@ -112,6 +134,7 @@ fn a_standby_that_falls_costs_nobody_an_error() {
     let mut idle = target.connect();
     assert_eq!(idle.value(PORT), standby(&s));
     std::thread::scope(|scope| {
+        let _stop = wait::StopAtEnd(&stop);
         let load: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
         goes_on("the load");
         let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";

@@ -27,6 +27,7 @@ impl Stream {
     fn of<T>(targets: &[Target], work: impl FnOnce(&dyn Fn()) -> T) -> T {
         let stream = Self::default();
         std::thread::scope(|scope| {
+            let _stop = wait::StopAtEnd(&stream.stop);
             let mut clients: Vec<_> =
                 targets.iter().map(|target| scope.spawn(|| stream.come_and_go(target))).collect();
             clients.extend(targets.iter().map(|target| scope.spawn(|| stream.knock(target))));

@@ -109,6 +109,7 @@ fn shard(pool: &crate::pool::Pool, look: &crate::pool::Look) -> Vec<Vec<Value>> 
     all.count("pool.min", limits.min.into(), "connections", None);
     all.count("pool.statements", limits.statements.into(), "statements per connection", None);
     all.time("pool.queue_timeout", limits.queue_timeout);
+    all.time("pool.queue_notice", limits.queue_notice);
     all.time("pool.lifetime", limits.lifetime);
     all.time("pool.idle_timeout", limits.idle_timeout);
     all.time("pool.connect_timeout", limits.connect_timeout);

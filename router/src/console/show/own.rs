@@ -46,7 +46,8 @@ pub(super) const TENANT: &[Column] = tenant_columns!(
     text("placement"),
     big("epoch"),
     text("pool_mode"),
-    int("pinned")
+    int("pinned"),
+    text("reads_from")
 );
 
 pub(super) const SHARDS: &[Column] = &[
@@ -243,6 +244,15 @@ pub(super) fn tenant(shared: &Shared, view: &View, id: &str) -> Result<Vec<Value
     let sessions = sessions_by_tenant(view).get(id.as_str()).copied().unwrap_or_default();
     let mut row = tenant_row(shared, view, &id, sessions);
     let placed = view.topology.place(&tenant);
+    let template = tenant.context.as_ref().unwrap_or(&view.topology.context);
+    let has_standbys = placed
+        .is_some_and(|placed| shared.has_standbys(&view.topology.shards[usize::from(placed.shard)].name));
+    // Who serves its sessions that are declared read-only.
+    let reads_from = match has_standbys {
+        false => "primary",
+        true if template.mode.is_plain() => "standbys",
+        true => "primary, as its context is sealed",
+    };
     row.extend(row![
         tenant.name.clone(),
         u32::from(id.bucket().0),
@@ -250,6 +260,7 @@ pub(super) fn tenant(shared: &Shared, view: &View, id: &str) -> Result<Vec<Value
         placed.map(|placed| placed.epoch),
         mode(tenant.pool_mode.unwrap_or(view.settings.pool_mode)),
         sessions.pinned,
+        reads_from,
     ]);
     Ok(row)
 }

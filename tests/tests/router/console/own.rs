@@ -62,6 +62,7 @@ fn one_tenant() {
         ("transactions", "2"),
         ("placement", "bucket"),
         ("pool_mode", "transaction"),
+        ("reads_from", "primary"),
     ] {
         assert_eq!(row[name], value, "{name}: {row:?}");
     }
