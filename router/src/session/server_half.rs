@@ -330,6 +330,21 @@ impl Relay {
                 text.unwrap_or_else(|| "protocol violation".to_owned()),
             )));
         }
+        // Behind the router's own question: the client has its answer, and nothing here that would end.
+        if ends
+            && self.exchange.is_over()
+            && !self.reads_again
+            && !self.c.has_output()
+            && core.is_pooled()
+            && core.pin.is_none()
+            && self.touched.is_none()
+            && header.len <= WHOLE_BYTES
+            && let Some(server) = &mut self.server
+        {
+            server.broken = true;
+            self.s.discard(header.len);
+            return Ok(Ok(true));
+        }
         // A connection to a standby may end before the statement, which is sent once more, has left.
         if ends && (!quiet || self.reads_again) && header.len <= WHOLE_BYTES {
             // The backend is about to close. Whether the session survives is decided then.
