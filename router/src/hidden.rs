@@ -33,10 +33,13 @@ pub(crate) const DEFINES: u8 = 4;
 /// In [`Hidden::state`]: it was read.
 const KNOWN: u8 = 8;
 
+/// By how many bits it is further up whether what may be reached by [`READS`] and [`WRITES`] is surely loud.
+pub(crate) const SURE: u8 = 4;
+
 /// What is known of one database.
 #[derive(Debug)]
 pub(crate) struct Hidden {
-    /// [`KNOWN`], and which of [`READS`] and [`WRITES`] may reach something loud.
+    /// [`KNOWN`], which of [`READS`] and [`WRITES`] may reach something loud, and [`SURE`] bits above what is sure.
     state: AtomicU8,
     /// Transactions under way that may change it: until they are over, nothing is known.
     disturbed: AtomicU32,
@@ -47,6 +50,19 @@ pub(crate) struct Hidden {
     since: Instant,
     /// Settings that loud functions name.
     names: Mutex<Arc<[String]>>,
+    /// Functions that are surely loud, in lower case.
+    functions: Mutex<Arc<[String]>>,
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Which of [`READS`] and [`WRITES`] may reach something loud, and by [`SURE`] further up something surely so.
+    pub(crate) loud: u8,
+    /// Settings that loud functions name.
+    pub(crate) names: Vec<String>,
+    /// Functions that are surely loud, in lower case.
+    pub(crate) functions: Vec<String>,
 }
 
 impl Default for Hidden {
@@ -58,6 +74,7 @@ impl Default for Hidden {
             next: AtomicU64::new(0),
             since: Instant::now(),
             names: Mutex::new(Arc::from([])),
+            functions: Mutex::new(Arc::from([])),
         }
     }
 }
@@ -79,6 +96,26 @@ impl Hidden {
     pub(crate) fn is_known_loud(&self, what: u8) -> bool {
         let state = self.state.load(Ordering::Acquire);
         state & KNOWN != 0 && state & what & (READS | WRITES) != 0
+    }
+
+    /// Whether a statement that does `what`, of this text, surely comes to something that may set, lock or make something
+    /// for its session; also where nothing is known. What it has left a few times, or has not, says nothing of the next.
+    pub(crate) fn is_sure(&self, what: u8, text: &str) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state & KNOWN == 0 || (state >> SURE) & what & (READS | WRITES) != 0 || self.is_named_in(text)
+    }
+
+    fn is_named_in(&self, text: &str) -> bool {
+        let functions = self.functions.lock().clone();
+        if functions.is_empty() && memchr::memchr2(b'D', b'd', text.as_bytes()).is_none() {
+            return false;
+        }
+        let lower = text.to_ascii_lowercase();
+        let has = |word: &str| memchr::memmem::find(lower.as_bytes(), word.as_bytes()).is_some();
+        functions.len() > look::FUNCTIONS_MAX
+            || functions.iter().any(|name| has(name))
+            || (!functions.is_empty() && has("u&\""))
+            || (begins_block(&lower) && LOUD_WORDS.iter().any(|word| has(word)))
     }
 
     /// Nothing is known.
@@ -108,10 +145,11 @@ impl Hidden {
         self.version.load(Ordering::Acquire)
     }
 
-    /// A look that began at `version` has an answer: which statements may reach something loud, and the settings that
-    /// are named there.
-    pub(crate) fn learn(&self, version: u64, loud: u8, names: Vec<String>) {
+    /// A look that began at `version` has an answer.
+    pub(crate) fn learn(&self, version: u64, found: Found) {
+        let Found { loud, names, functions } = found;
         *self.names.lock() = names.into();
+        *self.functions.lock() = functions.into();
         if self.version() == version && self.disturbed.load(Ordering::Acquire) == 0 {
             self.state.store(KNOWN | loud, Ordering::Release);
             self.put_off(AGE);
@@ -132,6 +170,22 @@ impl Hidden {
     pub(crate) fn names(&self) -> Arc<[String]> {
         self.names.lock().clone()
     }
+}
+
+/// What stands in a block (`DO`) that sets, locks or makes something.
+const LOUD_WORDS: [&str; 8] = ["set", "lock", "temp", "prepare", "listen", "deallocate", "discard", "load"];
+
+/// Whether a `DO` stands in the text that begins a block.
+fn begins_block(lower: &str) -> bool {
+    memchr::memmem::find_iter(lower.as_bytes(), b"do").any(|at| {
+        let (before, behind) = (lower.as_bytes()[..at].last(), lower[at + 2..].trim_start());
+        let is_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        !before.is_some_and(is_word)
+            && (behind.starts_with(['\'', '$', '/', '-'])
+                || behind.starts_with("language")
+                || behind.starts_with("e'")
+                || behind.starts_with("u&"))
+    })
 }
 
 /// A transaction that may change what a database has behind the texts of others.
@@ -164,7 +218,8 @@ mod tests {
     fn nothing_is_believed_while_somebody_changes_it() {
         let hidden = Arc::new(Hidden::default());
         assert!(hidden.is_loud(READS) && hidden.is_due(Instant::now()) && !hidden.is_loud(0));
-        hidden.learn(hidden.version(), WRITES, vec!["app.x".to_owned()]);
+        let names = vec!["app.x".to_owned()];
+        hidden.learn(hidden.version(), Found { loud: WRITES, names, ..Found::default() });
         assert!(
             !hidden.is_loud(READS)
                 && hidden.is_loud(WRITES)
@@ -176,14 +231,36 @@ mod tests {
         let before = hidden.version();
         let disturbance = Disturbance::begin(&hidden);
         assert!(hidden.is_loud(READS) && hidden.is_due(Instant::now()));
-        hidden.learn(hidden.version(), 0, Vec::new());
+        hidden.learn(hidden.version(), Found::default());
         assert!(hidden.is_loud(READS), "the change is not over");
         drop(disturbance);
-        hidden.learn(before, 0, Vec::new());
+        hidden.learn(before, Found::default());
         assert!(hidden.is_loud(READS), "it was read before the change");
-        hidden.learn(hidden.version(), 0, Vec::new());
+        hidden.learn(hidden.version(), Found::default());
         assert!(!hidden.is_loud(READS | WRITES));
         let later = Instant::now() + AGE + Duration::from_secs(1);
         assert!(hidden.is_due(later) && !hidden.is_due(later), "one session looks");
+    }
+
+    #[test]
+    fn what_is_sure_is_told_by_reach_and_by_name() {
+        let hidden = Hidden::default();
+        assert!(hidden.is_sure(0, "SELECT 1"), "nothing is known");
+        let functions = vec!["setu".to_owned()];
+        hidden.learn(
+            hidden.version(),
+            Found { loud: READS | WRITES | WRITES << SURE, functions, ..Found::default() },
+        );
+        for (what, text, sure) in [
+            (READS, "SELECT other('x')", false),
+            (READS, "SELECT \"SETU\"('x')", true),
+            (READS, "SELECT U&\"set\\0075\"('x')", true),
+            (WRITES, "INSERT INTO t VALUES (1)", true),
+            (0, "DO $$ BEGIN PERFORM 1; END $$", false),
+            (0, "SELECT 1; do language plpgsql 'BEGIN SET a.b = 1; END'", true),
+            (0, "INSERT INTO reset VALUES (f()) ON CONFLICT DO NOTHING", false),
+        ] {
+            assert_eq!(hidden.is_sure(what, text), sure, "{text}");
+        }
     }
 }

@@ -5,8 +5,11 @@
 /// `loud` are functions that do more than compute, extensions' apart; `reach` are those and the ones that mention
 /// them; an entry is what calls one of these without its name in the text; `direct` is for views, policies, defaults and the
 /// like that call PostgreSQL's own loud functions, on which nothing depends. What is in the schema `switchyard` is this
-/// router's, and quiet. Rows: `r` where reading is enough to reach one, `w` where it takes a write, `c` for settings that
-/// loud functions name. Operators and functions are named by their schema, as the session's `search_path` applies. The numbers are OIDs of catalogs:
+/// router's, and quiet. Of the loud ones those are sure that are seen to set, lock or make something; what others do, by
+/// dynamic SQL or in another language, is found out by asking. Rows: `r` where reading is enough to reach a loud one, `w`
+/// where it takes a write, with `s` if it is sure; `f` for the names of the sure ones and those that mention them; `c` for settings
+/// that loud functions name. Operators and functions are named by their schema, as the session's `search_path` applies. The numbers
+/// are OIDs of catalogs:
 /// pg_proc 1255, pg_trigger 2620, pg_attrdef 2604, pg_class 1259 (of indexes), pg_event_trigger 3466, pg_rewrite 2618,
 /// pg_constraint 2606. // src/include/catalog; 16384 is FirstNormalObjectId, src/include/access/transam.h
 pub(crate) const LOOK: &str = r#"WITH RECURSIVE f AS MATERIALIZED (
@@ -19,13 +22,19 @@ pub(crate) const LOOK: &str = r#"WITH RECURSIVE f AS MATERIALIZED (
         AND p.pronamespace OPERATOR(pg_catalog.<>) ALL (
             SELECT oid FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'switchyard')),
 loud AS MATERIALIZED (
-    SELECT oid, name, src FROM f WHERE lang OPERATOR(pg_catalog.<>) ALL (ARRAY['sql', 'plpgsql', 'internal'])
-        OR pg_catalog.regexp_replace(src, $1::pg_catalog.text, '', 'g') OPERATOR(pg_catalog.~) $2::pg_catalog.text),
+    SELECT oid, name, src, sure FROM f, LATERAL (SELECT
+            pg_catalog.regexp_replace(src, $1::pg_catalog.text, '', 'g') OPERATOR(pg_catalog.~) $2::pg_catalog.text) AS s (sure)
+    WHERE sure OR lang OPERATOR(pg_catalog.<>) ALL (ARRAY['sql', 'plpgsql', 'internal'])
+        OR src OPERATOR(pg_catalog.~) $5::pg_catalog.text),
+sure AS (
+    SELECT oid, name FROM loud WHERE sure UNION SELECT f.oid, f.name FROM f, sure s
+    WHERE pg_catalog.strpos(f.src, pg_catalog.lower(s.name)) OPERATOR(pg_catalog.>) 0),
 reach AS (
     SELECT oid, name FROM loud UNION SELECT f.oid, f.name FROM f, reach r
     WHERE pg_catalog.strpos(f.src, pg_catalog.lower(r.name)) OPERATOR(pg_catalog.>) 0),
 entry AS (
-    SELECT d.classid, d.objid FROM pg_catalog.pg_depend d JOIN reach r ON d.refobjid OPERATOR(pg_catalog.=) r.oid
+    SELECT d.classid, d.objid, CASE WHEN r.oid OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT oid FROM sure)) THEN 's' ELSE '' END AS sure
+    FROM pg_catalog.pg_depend d JOIN reach r ON d.refobjid OPERATOR(pg_catalog.=) r.oid
     WHERE d.refclassid OPERATOR(pg_catalog.=) 1255::pg_catalog.oid
         AND (d.classid OPERATOR(pg_catalog.<>) 1255::pg_catalog.oid OR EXISTS (
             SELECT FROM pg_catalog.pg_aggregate a
@@ -38,42 +47,47 @@ SELECT DISTINCT CASE
     WHEN e.classid OPERATOR(pg_catalog.=) ANY (ARRAY[2620, 2604, 1259, 3466]::pg_catalog.oid[])
         OR (w.oid IS NOT NULL AND w.ev_type OPERATOR(pg_catalog.<>) '1'::pg_catalog."char")
         OR (c.oid IS NOT NULL AND c.conrelid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)
-    THEN 'w' ELSE 'r' END, '', ''
+    THEN 'w' ELSE 'r' END, e.sure, ''
 FROM entry e
     LEFT JOIN pg_catalog.pg_rewrite w
         ON e.classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid AND w.oid OPERATOR(pg_catalog.=) e.objid
     LEFT JOIN pg_catalog.pg_constraint c
         ON e.classid OPERATOR(pg_catalog.=) 2606::pg_catalog.oid AND c.oid OPERATOR(pg_catalog.=) e.objid
-UNION ALL SELECT CASE WHEN ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog."char" THEN 'r' ELSE 'w' END, '', ''
+UNION ALL SELECT CASE WHEN ev_type OPERATOR(pg_catalog.=) '1'::pg_catalog."char" THEN 'r' ELSE 'w' END, 's', ''
     FROM pg_catalog.pg_rewrite, direct
     WHERE oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND ev_action::pg_catalog.text OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT 'r', '', '' FROM pg_catalog.pg_policy, direct
+UNION ALL SELECT 'r', 's', '' FROM pg_catalog.pg_policy, direct
     WHERE pg_catalog.concat(polqual, ' ', polwithcheck) OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT 'w', '', '' FROM pg_catalog.pg_attrdef, direct
+UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_attrdef, direct
     WHERE adbin::pg_catalog.text OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT CASE WHEN conrelid OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'r' ELSE 'w' END, '', ''
+UNION ALL SELECT CASE WHEN conrelid OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'r' ELSE 'w' END, 's', ''
     FROM pg_catalog.pg_constraint, direct
     WHERE conbin::pg_catalog.text OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT 'w', '', '' FROM pg_catalog.pg_type, direct
+UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_type, direct
     WHERE typdefaultbin::pg_catalog.text OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT 'w', '', '' FROM pg_catalog.pg_trigger, direct
+UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_trigger, direct
     WHERE tgqual::pg_catalog.text OPERATOR(pg_catalog.~) calls
-UNION ALL SELECT 'w', '', '' FROM pg_catalog.pg_depend
+UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_depend
     WHERE refclassid OPERATOR(pg_catalog.=) 1259::pg_catalog.oid AND classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid
         AND refobjid OPERATOR(pg_catalog.=) 'pg_catalog.pg_settings'::pg_catalog.regclass::pg_catalog.oid
         AND objid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+UNION ALL (SELECT DISTINCT 'f', name, '' FROM sure LIMIT 1001)
 UNION ALL (SELECT DISTINCT 'c', m[1], '' FROM loud, pg_catalog.regexp_matches(src, $4::pg_catalog.text, 'g') m LIMIT 64)"#;
 
 /// The parameters of [`LOOK`], as a setting of the session's decides how constants are read: what lasts no longer than
-/// its transaction, what makes a function loud (dynamic SQL does), PostgreSQL's own loud functions, and names of settings.
-pub(crate) const PATTERNS: [&str; 4] = [
+/// its transaction, what makes a function surely loud, PostgreSQL's own loud functions, names of settings, and dynamic SQL.
+pub(crate) const PATTERNS: [&str; 5] = [
     r"set_config\s*\([^()]*,\s*true\s*\)",
     concat!(
         r"set_config|pg_settings|advisory_lock|advisory_unlock|\mtemp\M|\mtemporary\M|pg_temp|with\s+hold|",
-        r"\mexecute\M|_to_xml|ts_stat|dblink|",
+        r"_to_xml|ts_stat|dblink|",
         r"(^|;|>>|\mbegin\M|\mthen\M|\melse\M|\mloop\M)(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*",
         r"(set(?!\s+(local|constraints|transaction)\M)|reset|prepare|deallocate|listen|unlisten|discard|load)\M",
     ),
     r"^(set_config|pg_(try_)?advisory_(un)?lock.*|.*_to_xml(schema|_and_xmlschema)?|ts_stat)$",
     r"(?:'|\mset\s+|\msession\s+|\mreset\s+)([a-z_][a-z0-9_$]*\.[a-z_][a-z0-9_$.]*)",
+    r"\mexecute\M",
 ];
+
+/// Most names of functions that texts are looked through for: [`LOOK`] tells one more, and then every text is taken to have one.
+pub(crate) const FUNCTIONS_MAX: usize = 1000;

@@ -9,14 +9,13 @@ use super::Core;
 use super::relay::Relay;
 use crate::exchange::Owed;
 use crate::hidden::look::{LOOK, PATTERNS};
-use crate::hidden::{DEFINES, Disturbance, READS, WRITES};
+use crate::hidden::{DEFINES, Disturbance, Found, READS, SURE, WRITES};
 
 /// A look at the database under way.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     version: u64,
-    loud: u8,
-    names: Vec<String>,
+    found: Found,
     pub(super) failed: bool,
 }
 
@@ -35,15 +34,16 @@ impl Relay {
         if reach & DEFINES != 0 && self.disturbance.is_none() {
             self.disturbance = Some(Disturbance::begin(&core.seat.hidden));
         }
-        if !is_noted && core.seat.hidden.is_known_loud(reach) {
+        let hidden = &core.seat.hidden;
+        if hidden.is_known_loud(reach) && (!is_noted || hidden.is_sure(reach, "")) {
             let text = text(self);
-            self.may_have_reached(core, text.as_deref());
+            self.may_have_reached(core, reach, text.as_deref());
         }
     }
 
     #[cold]
-    fn may_have_reached(&mut self, core: &Core, text: Option<&str>) {
-        self.note_unknown(core, text);
+    fn may_have_reached(&mut self, core: &Core, reach: u8, text: Option<&str>) {
+        self.note_unknown(core, reach, text);
         self.touch(|touched| touched.behind = true);
     }
 
@@ -59,7 +59,7 @@ impl Relay {
             return true;
         }
         if hidden.is_unknown() && self.touched.is_none() {
-            self.may_have_reached(core, None);
+            self.may_have_reached(core, self.reached, None);
         }
         self.reached = 0;
         false
@@ -97,11 +97,11 @@ impl Relay {
             tracing::debug!(session = core.id, tenant = %core.who.tenant, "cannot see what a database runs behind statements");
             hidden.failed();
         } else {
-            hidden.learn(look.version, look.loud, look.names);
+            hidden.learn(look.version, look.found);
         }
         // Of the transaction that has just ended nothing was known yet, or something older.
         if hidden.is_loud(self.reached) && self.touched.is_none() {
-            self.may_have_reached(core, None);
+            self.may_have_reached(core, self.reached, None);
         }
         self.reached = 0;
     }
@@ -113,9 +113,12 @@ impl Look {
         let mut row = message::data_row(body).ok()?;
         let mut next = || row.next()?.ok()?.and_then(|value| std::str::from_utf8(value).ok());
         match (next()?, next()?) {
-            ("r", _) => self.loud |= READS | WRITES,
-            ("w", _) => self.loud |= WRITES,
-            ("c", name) => self.names.push(name.to_owned()),
+            ("r", "s") => self.found.loud |= (READS | WRITES) | (READS | WRITES) << SURE,
+            ("w", "s") => self.found.loud |= WRITES | WRITES << SURE,
+            ("r", _) => self.found.loud |= READS | WRITES,
+            ("w", _) => self.found.loud |= WRITES,
+            ("f", name) => self.found.functions.push(name.to_ascii_lowercase()),
+            ("c", name) => self.found.names.push(name.to_owned()),
             _ => return None,
         }
         Some(())

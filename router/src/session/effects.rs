@@ -52,7 +52,7 @@ impl Relay {
         match effect {
             Effect::Nothing | Effect::Channels => {}
             Effect::ParsedOtherwise => self.parses_otherwise = true,
-            Effect::Unknown => self.note_unknown(core, text.as_deref()),
+            Effect::Unknown => self.note_unknown(core, 0, text.as_deref()),
             Effect::AnySetting => {
                 server.carried.dirty = true;
                 let names = custom_names(text.unwrap_or_default().as_bytes());
@@ -155,11 +155,14 @@ impl Relay {
         }
     }
 
-    /// A statement may leave anything. `text` is its text, if that can be read.
-    pub(super) fn note_unknown(&mut self, core: &Core, text: Option<&str>) {
+    /// A statement may leave anything, by its text or by what it reaches. `text` is that, if it can be read.
+    pub(super) fn note_unknown(&mut self, core: &Core, reach: u8, text: Option<&str>) {
         let Some(server) = &mut self.server else { return };
         server.carried.dirty = true;
-        let key = text.map(|text| QuietTexts::key(&core.seat.context.route.database, text));
+        // Of what surely sets something now and then, no number of times says that it will not.
+        let key = text
+            .filter(|text| !core.seat.hidden.is_sure(reach, text))
+            .map(|text| QuietTexts::key(&core.seat.context.route.database, text));
         if key.is_some_and(|key| core.shared.quiet_texts.is_quiet(key)) {
             server.carried.lost = true;
             // Whose the session is must be known all the same.

@@ -195,3 +195,19 @@ fn a_session_listens_on_so_many_channels_and_no_more() {
     other.rows("NOTIFY one_more");
     wait::until_true("the notification", || one.round(&m::query("SELECT 1")).iter().any(|r| r.tag == b'A'));
 }
+
+/// A function that has left nothing many times may leave something the next time.
+#[test]
+fn what_a_function_sets_now_and_then_is_kept() {
+    let sql = "CREATE FUNCTION setu(v text) RETURNS void LANGUAGE plpgsql AS
+                   $$ BEGIN IF v <> '' THEN PERFORM set_config('app.user', v, false); END IF; END $$;
+               GRANT EXECUTE ON FUNCTION setu TO PUBLIC";
+    let s = Setup::new().shards(1).pool("size = 1").tenants(["acme", "globex"]).sql(sql).start();
+    let (mut one, mut other) = (s.login("acme"), s.login("acme"));
+    for (given, expected) in [[("", ""); 8], [("alice", "alice"); 8]].concat() {
+        one.round(&m::extended("SELECT setu($1)", &[Some(given.as_bytes())]));
+        other.rows("SELECT 1");
+        assert_eq!(user(&mut one), expected);
+        other.rows("SELECT 1");
+    }
+}
