@@ -40,7 +40,7 @@ pub struct Settings {
     pub name: Option<String>,
     /// Moves that are worked on at a time from or to a shard. Default 8.
     pub moves_per_shard: usize,
-    /// Most sessions on a shard that moves take, whatever their number. Default 48.
+    /// Most sessions on a shard that moves take, whatever their number. Default 48; 7 at least.
     pub move_sessions_per_shard: usize,
     /// Directory of files that hold passwords of shards.
     pub secrets_dir: Option<PathBuf>,
@@ -165,6 +165,9 @@ fn default_open_metrics() -> bool {
     true
 }
 
+/// What one move takes, one that moved before, and the slots: `shard-migrator/src/sessions.rs`.
+const MOVE_SESSIONS_MIN: usize = 7;
+
 impl Settings {
     /// Reads `path`. Paths in it are relative to it.
     ///
@@ -209,6 +212,10 @@ impl Settings {
         });
         if oidc.as_ref().is_some_and(|o| !has_keys(o)) {
             let wrong = "[oidc] needs one of `jwks_file` and `jwks_url`, the latter https:// or on loopback";
+            return Err(SettingsError::Value(path.to_owned(), wrong));
+        }
+        if document.move_sessions_per_shard < MOVE_SESSIONS_MIN {
+            let wrong = "`move_sessions_per_shard` must be 7 or more, which is what one move takes";
             return Err(SettingsError::Value(path.to_owned(), wrong));
         }
         Ok(Self {
@@ -279,6 +286,13 @@ mod tests {
         assert_eq!(settings.bootstrap_token_file.as_deref(), Some(Path::new("/etc/switchyard/t")));
         assert_eq!(settings.catalog_url.expose_secret(), "postgres://me:hush@localhost/catalog");
         assert!(!format!("{settings:?}").contains("hush"));
+    }
+
+    #[test]
+    fn one_move_has_the_sessions_that_it_takes() {
+        let with = |n: u32| parse(&format!("catalog_url = 'x'\nmove_sessions_per_shard = {n}\n"));
+        assert_eq!(with(7).unwrap().move_sessions_per_shard, 7);
+        assert!(with(6).unwrap_err().to_string().contains("7 or more"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A function that sets, locks or makes something for the session is loud. Where one can be reached otherwise than by
 //! its name in a statement, a connection is asked after each transaction that may have reached it. Which databases
 //! have such functions is read from their catalogs ([`look::LOOK`]), by a session that has just used the database: at first,
-//! after [`AGE`], and after statements by this router that may have changed it.
+//! after [`AGE`] if the server has counted changes of its catalogs, and after statements by this router that may have changed it.
 //!
 //! Nothing between tenants depends on this: a connection is cleaned whatever has run on it.
 
@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 
 /// How long what was read of a database is believed: what others change there is noticed so much later.
 const AGE: Duration = Duration::from_secs(10);
+
+/// How long it is believed while nothing seems to have changed: what the server counts of changes may be late, or off.
+const AGE_UNCHANGED: Duration = Duration::from_secs(600);
 
 /// Time between attempts to read it, where that fails.
 const RETRY: Duration = Duration::from_secs(1);
@@ -52,6 +55,8 @@ pub(crate) struct Hidden {
     names: Mutex<Arc<[String]>>,
     /// Functions that are surely loud, in lower case.
     functions: Mutex<Arc<[String]>>,
+    /// How many changes the server had counted when it was read, and when that was.
+    print: Mutex<Option<(String, Instant)>>,
 }
 
 /// What a look has found.
@@ -63,6 +68,8 @@ pub(crate) struct Found {
     pub(crate) names: Vec<String>,
     /// Functions that are surely loud, in lower case.
     pub(crate) functions: Vec<String>,
+    /// How many changes of its catalogs the server has counted.
+    pub(crate) print: Option<String>,
 }
 
 impl Default for Hidden {
@@ -75,6 +82,7 @@ impl Default for Hidden {
             since: Instant::now(),
             names: Mutex::new(Arc::from([])),
             functions: Mutex::new(Arc::from([])),
+            print: Mutex::new(None),
         }
     }
 }
@@ -147,13 +155,29 @@ impl Hidden {
 
     /// A look that began at `version` has an answer.
     pub(crate) fn learn(&self, version: u64, found: Found) {
-        let Found { loud, names, functions } = found;
+        let Found { loud, names, functions, print } = found;
         *self.names.lock() = names.into();
         *self.functions.lock() = functions.into();
         if self.version() == version && self.disturbed.load(Ordering::Acquire) == 0 {
             self.state.store(KNOWN | loud, Ordering::Release);
+            *self.print.lock() = print.map(|print| (print, Instant::now()));
             self.put_off(AGE);
         }
+    }
+
+    /// Whether it need not be read again if the server has counted no changes since.
+    pub(crate) fn may_be_unchanged(&self) -> bool {
+        self.is_known() && self.print.lock().as_ref().is_some_and(|(_, at)| at.elapsed() < AGE_UNCHANGED)
+    }
+
+    /// The server has counted so many changes: it is read again, by the next that may, if they are not as many as before.
+    pub(crate) fn counted(&self, print: Option<&str>) {
+        let mut known = self.print.lock();
+        if print.is_some() && known.as_ref().map(|(print, _)| print.as_str()) == print {
+            return self.put_off(AGE);
+        }
+        *known = None;
+        self.next.store(0, Ordering::Relaxed);
     }
 
     /// A look has failed.

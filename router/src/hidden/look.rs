@@ -74,6 +74,18 @@ UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_depend
 UNION ALL (SELECT DISTINCT 'f', name, '' FROM sure LIMIT 1001)
 UNION ALL (SELECT DISTINCT 'c', m[1], '' FROM loud, pg_catalog.regexp_matches(src, $4::pg_catalog.text, 'g') m LIMIT 64)"#;
 
+/// How many changes there have been of the catalogs that [`LOOK`] reads, as far as the server has counted them: those of an
+/// open session may be counted ten seconds late. Those that every temporary table changes are left out, which
+/// tell of the defaults of domains and expressions of indexes alone. The OIDs are of pg_proc 1255, pg_attrdef 2604,
+/// pg_constraint 2606, pg_rewrite 2618, pg_trigger 2620, pg_policy 3256, pg_event_trigger 3466.
+/// // PGSTAT_IDLE_INTERVAL, src/include/pgstat.h
+pub(crate) const COUNT: &str = "SELECT 'p', CASE pg_catalog.current_setting('track_counts')
+        WHEN 'on' THEN pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c)
+            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_tuples_updated(c)
+            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_tuples_deleted(c))::pg_catalog.text
+        ELSE pg_catalog.clock_timestamp()::pg_catalog.text END, ''
+    FROM pg_catalog.unnest('{1255,2604,2606,2618,2620,3256,3466}'::pg_catalog.oid[]) AS t (c)";
+
 /// The parameters of [`LOOK`], as a setting of the session's decides how constants are read: what lasts no longer than
 /// its transaction, what makes a function surely loud, PostgreSQL's own loud functions, names of settings, and dynamic SQL.
 pub(crate) const PATTERNS: [&str; 5] = [

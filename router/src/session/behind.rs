@@ -8,13 +8,15 @@ use switchyard_wire::{build, message};
 use super::Core;
 use super::relay::Relay;
 use crate::exchange::Owed;
-use crate::hidden::look::{LOOK, PATTERNS};
+use crate::hidden::look::{COUNT, LOOK, PATTERNS};
 use crate::hidden::{DEFINES, Disturbance, Found, READS, SURE, WRITES};
 
 /// A look at the database under way.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     version: u64,
+    /// Only whether something has changed is asked.
+    counts: bool,
     found: Found,
     pub(super) failed: bool,
 }
@@ -67,15 +69,21 @@ impl Relay {
 
     #[cold]
     fn look_behind(&mut self, core: &Core) -> bool {
+        let counts = self.reached & DEFINES == 0 && core.seat.hidden.may_be_unchanged();
         self.reached &= !DEFINES;
         // It is over: what it has defined is there for a look that begins now.
         self.disturbance = None;
         let Some(server) = &mut self.server else { return false };
         let out = self.c.own();
         let begin = out.len();
-        let built = build::parse(out, b"", LOOK.as_bytes(), &[0, 0])
-            .and_then(|()| build::bind_text(out, b"", b"", &PATTERNS.map(str::as_bytes)))
-            .and_then(|()| build::execute(out, b"", 0));
+        let mut ask = |sql: &str, parameters: &[&[u8]]| {
+            build::parse(out, b"", sql.as_bytes(), &[0, 0])
+                .and_then(|()| build::bind_text(out, b"", b"", parameters))
+                .and_then(|()| build::execute(out, b"", 0))
+        };
+        let built = ask(COUNT, &[]);
+        let all = PATTERNS.map(str::as_bytes);
+        let built = if counts { built } else { built.and_then(|()| ask(LOOK, &all)) };
         if built.is_err() {
             self.c.own().truncate(begin);
             core.seat.hidden.failed();
@@ -83,10 +91,13 @@ impl Relay {
         }
         build::sync(self.c.own());
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
-        for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(None), Owed::OwnSync] {
-            self.exchange.sent_own(owed);
+        for _ in 0..if counts { 1 } else { 2 } {
+            for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(None)] {
+                self.exchange.sent_own(owed);
+            }
         }
-        self.look = Some(Box::new(Look { version: core.seat.hidden.version(), ..Look::default() }));
+        self.exchange.sent_own(Owed::OwnSync);
+        self.look = Some(Box::new(Look { version: core.seat.hidden.version(), counts, ..Look::default() }));
         true
     }
 
@@ -96,6 +107,8 @@ impl Relay {
         if look.failed {
             tracing::debug!(session = core.id, tenant = %core.who.tenant, "cannot see what a database runs behind statements");
             hidden.failed();
+        } else if look.counts {
+            hidden.counted(look.found.print.as_deref());
         } else {
             hidden.learn(look.version, look.found);
         }
@@ -118,6 +131,7 @@ impl Look {
             ("r", _) => self.found.loud |= READS | WRITES,
             ("w", _) => self.found.loud |= WRITES,
             ("f", name) => self.found.functions.push(name.to_ascii_lowercase()),
+            ("p", print) => self.found.print = Some(print.to_owned()),
             ("c", name) => self.found.names.push(name.to_owned()),
             _ => return None,
         }
