@@ -105,7 +105,8 @@ impl Relay {
     pub(super) fn has_looked(&mut self, core: &Core, look: Look) {
         let hidden = Arc::clone(&core.seat.hidden);
         if look.failed {
-            tracing::debug!(session = core.id, tenant = %core.who.tenant, "cannot see what a database runs behind statements");
+            tracing::warn!(session = core.id, tenant = %core.who.tenant,
+                "cannot see what a database runs behind statements: its connections are asked after each transaction");
             hidden.failed();
         } else if look.counts {
             hidden.counted(look.found.print.as_deref());
