@@ -30,11 +30,13 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON big TO app;
 
 fn fill(m: &Moving) {
     m.shards[0].sql(&format!(
-        "INSERT INTO big SELECT 'acme', n, n * 7919 % 10000, timestamptz '2026-01-01' + n * interval '1 s',
+        "INSERT INTO big SELECT 'acme', n, n::bigint * 7919 % 10000, timestamptz '2026-01-01' + n * interval '1 s',
                 n % 100000 / 100.0, repeat(md5(n::text), 3) FROM generate_series(1, {ROWS}) n;
-         INSERT INTO big SELECT 'other', n, n, now(), n, md5(n::text) FROM generate_series(1, 20000) n;
-         VACUUM ANALYZE big; CHECKPOINT"
+         INSERT INTO big SELECT 'other', n, n, now(), n, md5(n::text) FROM generate_series(1, 20000) n"
     ));
+    // Not within the transaction that several statements are.
+    m.shards[0].sql("VACUUM ANALYZE big");
+    m.shards[0].sql("CHECKPOINT");
 }
 
 fn url(m: &Moving, shard: usize) -> String {
