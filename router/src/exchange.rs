@@ -326,7 +326,8 @@ impl Exchange {
             self.kept -= before.0.bytes();
             self.asked &= self.kept > KEPT_BYTES;
         }
-        self.barrier &= !self.owed.is_empty();
+        // No reply comes to what is silent.
+        self.barrier = self.barrier && self.owed.iter().any(|owed| !owed.is_silent());
         owed
     }
 

@@ -192,3 +192,14 @@ fn nothing_passes_a_pending_prefix_but_one_group() {
     x.prefix = Prefix::default();
     assert!(!x.must_wait());
 }
+
+#[test]
+fn the_end_of_a_copy_that_there_is_not_is_not_waited_for() {
+    let mut x = exchange();
+    x.sent_extended(Owed::Execute);
+    x.wants_answers();
+    x.sent_copy_end();
+    assert!(x.must_be_answered());
+    x.got_completion().unwrap();
+    assert!(!x.must_be_answered());
+}
