@@ -287,4 +287,18 @@ mod tests {
             assert_eq!(hidden.is_sure(what, text), sure, "{text}");
         }
     }
+
+    #[test]
+    fn it_is_read_again_where_the_server_has_counted_changes() {
+        let hidden = Hidden::default();
+        assert!(!hidden.may_be_unchanged());
+        let found = |print: Option<&str>| Found { print: print.map(str::to_owned), ..Found::default() };
+        hidden.learn(hidden.version(), found(Some("5")));
+        hidden.counted(Some("5"));
+        assert!(hidden.may_be_unchanged() && !hidden.is_due(Instant::now()));
+        hidden.counted(Some("6"));
+        assert!(!hidden.may_be_unchanged() && hidden.is_due(Instant::now()));
+        hidden.learn(hidden.version(), found(None));
+        assert!(!hidden.may_be_unchanged(), "what nobody has counted");
+    }
 }

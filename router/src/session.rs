@@ -14,6 +14,7 @@ pub(crate) mod expiry;
 mod failure;
 mod half;
 pub(crate) mod handle;
+mod handover;
 pub(crate) mod listening;
 mod pending;
 mod prepare;

@@ -301,9 +301,10 @@ impl Relay {
         let effect = statements.unnamed_effect().cloned();
         let Some((sql, _)) = statements.unnamed() else { return };
         let (reach, is_noted) = (reach(sql), effect == Some(Effect::Unknown));
-        let text = String::from_utf8(sql.to_vec()).ok();
-        self.note_reach(core, reach, is_noted, |_| text.clone());
+        let text = || String::from_utf8(sql.to_vec()).ok();
+        self.note_reach(core, reach, is_noted, |_| text());
         if let Some(effect) = effect {
+            let text = text();
             self.note_effect(core, effect, text);
         }
     }
