@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// How long a session stays open that nobody uses.
 const IDLE: Duration = Duration::from_secs(2);
@@ -15,12 +16,20 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How long one may take to be as it was in the beginning.
 const CLEANING: Duration = Duration::from_secs(1);
 
-/// Has a session be as it was in the beginning. Statements that the driver has prepared end with who holds them. A process
-/// that stands still closes nothing: the shard does, after twice the time.
-const CLEAN: &str = "ROLLBACK; RESET ALL; SET idle_session_timeout = '4s';
+/// After how long the shard itself closes a session that nobody uses: a process that stands still closes nothing. A session
+/// begins with it, and whoever takes one lifts it. Twice [`IDLE`].
+pub(crate) const UNUSED: &str = "4s";
+
+/// Has a session be as it was in the beginning. Statements that the driver has prepared end with who holds them. In a
+/// transaction `BEGIN` is a warning, or an error and then [`END`] is needed; `ROLLBACK` alone would be a warning wherever
+/// there is none, which is nearly always.
+const CLEAN: &str = "BEGIN; ROLLBACK; RESET ALL;
     DO $$ DECLARE s text; BEGIN
         FOR s IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP EXECUTE format('DEALLOCATE %I', s); END LOOP;
     END $$";
+
+/// Ends a transaction that has failed.
+const END: &str = "ROLLBACK";
 
 /// Most sessions that a move under way has on a shard, without those that copy beside: one of its own, the writer of
 /// changes or the reader of a snapshot, and one of the comparison or the cutover.
@@ -122,7 +131,16 @@ impl Sessions {
 
     /// Has it be used again, or end if nobody does.
     async fn keep(self: Arc<Self>, client: Arc<Client>, key: Key) {
-        let cleaned = tokio::time::timeout(CLEANING, client.batch_execute(CLEAN)).await;
+        let cleaned = tokio::time::timeout(CLEANING, async {
+            match client.batch_execute(CLEAN).await {
+                Err(e) if e.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+                    client.batch_execute(END).await?;
+                    client.batch_execute(CLEAN).await
+                }
+                cleaned => cleaned,
+            }
+        });
+        let cleaned = cleaned.await;
         if !matches!(cleaned, Ok(Ok(()))) {
             return;
         }

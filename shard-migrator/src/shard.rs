@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Config};
 
 use crate::MoveError;
 use crate::scope::literal;
-use crate::sessions::{Session, Sessions};
+use crate::sessions::{Session, Sessions, UNUSED};
 
 /// Deadline of connecting and logging in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,10 +80,9 @@ impl ShardAccess {
     /// A session, in the move's name. It is another's when it is dropped.
     pub(crate) async fn connect(&self) -> Result<Session, MoveError> {
         let key = format!("{} {} {} {} {}", self.name, self.host, self.port, self.database, self.user);
-        let name = format!("SET application_name = {}", literal(&self.session));
-        let again = format!("{name}; RESET idle_session_timeout");
+        let name = format!("SET application_name = {}; SET idle_session_timeout = 0", literal(&self.session));
         while let Some(session) = self.sessions.take(&key) {
-            let named = tokio::time::timeout(CONNECT_TIMEOUT, session.batch_execute(&again)).await;
+            let named = tokio::time::timeout(CONNECT_TIMEOUT, session.batch_execute(&name)).await;
             match named.map_err(|_| self.no_answer())? {
                 Ok(()) => return Ok(session),
                 // It has ended meanwhile.
@@ -92,7 +91,9 @@ impl ShardAccess {
                 }
             }
         }
-        let session = self.sessions.opened(self.connect_alone().await?, key);
+        let options = format!("{OPTIONS} -c idle_session_timeout={UNUSED}");
+        let session = self.sessions.opened(self.open(&options).await?, key);
+        crate::fault::point("session opened");
         session.batch_execute(&name).await.map_err(self.failed())?;
         Ok(session)
     }
@@ -103,6 +104,10 @@ impl ShardAccess {
 
     /// A connection of one's own. It ends when the client is dropped.
     pub(crate) async fn connect_alone(&self) -> Result<Client, MoveError> {
+        self.open(OPTIONS).await
+    }
+
+    async fn open(&self, options: &str) -> Result<Client, MoveError> {
         let mut config = Config::new();
         config
             .host(&self.host)
@@ -110,7 +115,7 @@ impl ShardAccess {
             .dbname(&self.database)
             .user(&self.user)
             .application_name(SESSION)
-            .options(OPTIONS)
+            .options(options)
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(SILENCE)
             .keepalives_interval(PROBES.0)

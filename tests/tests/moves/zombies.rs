@@ -55,6 +55,11 @@ fn sleeps_at(model: Model, point: &str) {
 }
 
 #[test]
+fn heavy_who_stands_still_with_a_session_that_has_no_name_yet_leaves_none_behind() {
+    sleeps_at(Model::Rows, "session opened");
+}
+
+#[test]
 fn heavy_who_wakes_up_before_the_copy_does_not_empty_the_target() {
     sleeps_at(Model::Rows, "target fenced");
 }
