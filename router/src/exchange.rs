@@ -8,6 +8,7 @@
 
 mod copying;
 mod owed;
+mod portal;
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,7 @@ use crate::context::Prefix;
 use crate::server::UnnamedOf;
 use crate::statements::SavedUnnamed;
 pub(crate) use owed::{Owed, Undo};
+pub(crate) use portal::Unnamed;
 
 /// Bytes of unnamed statements that are kept, to be put back if the server skips what has replaced them, before the
 /// server is asked to answer.
@@ -81,6 +83,7 @@ pub(crate) struct Exchange {
     barrier: bool,
     /// The server was asked to answer.
     asked: bool,
+    portal: portal::Portal,
 }
 
 impl Exchange {
@@ -101,6 +104,7 @@ impl Exchange {
             kept: 0,
             barrier: false,
             asked: false,
+            portal: portal::Portal::default(),
         }
     }
 
@@ -114,6 +118,7 @@ impl Exchange {
         self.swallowed = 0;
         self.doubtful = 0;
         self.barrier = false;
+        self.portal = portal::Portal::default();
     }
 
     /// Forgets everything, for reuse with another server.
@@ -212,6 +217,7 @@ impl Exchange {
         // In an aborted extended group the server skips a Query too.
         if !self.skipping {
             self.owed.push_back(Owed::Query);
+            self.portal.bound = false;
             // Its ReadyForQuery also ends what extended messages have begun without a Sync.
             self.open = false;
             self.boundary = true;
@@ -241,6 +247,7 @@ impl Exchange {
     /// A Sync was sent.
     #[inline]
     pub(crate) fn sent_sync(&mut self) {
+        self.portal.bound = false;
         if self.copy_in {
             self.swallowed = self.swallowed.saturating_add(1);
             return;
@@ -348,10 +355,14 @@ impl Exchange {
             }
             (backend::READY_FOR_QUERY, Some(Owed::OwnQuery(_) | Owed::OwnSync)) => {
                 self.status = status;
+                self.portal.ready(status);
                 self.pop();
                 Ok(OwnReply::Ready)
             }
-            (backend::ERROR, Some(Owed::OwnQuery(name))) => Ok(OwnReply::Failed(name.clone())),
+            (backend::ERROR, Some(Owed::OwnQuery(name))) => {
+                self.portal.query_failed(None, self.status);
+                Ok(OwnReply::Failed(name.clone()))
+            }
             (backend::ERROR, Some(_)) => {
                 let ends = self.owed.iter().find(|o| matches!(o, Owed::Sync | Owed::OwnSync));
                 if !matches!(ends, Some(Owed::OwnSync)) {
@@ -370,6 +381,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn got_ready(&mut self, status: u8) -> Result<(), Desync> {
         self.status = status;
+        self.portal.ready(status);
         self.copy_in = false;
         loop {
             match self.pop() {
@@ -423,21 +435,28 @@ impl Exchange {
     pub(crate) fn got_bind_complete(&mut self) -> Result<(), Desync> {
         self.skip_silent();
         match self.pop() {
-            Some(Owed::Bind) => Ok(()),
+            Some(Owed::Bind { unnamed }) => {
+                self.portal.was_bound(unnamed);
+                Ok(())
+            }
             _ => Err(Desync),
         }
     }
 
-    /// RowDescription or NoData arrived: for a Describe, or within a Query.
+    /// RowDescription or NoData arrived: for a Describe, or within a Query. Whether the client sees it.
     #[inline]
-    pub(crate) fn got_description(&mut self) -> Result<(), Desync> {
+    pub(crate) fn got_description(&mut self) -> Result<bool, Desync> {
         self.skip_silent();
         match self.owed.front() {
             Some(Owed::Describe) => drop(self.pop()),
             Some(Owed::Query) => {}
+            Some(Owed::IsPortalThere) => {
+                self.pop();
+                return Ok(false);
+            }
             _ => return Err(Desync),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// CommandComplete, EmptyQueryResponse or PortalSuspended arrived.
@@ -448,7 +467,7 @@ impl Exchange {
         self.skip_silent();
         match self.owed.front() {
             Some(Owed::Execute) => drop(self.pop()),
-            Some(Owed::Query) => {}
+            Some(Owed::Query) => self.portal.ran = true,
             // Replication says it once more when the stream has ended.
             _ if self.copy_both => {}
             _ => return Err(Desync),
@@ -497,14 +516,17 @@ impl Exchange {
         self.copy_in
     }
 
-    /// ErrorResponse arrived. `undo` gets what the server skips because of it, in the order in which it was sent: to
+    /// ErrorResponse arrived, with this SQLSTATE. `undo` gets what the server skips because of it, in the order in which it was sent: to
     /// be undone from its end.
-    pub(crate) fn got_error(&mut self, undo: &mut Vec<Undo>) -> ErrorIs {
+    pub(crate) fn got_error(&mut self, code: Option<[u8; 5]>, undo: &mut Vec<Undo>) -> ErrorIs {
         self.copy_in = false;
         self.doubtful = self.doubtful.saturating_add(std::mem::take(&mut self.swallowed));
         // What was refused has no effect.
         while self.owed.front().is_some_and(Owed::is_silent) {
             self.pop();
+        }
+        if matches!(self.owed.front(), Some(Owed::Query | Owed::RefusedQuery(_))) {
+            self.portal.query_failed(code, self.status);
         }
         if matches!(self.owed.front(), Some(Owed::Query | Owed::Call)) {
             return ErrorIs::Plain;

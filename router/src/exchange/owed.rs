@@ -19,9 +19,14 @@ pub(crate) enum Owed {
     /// No reply: the client has ended this many COPYs here.
     CopyEnd(usize),
     /// BindComplete.
-    Bind,
+    Bind {
+        /// Whether it is for the unnamed portal.
+        unnamed: bool,
+    },
     /// RowDescription or NoData.
     Describe,
+    /// NoData, not to be shown: the router has asked whether there is an unnamed portal.
+    IsPortalThere,
     /// CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// ParseComplete for a statement without a name, which has this serial number in the session.

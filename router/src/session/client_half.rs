@@ -11,8 +11,9 @@ use super::roaming::Look;
 use super::{Core, End};
 use crate::classify::reach::reach;
 use crate::classify::{Effect, Pin, classify, read_only};
-use crate::exchange::Owed;
+use crate::exchange::{Owed, Unnamed};
 use crate::hidden::{READS, WRITES};
+use crate::statements::TRIED_STATEMENT;
 
 /// Bytes of the router's own answers that may wait for a client to read, before it is listened to again.
 const UNSENT_BYTES: usize = 64 * 1024;
@@ -201,6 +202,14 @@ impl Relay {
                 // What was asked before the goodbye is answered before it.
                 return Ok(Stop::Leaving);
             }
+            if header.tag == frontend::EXECUTE && !self.exchange.runs_what_was_bound() {
+                match self.guard_unnamed_portal(core, header.len)? {
+                    Look::On => {}
+                    Look::Done => continue,
+                    Look::More => return Ok(Stop::Empty),
+                    Look::Wait | Look::Borrow => return Ok(Stop::Stalled),
+                }
+            }
             if core.roaming.is_some() {
                 match self.escort(core, header)? {
                     Look::On => {}
@@ -216,6 +225,31 @@ impl Relay {
                 return Ok(Stop::Empty);
             }
         }
+    }
+
+    /// Looks at an Execute of `len` bytes behind no Bind in its group: no session may run the portal that a Query has
+    /// left which failed, and end the shard with it. The server is sent what it answers as it should that Execute: it says
+    /// that there is no such portal, if there is none; or nothing, and then that the transaction has failed.
+    #[inline(never)]
+    fn guard_unnamed_portal(&mut self, core: &Core, len: usize) -> Result<Look, End> {
+        match self.c.buffer.fresh().get(frame::HEADER) {
+            None => return Ok(Look::More),
+            Some(0) => {}
+            Some(_) => return Ok(Look::On),
+        }
+        match self.exchange.unnamed_portal() {
+            Unnamed::Sound => return Ok(Look::On),
+            Unnamed::Unknown => return Ok(Look::Wait),
+            Unnamed::Left => {}
+        }
+        core.account.statements.add(1);
+        core.seat.shard_account.statements.add(1);
+        self.c.discard(len);
+        built(build::describe(self.c.own(), b'P', b""))?;
+        self.exchange.sent_extended(Owed::IsPortalThere);
+        built(build::parse(self.c.own(), TRIED_STATEMENT, b"SELECT", &[0, 0]))?;
+        self.exchange.sent_extended(Owed::Execute);
+        Ok(Look::Done)
     }
 
     /// Whether the reply to a group that is wholly sent must be seen before a message of this kind.

@@ -232,6 +232,7 @@ impl Relay {
             return Ok(true);
         }
         core.seat.shard_account.binds.add(1);
+        let of_unnamed = names.portal.is_empty();
         if names.statement.is_empty() {
             let after = frame::HEADER + names.rest;
             // What it does was noted with its Parse, for the first time that it is bound.
@@ -240,7 +241,7 @@ impl Relay {
             }
             self.note_parameters(after, len);
             self.ensure_unnamed(core)?;
-            self.exchange.sent_extended(Owed::Bind);
+            self.exchange.sent_bind(of_unnamed);
             self.c.forward(len);
             return Ok(true);
         }
@@ -252,7 +253,7 @@ impl Relay {
                 self.ensure_by_sql(core, &name);
             }
             // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
-            self.exchange.sent_extended(Owed::Bind);
+            self.exchange.sent_bind(of_unnamed);
             self.c.forward(len);
             return Ok(true);
         }
@@ -290,7 +291,7 @@ impl Relay {
         out.push(0);
         out.extend_from_slice(server_name);
         out.push(0);
-        self.exchange.sent_extended(Owed::Bind);
+        self.exchange.sent_bind(of_unnamed);
         self.c.forward(len - rest);
         Ok(true)
     }

@@ -241,12 +241,11 @@ impl Relay {
                 }
                 self.s.forward(header.len);
             }
-            backend::ROW_DESCRIPTION | backend::NO_DATA => {
-                if self.exchange.got_description().is_err() {
-                    return Ok(Err(Desync));
-                }
-                self.s.forward(header.len);
-            }
+            backend::ROW_DESCRIPTION | backend::NO_DATA => match self.exchange.got_description() {
+                Ok(true) => self.s.forward(header.len),
+                Ok(false) => self.s.discard(header.len),
+                Err(desync) => return Ok(Err(desync)),
+            },
             backend::BIND_COMPLETE => {
                 if self.exchange.got_bind_complete().is_err() {
                     return Ok(Err(Desync));
@@ -393,7 +392,7 @@ impl Relay {
         let because = code == Some(sqlstate::IN_FAILED_SQL_TRANSACTION.0);
         let late = because.then(|| core.put_off_error()).flatten();
         let mut undo = std::mem::take(&mut self.undo);
-        let is = self.exchange.got_error(&mut undo);
+        let is = self.exchange.got_error(code, &mut undo);
         if self.exchange.is_in_doubt()
             && let Some(server) = &mut self.server
         {

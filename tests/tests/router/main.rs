@@ -22,6 +22,7 @@ mod operation;
 mod pids;
 mod placement;
 mod pool;
+mod portals;
 mod prepared;
 mod protocol;
 mod proxy;

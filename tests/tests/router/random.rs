@@ -109,17 +109,42 @@ impl Manners {
     }
 }
 
+/// Whether an Execute of the unnamed portal may end PostgreSQL itself, which is no measure then (see `portals.rs`).
+#[derive(Default)]
+struct Left {
+    /// A Query may have failed in its portal.
+    failed: bool,
+    /// A Bind has replaced that, or all is skipped.
+    bound: bool,
+}
+
+impl Left {
+    /// The piece, or another one in its place.
+    fn spared(&mut self, (word, bytes): (String, Vec<u8>)) -> (String, Vec<u8>) {
+        if word.starts_with("Execute \"\"") && self.failed && !self.bound {
+            return ("Execute \"b\" 0".to_owned(), m::execute("b", 0));
+        }
+        let fails = word.starts_with("COPY") || word == "Query \"ROLLBACK TO s\"";
+        self.failed |= fails;
+        self.bound = word.starts_with("Bind \"\"")
+            || self.bound
+                && !["Query", "COPY", "all of", "Sync"].iter().any(|begins| word.starts_with(begins));
+        (word, bytes)
+    }
+}
+
 /// Some pieces with Syncs between.
 fn pieces(dice: &mut Dice, manners: Manners) -> Pieces {
     let mut pieces = Vec::new();
+    let mut left = Left::default();
     for _ in 0..=dice.roll(25) {
-        let piece = piece(dice, manners);
+        let piece = left.spared(piece(dice, manners));
         if manners == Manners::Tidy && (piece.0.starts_with("Query") || piece.0.starts_with("COPY")) {
             pieces.push(("Sync".to_owned(), m::sync()));
         }
         pieces.push(piece);
         if dice.roll(3) == 0 {
-            pieces.push(("Sync".to_owned(), m::sync()));
+            pieces.push(left.spared(("Sync".to_owned(), m::sync())));
         }
     }
     pieces

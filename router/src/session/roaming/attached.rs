@@ -179,7 +179,7 @@ impl Relay {
                 built(build::parse(self.c.own(), b"", REFUSED, &[0, 0]))?;
                 self.exchange.sent_extended(Owed::RefusedGroup(Box::new(error)));
                 // The server skips it, and all up to the Sync.
-                self.exchange.sent_extended(Owed::Bind);
+                self.exchange.sent_bind(false);
                 self.c.forward(len);
                 self.stall = true;
                 Ok(Look::Done)
