@@ -20,6 +20,7 @@ const STEPS: &[(&str, &str)] = &[
     ("notification key", include_str!("../migrations/0021_notification_key.sql")),
     ("move streams", include_str!("../migrations/0022_move_streams.sql")),
     ("moves without their source", include_str!("../migrations/0023_without_source.sql")),
+    ("users of the console alone", include_str!("../migrations/0025_console_users.sql")),
 ];
 
 /// How many steps there are.

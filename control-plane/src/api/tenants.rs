@@ -297,7 +297,9 @@ impl NewUserAnswer {
         secrets: crate::store::Secrets,
         password: Option<secrecy::SecretString>,
     ) -> Self {
+        // Who acts for nobody, but for the console, is not let into the database that the URL names.
         let known = secrets.password.as_ref().or(password.as_ref());
+        let known = known.filter(|_| user.any_tenant || !user.tenants.is_empty());
         let url = known.map(|p| app.client_url.of_user(&user.name, p.expose_secret()));
         let password = secrets.password.map(|p| p.expose_secret().to_owned());
         Self { user, password, url }

@@ -4,6 +4,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use switchyard_config::TenantId;
+use switchyard_config::topology::LoginMethods;
 use switchyard_config::verifier::{check_verifier, parse_scram_keys};
 use switchyard_wire::scram::Verifier;
 use tokio_postgres::Row;
@@ -112,7 +113,7 @@ impl Store {
         let any_tenant = patch.any_tenant.unwrap_or(before.any_tenant && patch.tenants.is_none());
         let kept = || if any_tenant { Vec::new() } else { before.tenants.clone() };
         let tenants = patch.tenants.unwrap_or_else(kept);
-        check_tenants(&t, any_tenant, &tenants).await?;
+        check_tenants(&t, any_tenant, &tenants, &methods).await?;
         let has_password = patch.verifier.as_ref().map_or(before.password, Option::is_some);
         if !has_password && !methods.jwt && !methods.cert && !methods.trust {
             return Err(StoreError::invalid("methods", "would leave it no way to log in"));
@@ -184,7 +185,7 @@ pub(super) async fn insert_user(
     new: NewUser,
 ) -> Result<(User, Secrets), StoreError> {
     check(&new)?;
-    check_tenants(t, new.any_tenant, &new.tenants).await?;
+    check_tenants(t, new.any_tenant, &new.tenants, &new.methods).await?;
     let (verifier, secrets) = proof(&new)?;
     let sql = "INSERT INTO users (name, verifier, methods, any_tenant, tenants, pool_mode, server_user, server_password)
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING";
@@ -230,11 +231,21 @@ fn check(new: &NewUser) -> Result<(), StoreError> {
     check_server_login(new.server_user.as_deref(), new.server_password.as_ref())
 }
 
-/// For whom a user may act: everybody, or at least one tenant, all of which must exist; an unknown one would never be
-/// let in, or, worse, be made.
-async fn check_tenants(t: &Transaction<'_>, any: bool, tenants: &[String]) -> Result<(), StoreError> {
-    if any != tenants.is_empty() {
-        return Err(StoreError::invalid("tenants", "must name tenants, unless `any_tenant` is true"));
+/// For whom a user may act: everybody, or tenants, all of which must exist; an unknown one would never be let in, or,
+/// worse, be made. Nobody at all will do for who has a role in the console.
+async fn check_tenants(
+    t: &Transaction<'_>,
+    any: bool,
+    tenants: &[String],
+    methods: &LoginMethods,
+) -> Result<(), StoreError> {
+    if any && !tenants.is_empty() {
+        return Err(StoreError::invalid("tenants", "and `any_tenant` exclude each other"));
+    }
+    if !any && tenants.is_empty() && methods.console.is_none() {
+        let why =
+            "must name tenants, unless `any_tenant` is true or `methods` gives it a role in the console";
+        return Err(StoreError::invalid("tenants", why));
     }
     for tenant in tenants {
         TenantId::new(tenant).map_err(|e| StoreError::invalid("tenants", e))?;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use switchyard_tests::wait;
 
 use crate::life::Site;
+use switchyard_tests::cluster::DATABASE;
+use switchyard_tests::raw::Refused;
 
 #[test]
 fn a_user_is_changed_and_routers_hear_of_it() {
@@ -77,4 +79,27 @@ fn a_user_is_changed_and_routers_hear_of_it() {
         (&Value::Null, &json!(true))
     );
     assert!(!audit.to_string().contains("SCRAM-SHA-256"));
+}
+
+#[test]
+fn a_user_of_the_console_needs_no_tenant() {
+    let site = Site::start();
+    let plane = &site.plane;
+    assert_eq!(plane.code(&["user", "create", "app"]), 2, "one that may do nothing at all");
+    let made = plane.cli(&["user", "create", "monitor", "--console", "viewer"]);
+    assert_eq!((&made["tenants"], &made["methods"]["console"]), (&json!([]), &json!("viewer")));
+    assert!(made["url"].is_null(), "no tenant's database lets it in: {made}");
+    let password = made["new_password"].as_str().expect("it is told");
+    let monitor = site.router.target().user("monitor").password(password);
+    let console = monitor.clone().database("pgbouncer");
+    site.let_in(&console);
+    assert!(!console.connect().rows("SHOW POOLS").is_empty());
+    let refused = monitor.database(DATABASE).try_connect().err().expect("it has no tenant");
+    assert!(matches!(&refused, Refused::Error { error, .. } if error.sqlstate == "28P01"), "{refused:?}");
+
+    // It stays one that may do something.
+    assert_ne!(plane.code(&["user", "set", "monitor", "--console", "none"]), 0);
+    plane.cli(&["tenant", "create", "acme", "--no-user"]);
+    plane.cli(&["user", "set", "monitor", "--console", "none", "--tenant", "acme"]);
+    site.kept_out(&console);
 }

@@ -15,7 +15,7 @@ pub(crate) enum UserCommand {
         /// Its name.
         name: String,
         /// A tenant that it may act for; may be repeated.
-        #[arg(long = "tenant", required_unless_present = "any_tenant", conflicts_with = "any_tenant")]
+        #[arg(long = "tenant", required_unless_present_any = ["any_tenant", "console"], conflicts_with = "any_tenant")]
         tenants: Vec<String>,
         /// It may act for every tenant.
         #[arg(long)]
@@ -35,6 +35,9 @@ pub(crate) enum UserCommand {
         /// Its sessions act for many tenants: each transaction says in SQL for which.
         #[arg(long)]
         roaming: bool,
+        /// What it may do in the routers' console; for administrators to say. Such a user needs no tenant.
+        #[arg(long, value_parser = ["viewer", "operator", "admin"])]
+        console: Option<String>,
     },
     /// Change what is given of a user. Sessions that are open stay as they are, but for those of a tenant that is
     /// taken away from it.
@@ -117,12 +120,12 @@ impl UserCommand {
     pub(crate) async fn run(self, session: Session) -> Outcome {
         let api = &session.api;
         match self {
-            Self::Create { name, tenants, any_tenant, pool_mode, password, jwt, cert, roaming } => {
+            Self::Create { name, tenants, any_tenant, pool_mode, password, jwt, cert, roaming, console } => {
                 let password = if password { Some(read_password()?) } else { None };
                 let body = json!({
                     "name": name, "tenants": tenants, "any_tenant": any_tenant, "pool_mode": pool_mode,
                     "password": password.as_ref().map(|p| p.expose_secret()),
-                    "methods": { "jwt": jwt, "cert": cert, "roaming": roaming },
+                    "methods": { "jwt": jwt, "cert": cert, "roaming": roaming, "console": console },
                 });
                 session.show(FIELDS, &api.post("/v1/users", body).await?)
             }
