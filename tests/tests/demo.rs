@@ -157,11 +157,21 @@ fn everything_that_the_state_names_works_and_nothing_stays() {
     };
     for shard in ["shard-3", "shard-1", "shard-2"] {
         operate(&["tenant", "place", "newco", "--to", shard]);
-        let began = std::time::Instant::now();
         wait::until_true("the new shard", || {
             psql(&made["url"], "SELECT inet_server_port()").is_ok_and(|p| p == port_of(shard))
         });
-        assert!(began.elapsed().as_secs() < 2, "it took {:?}", began.elapsed());
+    }
+
+    // The lines that move a tenant, and have it go back, do.
+    let leads = psql(acme, "SELECT count(*) FROM leads").expect("it answers");
+    let home = psql(acme, "SELECT inet_server_port()").expect("it answers");
+    let line = |of: &str| text.lines().find(|l| l.contains(of)).unwrap_or_else(|| panic!("no {of}: {text}"));
+    for (verb, stays) in [("move start", false), ("move rollback", true)] {
+        let script = format!("{}\n{}", line("export SWITCHYARD_URL"), line(verb));
+        let output = Command::new("sh").args(["-c", &script]).output().expect("sh");
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(psql(acme, "SELECT count(*) FROM leads").as_ref(), Ok(&leads));
+        assert_eq!(psql(acme, "SELECT inet_server_port()").is_ok_and(|port| port == home), stays, "{verb}");
     }
 
     let site = Demo::site(&state["pids"]["router"]);

@@ -146,5 +146,16 @@ fn write(out: &mut String, stack: &Stack, seen: &[Seen]) -> std::fmt::Result {
     if let Some(last) = stack.shards.last() {
         writeln!(out, "  {program} tenant place newco --to {}  # for its next transaction on", last.name)?;
     }
+    let elsewhere = seen.first().and_then(|s| {
+        let to = stack.shards.iter().find(|shard| *shard.name != *s.tenant.shard)?;
+        Some((&s.tenant.id, &to.name))
+    });
+    if let Some((tenant, to)) = elsewhere {
+        writeln!(out, "  {program} move start {tenant} --to {to} --wait  # with its rows, while it writes")?;
+        writeln!(
+            out,
+            "  {program} move rollback {tenant} --wait         # and back, or: move complete {tenant}"
+        )?;
+    }
     write!(out, "\nA placement takes no rows along: place tenants that have none, and move those that have.")
 }
