@@ -18,6 +18,8 @@
 //!
 //! `docs/decisions/0002-context-handover.md` has the experiment.
 
+mod prefix;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -31,6 +33,7 @@ use switchyard_wire::build::{self, BuildError};
 
 use crate::seal::{SealError, Sealed};
 use crate::server::{Carried, Route};
+pub(crate) use prefix::Prefix;
 
 /// OID of `set_config(text, text, bool)`. // src/include/catalog/pg_proc.dat
 const SET_CONFIG_OID: u32 = 2078;
@@ -300,25 +303,6 @@ pub(crate) enum HandoverError {
     /// There is no token.
     #[error(transparent)]
     Seal(#[from] SealError),
-}
-
-/// Replies that the router has asked for itself, and the client must not see.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Prefix {
-    /// CommandComplete messages to come.
-    pub(crate) commands: u16,
-    /// CloseComplete messages to come.
-    pub(crate) closes: u16,
-    /// ReadyForQuery messages to come.
-    pub(crate) readies: u16,
-}
-
-impl Prefix {
-    /// Whether replies are still to come.
-    #[inline]
-    pub(crate) fn is_pending(self) -> bool {
-        self.commands != 0 || self.closes != 0 || self.readies != 0
-    }
 }
 
 /// How a connection is made ready for its next session.

@@ -342,16 +342,14 @@ async fn try_out(server: &mut Server, seat: &Seat, wishes: &Arc<Wishes>) -> Resu
             }
             let body = &held[at + frame::HEADER..at + header.len];
             match header.tag {
-                backend::COMMAND_COMPLETE => prefix.commands = prefix.commands.saturating_sub(1),
-                backend::CLOSE_COMPLETE => prefix.closes = prefix.closes.saturating_sub(1),
-                backend::READY_FOR_QUERY => prefix.readies = prefix.readies.saturating_sub(1),
                 backend::PARAMETER_STATUS => {
                     if let Ok((name, value)) = message::parameter_status(body) {
                         overlay(&mut reported, name, value);
                     }
                 }
                 backend::ERROR => return Err(refusal(body)),
-                _ => {}
+                tag if prefix.got(tag, body) => {}
+                _ => return Err(Failed::Lost),
             }
             at += header.len;
         }

@@ -123,14 +123,30 @@ impl Peer {
     /// # Errors
     /// When the router has gone.
     pub fn serve(&mut self, query: impl Fn(&str) -> Vec<u8>) -> io::Result<()> {
+        self.serve_by(query, done)
+    }
+
+    /// The same, and `run` answers each Execute, by the text that was parsed last.
+    ///
+    /// # Errors
+    /// When the router has gone.
+    pub fn serve_by(
+        &mut self,
+        query: impl Fn(&str) -> Vec<u8>,
+        run: impl Fn(&str) -> Vec<u8>,
+    ) -> io::Result<()> {
+        let mut parsed = String::new();
         loop {
             let (tag, body) = self.message()?;
+            if tag == b'P' {
+                parsed = parsed_text(&body);
+            }
             let answer = match tag {
                 b'P' => frame(b'1', &[]),
                 b'B' => frame(b'2', &[]),
                 b'C' => frame(b'3', &[]),
                 b'D' => frame(b'n', &[]),
-                b'E' => complete("SELECT 0"),
+                b'E' => run(&parsed),
                 b'S' => ready(),
                 b'F' => [frame(b'V', &(-1_i32).to_be_bytes()), ready()].concat(),
                 b'Q' => query(String::from_utf8_lossy(&body[..body.len() - 1]).as_ref()),
@@ -152,6 +168,20 @@ pub fn welcome() -> Vec<u8> {
 /// ReadyForQuery outside a transaction.
 pub fn ready() -> Vec<u8> {
     frame(b'Z', b"I")
+}
+
+/// The text of a Parse.
+pub fn parsed_text(body: &[u8]) -> String {
+    String::from_utf8_lossy(body.split(|b| *b == 0).nth(1).unwrap_or_default()).into_owned()
+}
+
+/// CommandComplete of a statement that does nothing.
+pub fn done(sql: &str) -> Vec<u8> {
+    match sql.split_whitespace().next() {
+        Some("SELECT") | None => complete("SELECT 0"),
+        Some("DISCARD") => complete("DISCARD ALL"),
+        Some(word) => complete(word),
+    }
 }
 
 /// CommandComplete.

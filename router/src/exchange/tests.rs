@@ -184,7 +184,7 @@ fn copy_in_by_query() {
 #[test]
 fn nothing_passes_a_pending_prefix_but_one_group() {
     let mut x = Exchange::new();
-    x.begin(Prefix { commands: 1, closes: 0, readies: 1 });
+    x.begin(Prefix { commands: 1, readies: 1, ..Prefix::default() });
     x.sent_bind(true);
     assert!(!x.must_wait());
     x.sent_sync();

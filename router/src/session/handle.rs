@@ -390,4 +390,49 @@ mod tests {
         session.waits();
         assert!(session.has(Order::CancelWait) && !session.waits_no_more(), "the order comes late");
     }
+
+    #[test]
+    fn of_orders_that_arrive_together_none_is_lost_and_the_most_pressing_comes_first() {
+        let session = handle();
+        for order in Order::ALL.into_iter().chain(Order::ALL).rev() {
+            session.command(order);
+        }
+        let mut seen = Vec::new();
+        while let Some(order) = session.order() {
+            assert!(session.has(order));
+            seen.push(order);
+            if seen.len() == 1 {
+                // Given once more while it is dealt with: it is the same order.
+                session.command(order);
+            }
+            session.withdraw(order);
+            assert!(!session.has(order));
+        }
+        assert_eq!(seen, Order::ALL);
+        // The one that stands until it can be obeyed must hide no other from who looks for the next.
+        assert_eq!(seen.last(), Some(&Order::Drain));
+        assert_eq!(
+            seen.iter().map(|order| u32::from(*order as u8)).sum::<u32>(),
+            255,
+            "each has a bit of its own"
+        );
+    }
+
+    #[test]
+    fn an_order_wakes_the_session_and_one_that_came_before_it_slept_is_seen() {
+        struct Woken(AtomicU32);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let (session, woken) = (handle(), Arc::new(Woken(AtomicU32::new(0))));
+        session.command(Order::Refresh);
+        session.register(&Waker::from(woken.clone()));
+        assert_eq!(session.order(), Some(Order::Refresh));
+        session.command(Order::Mail);
+        session.command(Order::Terminate);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 2);
+        assert_eq!(session.order(), Some(Order::Terminate));
+    }
 }

@@ -26,22 +26,10 @@ impl Relay {
         if fresh.len() < header.len {
             return Ok(Ok(false));
         }
-        let prefix = &mut self.exchange.prefix;
+        let body = &fresh[frame::HEADER..header.len];
         match header.tag {
-            backend::COMMAND_COMPLETE if prefix.commands > 0 => prefix.commands -= 1,
-            backend::CLOSE_COMPLETE if prefix.closes > 0 => prefix.closes -= 1,
-            backend::READY_FOR_QUERY if prefix.readies > 0 && fresh.get(frame::HEADER) == Some(&b'I') => {
-                prefix.readies -= 1;
-            }
-            backend::FUNCTION_RESULT
-            | backend::PARSE_COMPLETE
-            | backend::BIND_COMPLETE
-            | backend::DATA_ROW
-            | backend::NOTICE
-            | backend::NOTIFICATION
-            | backend::PARAMETER_STATUS => {}
             backend::ERROR => {
-                let fields = message::ErrorFields::parse(&fresh[frame::HEADER..header.len]).ok();
+                let fields = message::ErrorFields::parse(body).ok();
                 let code = fields.as_ref().and_then(|f| f.code());
                 // Wrong by configuration: another connection would say the same.
                 let hopeless = code.is_some_and(|c| c.starts_with(b"22") || c.starts_with(b"42"));
@@ -54,6 +42,7 @@ impl Relay {
                 self.handover_failed(core, fenced, code.filter(|_| hopeless), cause)?;
                 return Ok(Ok(false));
             }
+            tag if self.exchange.prefix.got(tag, body) => {}
             _ => return Ok(Err(Desync)),
         }
         let settled = !self.exchange.prefix.is_pending();

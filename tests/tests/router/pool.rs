@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use switchyard_tests::cluster::APP;
-use switchyard_tests::raw::messages as m;
+use switchyard_tests::raw::{messages as m, scram_verifier};
+use switchyard_tests::setup::{PASSWORD, user_toml};
 use switchyard_tests::{Running, Setup, wait};
 
 const PID: &str = "SELECT pg_backend_pid()";
@@ -314,6 +315,38 @@ fn a_session_outlives_a_full_pool() {
     }
     holder.rows("COMMIT");
     assert_eq!(waiter.value("SELECT 1"), "1");
+}
+
+#[test]
+fn who_needs_another_login_gets_the_place_of_a_connection_that_comes_back() {
+    let secret = "another-secret";
+    let role = format!("CREATE ROLE another LOGIN PASSWORD '{}' IN ROLE app", scram_verifier(secret));
+    let extra = format!("tenants = \"*\"\nserver_user = \"another\"\nserver_password = \"{secret}\"");
+    let other = user_toml("other", PASSWORD, &extra);
+    let s = setup().sql(&role).section(&other).pool("size = 1\nqueue_timeout = \"60s\"").start();
+    let mut others: Vec<_> = ["acme", "globex"]
+        .map(|tenant| s.plain_target(&format!("other.{tenant}"), PASSWORD).connect())
+        .into();
+    let (mut holder, mut same) = (s.login("acme"), s.login("globex"));
+    let who = "SELECT session_user";
+    let waiting = || s.router.metrics().sum("switchyard_client_connections", &[("state", "waiting")]);
+    for _ in 0..5 {
+        holder.rows("BEGIN; SELECT 1");
+        for (n, session) in others.iter_mut().chain([&mut same]).enumerate() {
+            session.send(&m::query(who));
+            wait::until_true("it to wait", || waiting() == (n + 1) as f64);
+        }
+        assert_eq!(s.server_connections(), 1);
+        holder.rows("COMMIT");
+        for (session, user) in others.iter_mut().chain([&mut same]).zip(["another", "another", APP]) {
+            let answer = session.until_ready();
+            assert!(
+                answer.iter().any(|m| m.tag == b'D' && m.values() == [Some(user.to_owned())]),
+                "{user}: {answer:?}"
+            );
+        }
+        assert!(s.server_connections() <= 1, "one makes room for the other");
+    }
 }
 
 /// By turns, sixty clients would get thirty times as many transactions as two.

@@ -73,6 +73,35 @@ fn a_pause_waits_for_open_transactions_and_lets_them_end() {
 }
 
 #[test]
+fn a_connection_that_is_being_made_as_its_shard_is_paused_serves_nobody() {
+    let s = setup().proxied().pool("size = 1\nconnect_timeout = \"60s\"\nqueue_timeout = \"60s\"").start();
+    let (mut operator, mut viewer) = (console(&s, "operator"), console(&s, "viewer"));
+    let mut acme = s.login("acme");
+    acme.rows("SELECT 1");
+    s.proxies[0].cut();
+    let connects = || s.router.metrics().sum("switchyard_server_connects_total", &[]);
+    let (tried, made) = (s.proxies[0].accepted(), connects());
+    s.proxies[0].stall();
+    held(&mut acme, &mut viewer, "SELECT 'acme'");
+    wait::until_true("a connection to be on its way", || s.proxies[0].accepted() > tried);
+    operator.send(&m::query("PAUSE s0"));
+    wait::until_true("the pause to have begun", || {
+        let rows = named_rows(&mut viewer, "SHOW DATABASES");
+        rows.iter().any(|row| row["name"] == "crm@s0" && row["paused"] == "1")
+    });
+    assert_eq!(connects(), made);
+    s.proxies[0].resume();
+    wait::until_true("a connection", || connects() > made);
+    // The pause has waited for it.
+    let done = operator.until_ready();
+    assert!(done.iter().any(|m| m.tag == b'C' && m.text() == "PAUSE"), "{done:?}");
+    wait::until_true("it to be closed", || s.server_connections() == 0);
+    assert_eq!(waiting(&mut viewer), 1);
+    operator.rows("RESUME s0");
+    assert_eq!(acme.until_ready().iter().filter(|m| m.tag == b'D').count(), 1);
+}
+
+#[test]
 fn a_pause_that_takes_too_long_says_who_is_in_the_way_and_is_undone() {
     let s = setup().pool("size = 4").section("[console]\ndrain_timeout = \"300ms\"").start();
     let mut operator = console(&s, "operator");

@@ -3,7 +3,9 @@
 
 use std::io;
 
-use switchyard_tests::fake::{FakeShard, Peer, complete, data, error, ready, row, welcome};
+use switchyard_tests::fake::{
+    FakeShard, Peer, complete, data, done, error, parsed_text, ready, row, welcome,
+};
 use switchyard_tests::raw::messages::{frame, strings};
 use switchyard_tests::setup::{PASSWORD, user_toml};
 use switchyard_tests::{Raw, Router, wait};
@@ -340,12 +342,40 @@ fn odd_things_that_a_client_may_be_told() {
     }
 }
 
+/// A shard that has not committed the tenant's context has not set it: nobody is shown what it answers then.
+#[test]
+fn a_context_that_is_not_committed() {
+    for (what, instead) in [
+        ("rolled back", complete("ROLLBACK")),
+        ("nothing of the kind", complete("SELECT 1")),
+        ("without an end", frame(b'C', b"COMMIT")),
+        ("an empty query", frame(b'I', &[])),
+        ("one that goes on", frame(b's', &[])),
+    ] {
+        let s = Stand::start(move |peer| {
+            peer.let_in()?;
+            let committed = |sql: &str| if sql == "COMMIT" { instead.clone() } else { done(sql) };
+            peer.serve_by(|_| [row(CANARY), ready()].concat(), committed)
+        });
+        let mut acme = s.target("acme").connect();
+        acme.send(&switchyard_tests::raw::messages::query("SELECT 1"));
+        let messages = acme.until_ready_or_end();
+        assert!(messages.iter().all(|m| m.tag != b'D'), "{what}: {messages:?}");
+        assert!(messages.iter().any(|m| m.tag == b'E'), "{what}: {messages:?}");
+        s.others_are_served();
+    }
+}
+
 #[test]
 fn notices_without_end() {
     let s = Stand::start(|peer| {
         peer.let_in()?;
+        let mut parsed = String::new();
         loop {
             let (tag, body) = peer.message()?;
+            if tag == b'P' {
+                parsed = parsed_text(&body);
+            }
             match tag {
                 b'Q' if body.starts_with(b"SELECT 'bad'") => loop {
                     peer.send(&frame(b'N', &[&b"SNOTICE\0VNOTICE\0M"[..], &[b'x'; 5000], b"\0\0"].concat()))?;
@@ -353,7 +383,7 @@ fn notices_without_end() {
                 b'Q' => peer.send(&[row("honest"), ready()].concat())?,
                 b'P' => peer.send(&frame(b'1', &[]))?,
                 b'B' => peer.send(&frame(b'2', &[]))?,
-                b'E' => peer.send(&complete("SELECT 0"))?,
+                b'E' => peer.send(&done(&parsed))?,
                 b'C' => peer.send(&frame(b'3', &[]))?,
                 b'F' => peer.send(&[frame(b'V', &[0xff; 4]), ready()].concat())?,
                 b'S' => peer.send(&ready())?,
