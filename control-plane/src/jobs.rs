@@ -33,6 +33,7 @@ const SENT_AT_A_TIME: i64 = 20;
 /// Works for as long as the process lives and whenever it leads.
 pub(crate) async fn run(store: Store, mut term: Term, measure: Duration) {
     let (mut measured, mut forgotten): (Option<Instant>, Option<Instant>) = (None, None);
+    let mut hidden = storage::Told::default();
     let due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| at.elapsed() >= every);
     loop {
         if term.borrow_and_update().is_none() {
@@ -43,7 +44,7 @@ pub(crate) async fn run(store: Store, mut term: Term, measure: Duration) {
         }
         if !measure.is_zero() && due(measured, measure) {
             measured = Some(Instant::now());
-            told("storage", storage::measure(&store).await);
+            told("storage", storage::measure(&store, &mut hidden).await);
         }
         if due(forgotten, FORGET) {
             forgotten = Some(Instant::now());

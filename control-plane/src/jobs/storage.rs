@@ -1,6 +1,6 @@
 //! How much each tenant holds on its shard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use switchyard_config::topology::ContextTemplate;
 
@@ -16,14 +16,39 @@ const TENANT_COLUMN: &str = "tenant_id";
 /// Bytes of a page, as PostgreSQL is built.
 const PAGE_BYTES: f64 = 8192.0;
 
-/// Measures every shard. One that does not answer is left out, and told of.
-pub(super) async fn measure(store: &Store) -> Result<(), StoreError> {
+/// Shards of which it has been said that what their tenants hold cannot be known.
+pub(super) type Told = HashSet<String>;
+
+/// A table whose rows row-level security hides from a role.
+struct Hidden {
+    table: String,
+    role: String,
+}
+
+/// Measures every shard. One that does not answer is left out, and told of; so is, once, one whose rows are hidden from
+/// the control plane: a part of what tenants hold would be no measure.
+pub(super) async fn measure(store: &Store, hidden: &mut Told) -> Result<(), StoreError> {
     let (context, provision) = store.provisioning().await?;
     let column = provision.tenant_column.as_deref().unwrap_or(TENANT_COLUMN);
     for shard in store.shards().await? {
         match shard_storage(store, &shard.name, &context, column).await {
-            Ok(found) if !found.is_empty() => store.set_storage(&found).await?,
-            Ok(_) => {}
+            Ok(Ok(found)) => {
+                hidden.remove(&shard.name);
+                if !found.is_empty() {
+                    store.set_storage(&found).await?;
+                }
+            }
+            Ok(Err(Hidden { table, role })) => {
+                if hidden.insert(shard.name.clone()) {
+                    tracing::warn!(
+                        shard = shard.name,
+                        table,
+                        role,
+                        "what tenants hold here is not known: row-level security hides rows from the role; give the \
+                         shard an administrator with BYPASSRLS"
+                    );
+                }
+            }
             Err(error) => tracing::warn!(shard = shard.name, %error, "what tenants hold is not measured"),
         }
     }
@@ -35,10 +60,13 @@ async fn shard_storage(
     shard: &str,
     context: &ContextTemplate,
     column: &str,
-) -> Result<Vec<(String, i64)>, StoreError> {
+) -> Result<Result<Vec<(String, i64)>, Hidden>, StoreError> {
     let on = OnShard::connect(&store.shard_access(shard, true).await?, None).await?;
     let sizes = match Place::of(context, "x") {
-        Place::Rows => rows(&on, column).await?,
+        Place::Rows => match rows(&on, column).await? {
+            Ok(sizes) => sizes,
+            Err(hidden) => return Ok(Err(hidden)),
+        },
         Place::Database(_) => {
             sizes(&on, "SELECT datname, pg_database_size(oid) FROM pg_database WHERE datallowconn").await?
         }
@@ -49,7 +77,7 @@ async fn shard_storage(
             sizes(&on, sql).await?
         }
     };
-    of_tenants(store, shard, context, &sizes).await
+    of_tenants(store, shard, context, &sizes).await.map(Ok)
 }
 
 async fn sizes(on: &OnShard, sql: &str) -> Result<HashMap<String, i64>, StoreError> {
@@ -85,8 +113,11 @@ async fn of_tenants(
 
 /// Each tenant's part of the shared tables: of a table's size with its indexes, in proportion to
 /// the bytes of the tenant's rows, in all of it or in a sample.
-async fn rows(on: &OnShard, column: &str) -> Result<HashMap<String, i64>, StoreError> {
-    // Where row-level security would hide rows, an error is better than a sum that is too small.
+async fn rows(on: &OnShard, column: &str) -> Result<Result<HashMap<String, i64>, Hidden>, StoreError> {
+    if let Some(hidden) = hidden(on, column).await? {
+        return Ok(Err(hidden));
+    }
+    // Where row-level security would hide rows after all, an error is better than a sum that is too small.
     on.client.batch_execute("SET row_security = off").await.map_err(|e| on.failed(&e))?;
     let mut sums: HashMap<String, f64> = HashMap::new();
     for (table, size) in tables_with(on, column).await? {
@@ -111,5 +142,15 @@ async fn rows(on: &OnShard, column: &str) -> Result<HashMap<String, i64>, StoreE
             }
         }
     }
-    Ok(sums.into_iter().map(|(tenant, bytes)| (tenant, bytes as i64)).collect())
+    Ok(Ok(sums.into_iter().map(|(tenant, bytes)| (tenant, bytes as i64)).collect()))
+}
+
+/// A table whose rows row-level security hides from who measures, if there is one.
+async fn hidden(on: &OnShard, column: &str) -> Result<Option<Hidden>, StoreError> {
+    let sql = "SELECT current_user::text, format('%I.%I', n.nspname, c.relname)
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $1 AND NOT a.attisdropped
+               WHERE c.relkind = 'r' AND row_security_active(c.oid) ORDER BY 2 LIMIT 1";
+    let row = on.client.query_opt(sql, &[&column]).await.map_err(|e| on.failed(&e))?;
+    Ok(row.map(|r| Hidden { role: r.get(0), table: r.get(1) }))
 }

@@ -193,6 +193,39 @@ fn storage_is_measured_and_over_its_quota_a_tenant_reads_only() {
 }
 
 #[test]
+fn storage_that_cannot_be_known_is_told_of_once_and_not_guessed() {
+    let site = Site::with("measure_storage_seconds = 1");
+    let plane = &site.plane;
+    plane.cli(&["tenant", "create", "acme", "--shard", "s0"]);
+    plane.cli(&["tenant", "create", "globex", "--shard", "s1"]);
+    let administrators = "SELECT admin_user, admin_kid, admin_sealed, admin_password FROM switchyard.shards";
+    plane.cluster().sql(&format!("CREATE TABLE administrators AS {administrators} WHERE name = 's0'"));
+    plane.cluster().sql(
+        "UPDATE switchyard.shards SET admin_user = NULL, admin_kid = NULL, admin_sealed = NULL, admin_password = NULL
+         WHERE name = 's0'",
+    );
+    // What was measured before is no matter.
+    plane.cluster().sql("DELETE FROM switchyard.usage");
+    for (shard, tenant) in site.shards.iter().zip(["acme", "globex"]) {
+        shard.sql(&format!("INSERT INTO clients (tenant_id, name) VALUES ('{tenant}', 'c')"));
+    }
+    let told = || plane.log().matches("what tenants hold here is not known").count();
+    wait::until_true("the word", || told() > 0);
+    for _ in 0..2 {
+        plane.cluster().sql("UPDATE switchyard.usage SET storage = 1 WHERE tenant = 'globex'");
+        measured(&site, "globex", |bytes| bytes > 1);
+    }
+    assert_eq!(told(), 1, "it is the same all the time");
+    let known = "SELECT count(*) FROM switchyard.usage WHERE tenant = 'acme' AND storage IS NOT NULL";
+    assert_eq!(plane.cluster().value(known), "0");
+    plane.cluster().sql(
+        "UPDATE switchyard.shards s SET (admin_user, admin_kid, admin_sealed, admin_password) =
+             (a.admin_user, a.admin_kid, a.admin_sealed, a.admin_password) FROM administrators a WHERE s.name = 's0'",
+    );
+    measured(&site, "acme", |bytes| bytes > 0);
+}
+
+#[test]
 fn storage_of_schemas_and_databases_is_what_they_hold() {
     let site = Site::with("measure_storage_seconds = 1");
     for (context, name) in [
