@@ -21,6 +21,7 @@ const STEPS: &[(&str, &str)] = &[
     ("move streams", include_str!("../migrations/0022_move_streams.sql")),
     ("moves without their source", include_str!("../migrations/0023_without_source.sql")),
     ("users of the console alone", include_str!("../migrations/0025_console_users.sql")),
+    ("moves without their target", include_str!("../migrations/0026_without_target.sql")),
 ];
 
 /// How many steps there are.

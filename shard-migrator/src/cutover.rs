@@ -27,6 +27,7 @@ pub(crate) use self::shards::turned;
 use self::shards::{ANSWER, answered};
 use crate::MoveError;
 use crate::apply::Turn;
+use crate::closing::Closing;
 use crate::fault;
 use crate::flow::Flow;
 use crate::shard::ShardAccess;
@@ -73,9 +74,8 @@ pub(crate) struct Cutover<'a> {
     pub(crate) end_pinned: bool,
     /// The form of the tables when they were compared, see [`crate::shape`].
     pub(crate) shape: &'a str,
-    /// The schemas that are the tenant's alone, see [`crate::scope::Scope::own_schemas`]: nobody reads them where the
-    /// tenant is frozen.
-    pub(crate) own_schemas: Option<String>,
+    /// How tables that are the tenant's alone are closed: nobody reads them where the tenant is frozen.
+    pub(crate) closing: Option<Closing>,
     /// What the steps that nobody can do without took just before.
     pub(crate) floor: Duration,
 }
@@ -265,9 +265,9 @@ impl Cutover<'_> {
                     Err(error) => Froze::Unknown(error),
                 }
             }
-            Err(error)
-                if error.code().is_some_and(|c| matches!(c, "55P03" | "57014" | "40P01" | "XX000")) =>
-            {
+            // The lock has a limit of its own, which is shorter.
+            Err(error) if error.code() == Some(CANCELED) => Froze::Not(self.slow_closing(left)),
+            Err(error) if error.code().is_some_and(|c| matches!(c, "55P03" | "40P01" | "XX000")) => {
                 Froze::Not(format!("a transaction was in the way: {}", self.blocker().await))
             }
             // Whether it was committed is not known: as if it was.

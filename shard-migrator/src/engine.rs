@@ -1,6 +1,7 @@
 //! One move from beginning to end.
 
 mod after;
+mod clear;
 mod copying;
 mod forward;
 mod leave;
@@ -113,12 +114,15 @@ impl Engine {
         }
         let (journal, job) = Journal::claim(&self.catalog, &self.sessions, id, &self.owner).await?;
         let phase = job.phase;
-        if journal.wish().await?.0 == Wish::CompleteWithoutSource
-            && self.without_source(&journal, &job).await?
-        {
+        let ended = match journal.wish().await?.0 {
+            Wish::CompleteWithoutSource => self.without_source(&journal, &job).await?,
+            Wish::AbortWithoutTarget => self.without_target(&journal, &job).await?,
+            _ => false,
+        };
+        if ended {
             return Ok(());
         }
-        match self.work(journal, job).await {
+        match self.work(journal, job.clone()).await {
             Ok(mut work) => {
                 work.fallen = rested.error;
                 let gone = work.go().await;
@@ -147,7 +151,8 @@ impl Engine {
                 journal.done("refused").await
             }
             Err((journal, error)) => {
-                journal.error(Some(&error.to_string())).await?;
+                let hint = hint(&error, &job, journal.wish().await?.0);
+                journal.error(Some(&format!("{error}{hint}"))).await?;
                 Err(error)
             }
         }
@@ -208,6 +213,19 @@ impl Engine {
     }
 }
 
+/// What an operator may do who waits for a shard that does not answer.
+fn hint(error: &MoveError, job: &Job, wish: Wish) -> &'static str {
+    let shard = match error {
+        MoveError::Shard { shard, .. } | MoveError::Stream { shard, .. } => shard,
+        _ => return "",
+    };
+    match wish {
+        Wish::Abort if *shard == job.target => "; `move abort --without-target` does not wait for it",
+        Wish::Complete if *shard == job.source => "; `move complete --without-source` does not wait for it",
+        _ => "",
+    }
+}
+
 impl Place {
     async fn open(home: ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
         let at = match &scope.model {
@@ -259,7 +277,10 @@ impl Work<'_> {
         if self.receipt.contains_key(REHEARSED) {
             return Ok("rehearsed");
         }
-        Ok(if self.journal.wish().await?.0 == Wish::Abort { "aborted" } else { "failed" })
+        Ok(match self.journal.wish().await?.0 {
+            Wish::Abort | Wish::AbortWithoutTarget => "aborted",
+            _ => "failed",
+        })
     }
 
     async fn failed(&mut self, error: MoveError) -> Result<(), MoveError> {
@@ -359,7 +380,7 @@ impl Work<'_> {
     async fn obey(&self) -> Result<(), MoveError> {
         loop {
             match self.journal.wish().await?.0 {
-                Wish::Abort => return Err(MoveError::Asked),
+                Wish::Abort | Wish::AbortWithoutTarget => return Err(MoveError::Asked),
                 Wish::Pause => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
                 Wish::Run => return Ok(()),
                 Wish::Rollback | Wish::Complete | Wish::CompleteWithoutSource => {

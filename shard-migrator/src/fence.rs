@@ -258,7 +258,8 @@ pub(crate) async fn forget(client: &Client, at: &ShardAccess, id: &str) -> Resul
         let sql = format!("DELETE FROM switchyard.{table} WHERE move_id = $1");
         client.execute(&sql, &[&id]).await.map_err(at.failed())?;
     }
-    let gone =
-        "DELETE FROM switchyard.closed c WHERE NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation)";
+    let gone = "WITH schemas AS (DELETE FROM switchyard.closed_schemas c
+                                  WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = c.schema))
+                DELETE FROM switchyard.closed c WHERE NOT EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation)";
     client.execute(gone, &[]).await.map(drop).map_err(at.failed())
 }

@@ -13,6 +13,7 @@ use switchyard_config::{ShardName, TenantId};
 use tokio_postgres::{Client, Row};
 
 use crate::MoveError;
+use crate::scope::Model;
 use crate::secrets::{Kept, Secrets};
 use crate::sessions::{Session, Sessions};
 use crate::shard::{SESSION, ShardAccess};
@@ -55,6 +56,8 @@ pub enum Wish {
     Pause,
     /// Give it up, before the cutover.
     Abort,
+    /// Give it up, and leave the target as it is for now.
+    AbortWithoutTarget,
     /// Go back, after the cutover.
     Rollback,
     /// Delete what is left at the source.
@@ -231,13 +234,50 @@ impl Journal {
         Ok((Self { client, sessions: sessions.clone(), id, term: job.term }, job))
     }
 
+    /// Moves that were given up without this shard, where what they have brought there is to be cleared.
+    pub(crate) async fn left_at(&self, target: &ShardName) -> Result<Vec<i64>, MoveError> {
+        // What lies where the tenant lives by now is not the mover's to delete.
+        let sql = "SELECT m.id FROM moves m WHERE m.target = $1 AND m.phase = 'done' AND m.left_at_target IS NOT NULL
+                     AND NOT EXISTS (SELECT FROM placements p WHERE p.tenant = m.tenant AND p.shard = m.target)
+                   ORDER BY 1";
+        let rows = self.client.query(sql, &[&target.as_str()]).await.map_err(catalog)?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+
+    /// Takes over the clearing of what a move has left at its target. Where that is, where the tenant lives now, and at
+    /// which epoch.
+    pub(crate) async fn claim_left(
+        url: &SecretString,
+        sessions: &Arc<Sessions>,
+        id: i64,
+        owner: &str,
+    ) -> Result<(Self, Job, Model, (String, i64)), MoveError> {
+        let client = session(url, sessions).await?;
+        let sql = "UPDATE moves m SET owner = $2, term = term + 1, updated_at = now()
+                   WHERE id = $1 AND phase = 'done' AND left_at_target IS NOT NULL
+                   RETURNING tenant, source, target, kind, phase, term, options, receipt, left_at_target,
+                       coalesce((SELECT p.shard FROM placements p WHERE p.tenant = m.tenant), source),
+                       coalesce((SELECT p.epoch FROM placements p WHERE p.tenant = m.tenant), epoch, 0)";
+        let row = client.query_opt(sql, &[&id, &owner]).await.map_err(catalog)?;
+        let row = row.ok_or(MoveError::Superseded)?;
+        let (job, model) = (job(id, &row)?, parse("left_at_target", row.get(8))?);
+        let journal = Self { client, sessions: sessions.clone(), id, term: job.term };
+        Ok((journal, job, model, (row.get(9), row.get(10))))
+    }
+
+    /// Says what is to be cleared at the target when that is back, or that there is nothing any more.
+    pub(crate) async fn left_at_target(&self, what: Option<&Model>) -> Result<(), MoveError> {
+        self.write("left_at_target = $3", &what.map(|model| json!(model))).await
+    }
+
     async fn write(
         &self,
         set: &str,
         value: &(dyn tokio_postgres::types::ToSql + Sync),
     ) -> Result<(), MoveError> {
         let sql = format!(
-            "UPDATE moves SET {set}, updated_at = now() WHERE id = $1 AND term = $2 AND phase <> 'done'"
+            "UPDATE moves SET {set}, updated_at = now()
+             WHERE id = $1 AND term = $2 AND (phase <> 'done' OR left_at_target IS NOT NULL)"
         );
         match self.client.execute(&sql, &[&self.id, &self.term, value]).await.map_err(catalog)? {
             1 => Ok(()),
@@ -248,7 +288,8 @@ impl Journal {
     /// Fails if another mover has taken over. A session on a shard that was opened before this was asked is ended by
     /// whoever takes over after it, so what is done in it cannot come too late.
     pub(crate) async fn is_ours(&self) -> Result<(), MoveError> {
-        let sql = "SELECT FROM moves WHERE id = $1 AND term = $2 AND phase <> 'done'";
+        let sql = "SELECT FROM moves WHERE id = $1 AND term = $2
+                     AND (phase <> 'done' OR left_at_target IS NOT NULL)";
         match self.client.query_opt(sql, &[&self.id, &self.term]).await.map_err(catalog)? {
             Some(_) => Ok(()),
             None => Err(MoveError::Superseded),
@@ -322,6 +363,19 @@ impl Journal {
         self.write("wish = 'run', error = $3", &Some(why)).await
     }
 
+    /// Slots that moves which are not done need on a shard, this one among them: one for the shard's own database, and one
+    /// for each database of a tenant's own, on either side. `own` says that the tenant of this one has such a database.
+    pub(crate) async fn slots(&self, shard: &ShardName, own: bool) -> Result<i64, MoveError> {
+        // Of one that has just begun it is not known yet; most tenants of a place are of one kind.
+        let sql = "SELECT count(*) FILTER (WHERE databases), coalesce(bool_or(NOT databases), false)
+                   FROM (SELECT coalesce(plan->'model'->>'model' = 'database', $3) AS databases FROM moves
+                         WHERE phase NOT IN ('queued', 'done') AND kind <> 'plan' AND id <> $1
+                           AND $2 IN (source, target)) m";
+        let row = self.client.query_one(sql, &[&self.id, &shard.as_str(), &own]).await.map_err(catalog)?;
+        let (databases, shared): (i64, bool) = (row.get(0), row.get(1));
+        Ok(databases + i64::from(own) + i64::from(shared || !own))
+    }
+
     /// Whether another move works on a shard's own database, or follows it.
     pub(crate) async fn others(&self, shard: &ShardName) -> Result<bool, MoveError> {
         let sql = "SELECT EXISTS (SELECT FROM moves WHERE phase NOT IN ('queued', 'done') AND kind <> 'plan'
@@ -365,6 +419,7 @@ impl Journal {
             host,
             port: u16::try_from(row.get::<_, i32>(1)).unwrap_or(5432),
             database: row.get(2),
+            home: row.get(2),
             user,
             password: secrets.password(name, &kept)?,
             tls,

@@ -6,6 +6,7 @@
 //! (`journal`) before it is done; the truth of where a tenant may write is the fence on the shards.
 
 mod apply;
+mod closing;
 mod copy;
 mod cutover;
 mod deed;

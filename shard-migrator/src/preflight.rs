@@ -38,7 +38,7 @@ impl Finding {
         Self { refuses: true, about: about.to_string(), reason: reason.to_string(), mend: mend.to_string() }
     }
 
-    fn note(about: impl ToString, reason: impl ToString) -> Self {
+    pub(crate) fn note(about: impl ToString, reason: impl ToString) -> Self {
         Self { refuses: false, ..Self::refuses(about, reason, "") }
     }
 
@@ -54,6 +54,8 @@ pub(crate) struct Place<'a> {
     pub(crate) at: &'a ShardAccess,
     pub(crate) client: &'a Client,
     pub(crate) inventory: &'a Inventory,
+    /// Slots that moves under way need here, this one among them. Each is read by a stream.
+    pub(crate) slots: i64,
 }
 
 /// Finds what is in the way. `ours` is the move's id, whose own traces are none; `made` says that what the target
@@ -128,12 +130,13 @@ async fn server(place: &Place<'_>, found: &mut Vec<Finding>) -> Result<(), MoveE
     let sql = "SELECT current_setting('server_version_num')::int, current_setting('wal_level'),
                       r.rolsuper OR (r.rolbypassrls AND r.rolreplication),
                       has_parameter_privilege('session_replication_role', 'SET'),
-                      (SELECT count(*) FROM pg_replication_slots) < current_setting('max_replication_slots')::int,
                       (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()),
                       pg_is_in_recovery(), current_setting('max_slot_wal_keep_size'),
-                      EXISTS (SELECT FROM pg_replication_slots
-                              WHERE slot_name = 'switchyard_' || (SELECT oid FROM pg_database
-                                                                  WHERE datname = current_database()))
+                      (SELECT count(*) FROM pg_replication_slots WHERE slot_name !~ '^switchyard_[0-9]+$'),
+                      current_setting('max_replication_slots')::int8,
+                      (SELECT count(*) FROM pg_stat_activity
+                       WHERE backend_type = 'walsender' AND application_name <> 'switchyard-mover'),
+                      current_setting('max_wal_senders')::int8
                FROM pg_roles r WHERE r.rolname = current_user";
     let name = &place.at.name;
     let row = match place.client.query_one(sql, &[]).await {
@@ -165,18 +168,30 @@ async fn server(place: &Place<'_>, found: &mut Vec<Finding>) -> Result<(), MoveE
         let mend = format!("GRANT SET ON PARAMETER session_replication_role TO {role}");
         found.push(Finding::refuses(name, "the mover may not keep triggers from firing", mend));
     }
-    if !row.get::<_, bool>(4) && !row.get::<_, bool>(8) {
-        let mend = "ALTER SYSTEM SET max_replication_slots to more, and a restart";
-        found.push(Finding::refuses(name, "no replication slot is free", mend));
+    for (setting, others, most) in [
+        ("max_replication_slots", row.get::<_, i64>(7), row.get::<_, i64>(8)),
+        ("max_wal_senders", row.get(9), row.get(10)),
+    ] {
+        let needed = others + place.slots;
+        if needed > most {
+            let reason = format!(
+                "{setting} is {most}: {others} are taken by others, and moves that are not done need {} with this one",
+                place.slots
+            );
+            let mend = format!(
+                "ALTER SYSTEM SET {setting} = {needed} or more, and a restart; or complete moves that can still be rolled back"
+            );
+            found.push(Finding::refuses(name, reason, mend));
+        }
     }
-    if row.get::<_, i64>(5) > 0 {
+    if row.get::<_, i64>(4) > 0 {
         let mend = "COMMIT PREPARED or ROLLBACK PREPARED what pg_prepared_xacts shows";
         found.push(Finding::refuses(name, "transactions are prepared and not ended", mend));
     }
-    if row.get::<_, bool>(6) {
+    if row.get::<_, bool>(5) {
         found.push(Finding::refuses(name, "it is a standby", "give the primary's address"));
     }
-    if row.get::<_, &str>(7) == "-1" {
+    if row.get::<_, &str>(6) == "-1" {
         found.push(Finding::note(
             name,
             "max_slot_wal_keep_size is not set: only the mover's own budget bounds the log that is retained",

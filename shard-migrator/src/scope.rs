@@ -37,6 +37,8 @@ pub(crate) struct Scope {
     pub tenant: TenantId,
     /// Where it lies.
     pub model: Model,
+    /// The other schemas of the search path, if one is the tenant's own.
+    pub beside: Vec<String>,
 }
 
 impl Scope {
@@ -53,7 +55,13 @@ impl Scope {
             let variable = context.variables.iter().find(|(_, value)| *value == "{tenant}");
             Model::Rows { column: column.to_owned(), variable: variable.map(|(name, _)| name.clone()) }
         };
-        Self { tenant: tenant.clone(), model }
+        let mut beside: Vec<_> =
+            context.search_path.iter().flatten().map(|schema| rendered(schema)).collect();
+        match &model {
+            Model::Schema { schema } => beside.retain(|other| other != schema),
+            Model::Rows { .. } | Model::Database { .. } => beside.clear(),
+        }
+        Self { tenant: tenant.clone(), model, beside }
     }
 
     /// The column that tells the tenant, where tables are shared.
@@ -119,7 +127,11 @@ mod tests {
         let rows = Model::Rows { column: "tenant_id".into(), variable: Some("app.tenant_id".into()) };
         assert_eq!(Scope::of(&acme, &context, "tenant_id").model, rows);
         context.search_path = Some(vec!["t_{tenant}".into(), "public".into()]);
-        assert_eq!(Scope::of(&acme, &context, "x").model, Model::Schema { schema: "t_acme".into() });
+        let own = Scope::of(&acme, &context, "x");
+        assert_eq!(
+            (own.model, own.beside),
+            (Model::Schema { schema: "t_acme".into() }, vec!["public".into()])
+        );
         context.database = Some("crm_{tenant}".into());
         assert_eq!(Scope::of(&acme, &context, "x").model, Model::Database { database: "crm_acme".into() });
     }

@@ -44,6 +44,8 @@ pub(crate) struct ShardAccess {
     pub port: u16,
     /// The database that the tenant's rows are in.
     pub database: String,
+    /// The shard's own database.
+    pub home: String,
     /// The role.
     pub user: String,
     /// Its password, if it needs one.

@@ -123,7 +123,7 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
         // One that is queued waits for those of its tenant before it.
         let sql = "SELECT id, source, target, phase, wish NOT IN ('run', 'pause'),
                        coalesce(now() >= moved_at + make_interval(secs => nullif(coalesce(
-                           (options->>'retention_s')::float8, $1), 0)), false)
+                           (options->>'retention_s')::float8, $1), 0)), false), wish
                    FROM moves m WHERE phase <> 'done' AND NOT (
                        phase = 'queued' AND kind <> 'plan' AND EXISTS (
                            SELECT FROM moves e WHERE e.tenant = m.tenant AND e.id < m.id AND e.phase <> 'done'
@@ -139,6 +139,7 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
                 continue;
             }
             board.phases.insert(id, phase.clone());
+            board.hear(id, row.get(6));
             // What holds a tenant up comes before what has not begun. Each needs its sessions.
             let free = phase != "queued" || shards.iter().all(|s| board.busy(s) < settings.per_shard);
             let fits = shards.iter().all(|s| board.working_at(s) < shares.moves);
@@ -196,6 +197,8 @@ struct Board {
     phases: HashMap<i64, String>,
     ended: Arc<std::sync::Mutex<Vec<(i64, bool)>>>,
     waiting: HashMap<i64, (Instant, Duration)>,
+    /// What was wanted of those that wait, when it was last looked.
+    wishes: HashMap<i64, String>,
     attempts: Arc<RwLock<()>>,
 }
 
@@ -220,6 +223,7 @@ impl Board {
             phases: HashMap::new(),
             ended: Arc::default(),
             waiting: HashMap::new(),
+            wishes: HashMap::new(),
             attempts,
         }
     }
@@ -229,6 +233,7 @@ impl Board {
             std::mem::take(&mut *self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for (id, well) in ended {
             self.working.remove(&id);
+            self.wishes.remove(&id);
             if well {
                 self.waiting.remove(&id);
                 self.phases.remove(&id);
@@ -241,6 +246,17 @@ impl Board {
                 let pause = self.waiting.get(&id).map_or(RETRY.0, |(_, p)| (*p * 2).min(longest));
                 self.waiting.insert(id, (Instant::now() + pause, pause));
             }
+        }
+    }
+
+    /// What is wanted now. Whoever wants something else does not wait for what could not be done before.
+    fn hear(&mut self, id: i64, wish: String) {
+        if !self.waiting.contains_key(&id) {
+            self.wishes.remove(&id);
+        } else if self.wishes.get(&id).is_some_and(|before| *before != wish) {
+            self.waiting.remove(&id);
+        } else {
+            self.wishes.insert(id, wish);
         }
     }
 

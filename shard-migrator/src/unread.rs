@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use switchyard_config::ShardName;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_postgres::Client;
 
 use crate::MoveError;
@@ -28,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub(crate) async fn watch(engine: Arc<Engine>) -> Result<(), MoveError> {
     let journal = Arc::new(Journal::onlooker(&engine.catalog, &engine.sessions).await?);
     let mut clients: HashMap<ShardName, Session> = HashMap::new();
+    // One at a time on a shard: it has sessions beside those of moves.
+    let (mut tasks, mut clearing) = (JoinSet::new(), HashMap::<ShardName, AbortHandle>::new());
     loop {
         tokio::time::sleep(LOOK).await;
         let mut looking = JoinSet::new();
@@ -47,6 +49,19 @@ pub(crate) async fn watch(engine: Arc<Engine>) -> Result<(), MoveError> {
         }
         while let Some(looked) = looking.join_next().await {
             clients.extend(looked.ok().flatten());
+        }
+        while tasks.try_join_next().is_some() {}
+        clearing.retain(|_, task| !task.is_finished());
+        // Those that answer.
+        for name in clients.keys().filter(|name| !clearing.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            let Some(id) = journal.left_at(&name).await?.first().copied() else { continue };
+            let (engine, shard) = (engine.clone(), name.clone());
+            let clear = async move {
+                if let Err(error) = engine.clear_left(id).await {
+                    tracing::warn!(id, %shard, %error, "what a move has left is not cleared; it is tried again");
+                }
+            };
+            clearing.insert(name, tasks.spawn(clear));
         }
     }
 }

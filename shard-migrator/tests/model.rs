@@ -23,6 +23,8 @@ enum Weakening {
     NoTurn,
     /// Progress is committed apart from the data.
     ProgressApart,
+    /// A move is given up without its target, also where the source is frozen.
+    AloneThoughFrozen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +88,8 @@ struct State {
     held: bool,
     movers: [Mover; 2],
     marks: u8,
+    /// The move was given up without its target: the source knows nothing of it any more.
+    alone: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +109,8 @@ enum Action {
     Unfreeze(usize),
     Crash,
     TakeOver,
+    /// Gives the move up by what the source says, which was taken over.
+    AbortAlone,
 }
 
 struct Cutover(Weakening);
@@ -144,6 +150,7 @@ impl Model for Cutover {
             held: false,
             movers: [mover(1, 2), mover(2, 0)],
             marks: 0,
+            alone: false,
         }]
     }
 
@@ -193,8 +200,11 @@ impl Model for Cutover {
         if s.movers[0].alive {
             out.push(Action::Crash);
         }
-        if s.movers[1].taken < 2 {
+        if s.movers[1].taken < 2 && !s.alone {
             out.push(Action::TakeOver);
+        }
+        if s.movers[1].taken == 1 && !s.alone {
+            out.push(Action::AbortAlone);
         }
     }
 
@@ -230,7 +240,7 @@ impl Model for Cutover {
             Action::Hold => s.held = true,
             Action::Release => s.held = false,
             Action::Freeze(n) => {
-                if !Self::turn(&s.movers[n], s.terms.0) || s.source != Fence::Active {
+                if !Self::turn(&s.movers[n], s.terms.0) || s.source != Fence::Active || s.alone {
                     return None;
                 }
                 let locked =
@@ -311,6 +321,17 @@ impl Model for Cutover {
                 }
                 s.movers[1].taken = taken + 1;
             }
+            Action::AbortAlone => {
+                if s.source != Fence::Active {
+                    if !self.is(Weakening::AloneThoughFrozen) {
+                        return None;
+                    }
+                    s.source = Fence::Active;
+                    s.version += 1;
+                    s.log.push(Record::Thawed);
+                }
+                s.alone = true;
+            }
         }
         Some(s)
     }
@@ -332,6 +353,10 @@ impl Model for Cutover {
                 };
                 !stuck || s.source == Fence::Active || s.target == Fence::Active
             }),
+            Property::always("who was given up does not arrive", |_, s: &State| {
+                !(s.alone && s.target == Fence::Active)
+            }),
+            Property::sometimes("a move is given up without its target", |_, s: &State| s.alone),
             Property::sometimes("a tenant moves", |_, s: &State| s.target == Fence::Active),
             Property::sometimes("a second mover moves it", |_, s: &State| {
                 s.target == Fence::Active && s.movers[1].step == Step::Ended && s.marks > 1
@@ -356,6 +381,7 @@ fn each_condition_is_needed() {
         (Weakening::UnfreezeFirst, "at most one side is writable"),
         (Weakening::NoTurn, "at most one side is writable"),
         (Weakening::ProgressApart, "nothing is applied twice"),
+        (Weakening::AloneThoughFrozen, "at most one side is writable"),
     ] {
         let checker = Cutover(weakening).checker().threads(2).spawn_bfs().join();
         let found = checker.discovery(broken);

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::cluster::{self, Cluster, SUPERUSER, SUPERUSER_PASSWORD};
 use crate::faults::FaultProxy;
 use crate::process::{self, TempDir, free_port};
+use crate::raw::Raw;
 use crate::router::{Router, binary};
 use crate::{metrics, wait};
 
@@ -173,6 +174,28 @@ impl Moving {
             });
         }
         tenant
+    }
+
+    /// A session of a tenant through a router.
+    ///
+    /// # Panics
+    /// If the router does not let it in.
+    #[track_caller]
+    pub fn login(&self, tenant: &Tenant, router: usize) -> Raw {
+        let target = self.routers[router].target().user(&tenant.id).password(&tenant.password);
+        target.database(cluster::DATABASE).connect()
+    }
+
+    /// Waits until a control plane that stood still, and was followed by another, has found that out.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_followed(&self) {
+        wait::until_true("the first to find out", || {
+            let log = self.log();
+            let awake = log.rfind("\"going on\"").map(|at| log[at..].to_owned());
+            awake.is_some_and(|log| log.contains("moves are not worked on"))
+        });
     }
 
     /// The URL of a tenant at a router.

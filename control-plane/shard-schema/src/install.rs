@@ -14,6 +14,7 @@ const STEPS: &[(&str, &str)] = &[
     ("moves", include_str!("../sql/0002_moves.sql")),
     ("copies", include_str!("../sql/0003_copies.sql")),
     ("closed", include_str!("../sql/0004_closed.sql")),
+    ("closed schemas", include_str!("../sql/0005_closed_schemas.sql")),
 ];
 
 /// The steps that have been applied.

@@ -90,15 +90,26 @@ pub(super) async fn resume(
     Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, "run").await?))
 }
 
+/// How a move is given up.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Abortion {
+    /// Give it up without asking the target, which does not answer. What is there is cleared when it does.
+    #[serde(default)]
+    without_target: bool,
+}
+
 /// Gives a move up that has not gone over. The tenant stays where it is.
-#[utoipa::path(post, path = "/v1/moves/{id}/abort", tag = "moves", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/moves/{id}/abort", tag = "moves", params(("id" = String, Path), Abortion),
     responses((status = 200, body = Move), (status = "default", body = Problem)))]
 pub(super) async fn abort(
     Operator(caller): Operator,
     State(app): State<App>,
     Name(id): Name,
+    Query(how): Query<Abortion>,
 ) -> Result<Answer<Move>, Problem> {
-    Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, "abort").await?))
+    let wish = if how.without_target { "abort_without_target" } else { "abort" };
+    Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, wish).await?))
 }
 
 /// Has a tenant that has gone over go back.

@@ -28,7 +28,8 @@ pub struct Move {
     /// Where it stands: `queued`, `preparing`, `copying`, `catching_up`, `verifying`, `cutover`, `moved`,
     /// `completing`, `rolling_back`, `aborting`, `done`.
     pub phase: String,
-    /// What operators want of it: `run`, `pause`, `abort`, `rollback`, `complete`, `complete_without_source`.
+    /// What operators want of it: `run`, `pause`, `abort`, `abort_without_target`, `rollback`, `complete`,
+    /// `complete_without_source`.
     pub wish: String,
     /// How it ended: `completed`, `rolled_back`, `aborted`, `refused`, `failed`, `planned`, `rehearsed`.
     pub outcome: Option<String>,
@@ -277,6 +278,14 @@ impl Store {
             MoveKind::Plan => "plan",
         };
         if new.kind != MoveKind::Plan {
+            let sql = "SELECT id FROM moves WHERE tenant = $1 AND target = $2 AND left_at_target IS NOT NULL LIMIT 1";
+            if let Some(row) = t.query_opt(sql, &[&new.tenant, &new.to]).await? {
+                return Err(StoreError::Conflict(format!(
+                    "what move {} has left on shard `{}` is not cleared yet; that is done when the shard answers",
+                    row.get::<_, i64>(0),
+                    new.to
+                )));
+            }
             let sql = "SELECT id FROM moves WHERE tenant = $1 AND phase = 'moved' AND wish NOT LIKE 'complete%' FOR UPDATE";
             for row in t.query(sql, &[&new.tenant]).await? {
                 let earlier: i64 = row.get(0);

@@ -1,7 +1,8 @@
 //! An error behind which the fence may be.
 //!
 //! Where a tenant has a schema or a database of its own, a shard that it has left lets nobody read its tables. A router that
-//! has not heard of the move sees no more of that than a missing right, and asks before it passes the error on.
+//! has not heard of the move sees no more of that than a missing right, or that there is no such thing where the right to
+//! use the schema is missing, and asks before it passes the error on.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +14,9 @@ use super::Core;
 use super::relay::Relay;
 use crate::holds;
 
-/// What a shard says to whose right was taken: `insufficient_privilege`.
-const REFUSED: &[u8; 5] = b"42501";
+/// What a shard says to whose right was taken: `insufficient_privilege`; and what of names in a schema that may not be used:
+/// `undefined_table`, `undefined_function`, `undefined_object`.
+const REFUSED: [&[u8; 5]; 4] = [b"42501", b"42P01", b"42883", b"42704"];
 
 /// What is known of the error that comes next.
 pub(super) enum Doubt {
@@ -36,7 +38,7 @@ impl Relay {
                 self.doubt = Some(asked);
                 None
             }
-            None if code == Some(*REFUSED) && core.has_own_tables() => {
+            None if code.is_some_and(|code| REFUSED.contains(&&code)) && core.has_own_tables() => {
                 let asked = holds::doubt(core.shared.clone(), core.who.tenant.clone());
                 self.doubt = Some(Doubt::Asked(asked));
                 None

@@ -7,6 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Cutover;
 use crate::MoveError;
+use crate::closing::Closing;
 use crate::scope::literal;
 use crate::shape;
 use crate::shard::ShardAccess;
@@ -29,7 +30,13 @@ impl Cutover<'_> {
             format!("DO $$ BEGIN PERFORM {call}; EXCEPTION WHEN SQLSTATE 'TN011' THEN NULL; END $$")
         };
         let (freezing, activation) = (alone(self.freezing(NOBODY)), alone(self.activation(NOBODY)));
-        let here = async { self.from.client.batch_execute(&freezing).await.map_err(self.from.at.failed()) };
+        // Of a tenant that there is not, and nothing is its own.
+        let closing = match &self.closing {
+            Some(Closing::AtOnce(_)) => "; DO $$ BEGIN PERFORM switchyard.close_schemas('', '{}'); END $$",
+            _ => "",
+        };
+        let here = format!("{freezing}{closing}");
+        let here = async { self.from.client.batch_execute(&here).await.map_err(self.from.at.failed()) };
         let there = async { writer.batch_execute(&activation).await.map_err(self.to.at.failed()) };
         tokio::try_join!(here, there).map(drop).map_err(turned)
     }
@@ -65,9 +72,14 @@ impl Cutover<'_> {
     /// Waits for the tenant's transactions, and has no other begin. What tells this freezing in the stream.
     pub(super) async fn freeze(&self, left: Duration) -> Result<String, MoveError> {
         let (from, limit) = (self.from.at, left.as_millis());
-        let close = self.own_schemas.as_ref();
-        let tenant = literal(self.tenant.as_str());
-        let close = close.map(|s| format!("; SELECT switchyard.close_relations({tenant}, {s})"));
+        // A limit is of a statement by itself: each has what those before it have left.
+        let remaining = format!(
+            "SELECT set_config('statement_timeout', greatest(1, {} - extract(epoch FROM clock_timestamp()
+                 - transaction_timestamp()) * 1000)::int::text, true)",
+            limit + 10
+        );
+        let close = self.closing.as_ref().map(|closing| closing.call(self.tenant.as_str()));
+        let close = close.map(|call| format!("; {remaining}; SELECT {call}"));
         // Settings for itself alone; all of it is one transaction, and one way there and back.
         let sql = format!(
             "SET LOCAL lock_timeout = {limit}; SET LOCAL statement_timeout = {};
@@ -93,7 +105,7 @@ impl Cutover<'_> {
     /// Who read the tenant's own tables in a transaction that is still open, if it does not end in time. It may not have
     /// noticed that it must not any more; who begins now does.
     pub(super) async fn late_readers(&self, deadline: Instant) -> Result<Option<String>, MoveError> {
-        if self.own_schemas.is_none() {
+        if self.closing.is_none() {
             return Ok(None);
         }
         // Who is not bound by rights is not bound by this either.
@@ -103,9 +115,11 @@ impl Cutover<'_> {
              FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_roles r ON r.oid = a.usesysid
              WHERE l.locktype = 'relation' AND l.granted AND NOT r.rolsuper AND NOT r.rolbypassrls
                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND l.relation IN (SELECT relation FROM switchyard.closed WHERE tenant_id = {})
+               AND (l.relation IN (SELECT relation FROM switchyard.closed WHERE tenant_id = {tenant})
+                    OR EXISTS (SELECT FROM pg_class c JOIN switchyard.closed_schemas s ON s.schema = c.relnamespace
+                               WHERE c.oid = l.relation AND s.tenant_id = {tenant}))
              ORDER BY a.xact_start LIMIT 1",
-            literal(self.tenant.as_str())
+            tenant = literal(self.tenant.as_str())
         );
         loop {
             let row = answered(self.from.at, ANSWER, self.from.client.query_opt(&sql, &[])).await?;
@@ -160,6 +174,17 @@ impl Cutover<'_> {
             literal(self.tenant.as_str())
         );
         answered(self.from.at, ANSWER * 2, self.from.client.batch_execute(&sql)).await.map_err(turned)
+    }
+
+    /// Why the freezing has taken longer than it may, for people, where nobody was in the way.
+    pub(super) fn slow_closing(&self, left: Duration) -> String {
+        let slow = format!("the freezing took longer than {} ms", left.as_millis());
+        match &self.closing {
+            Some(Closing::ByRelation(_, why)) => {
+                format!("{slow}: each table is closed by itself, since {why}")
+            }
+            _ => slow,
+        }
     }
 
     /// Who holds the tenant's lock, for people.

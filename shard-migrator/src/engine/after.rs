@@ -6,6 +6,7 @@ use super::without::tell_moved;
 use super::{Ended, Work};
 use crate::MoveError;
 use crate::apply::parse_lsn;
+use crate::closing;
 use crate::fault;
 use crate::fence;
 use crate::flow::Flow;
@@ -48,6 +49,7 @@ impl Work<'_> {
         let (id, tenant) = (self.turn.id.clone(), self.job.tenant.clone());
         self.journal.place(&tenant, &self.target.at.name, epoch).await?;
         fence::settle(&self.source.client, &self.source.at, &id, tenant.as_str(), "state = 'moved'").await?;
+        closing::behind(&self.source.client, &self.source.at, &self.scope).await?;
         fault::point("placed");
         if again {
             // Clients that a mover before us may have left waiting.
@@ -104,7 +106,9 @@ impl Work<'_> {
             Wish::Rollback => {
                 self.journal.unwish("the source has not followed: the move can only be completed").await?
             }
-            Wish::Abort => self.journal.unwish("the tenant has moved: roll back or complete").await?,
+            Wish::Abort | Wish::AbortWithoutTarget => {
+                self.journal.unwish("the tenant has moved: roll back or complete").await?
+            }
             Wish::Run | Wish::Pause | Wish::Complete => {}
         }
         Ok(Ended::Rests)

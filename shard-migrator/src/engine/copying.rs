@@ -78,7 +78,7 @@ impl Work<'_> {
         if done.map_err(failed)? == 0 {
             return Err(MoveError::Superseded);
         }
-        self.delete_rows(&self.target, there).await?;
+        self.delete_arrived(there).await?;
         match self.receipt.remove(AS_COPIED) {
             Some(_) => self.write_receipt().await,
             None => Ok(()),
@@ -185,7 +185,7 @@ impl Work<'_> {
         let mut said = false;
         loop {
             match self.journal.wish().await?.0 {
-                Wish::Abort => return Err(MoveError::Asked),
+                Wish::Abort | Wish::AbortWithoutTarget => return Err(MoveError::Asked),
                 Wish::Pause => {
                     if !std::mem::replace(&mut said, true) {
                         self.journal.event("copying", "standing still").await?;

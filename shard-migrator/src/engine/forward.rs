@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Ended, Place, Work, ready};
 use crate::MoveError;
 use crate::apply::Applier;
+use crate::closing;
 use crate::cutover::{Attempt, Cutover, Presence, Side};
 use crate::fault;
 use crate::fence;
@@ -75,20 +76,18 @@ impl Work<'_> {
         // What is deleted later is what it names.
         self.write_receipt().await?;
         let verified_in = began.elapsed();
+        let mut durations = json!({
+            "prepare": prepared_in.as_millis() as u64,
+            "copy": (copied_in - prepared_in).as_millis() as u64,
+            "verify": (verified_in - copied_in).as_millis() as u64,
+        });
         self.refresh(&mut flow).await?;
         self.check_drift(&inventory).await?;
         if self.job.kind == "rehearse" {
             let predicted = self.predict(&mut flow).await?;
             self.note("predicted_pause_ms", predicted.as_secs_f64() * 1000.0);
             self.note(super::REHEARSED, began.elapsed().as_millis() as u64);
-            self.note(
-                "durations_ms",
-                json!({
-                    "prepare": prepared_in.as_millis() as u64,
-                    "copy": (copied_in - prepared_in).as_millis() as u64,
-                    "verify": (verified_in - copied_in).as_millis() as u64,
-                }),
-            );
+            self.note("durations_ms", durations);
             self.write_receipt().await?;
             drop(flow);
             self.abort("rehearsed").await?;
@@ -102,15 +101,8 @@ impl Work<'_> {
         fault::point("moved");
         self.note("epochs", [epochs.0, epochs.1]);
         self.note("changes_applied", flow.changes);
-        self.note(
-            "durations_ms",
-            json!({
-                "prepare": prepared_in.as_millis() as u64,
-                "copy": (copied_in - prepared_in).as_millis() as u64,
-                "verify": (verified_in - copied_in).as_millis() as u64,
-                "total": began.elapsed().as_millis() as u64,
-            }),
-        );
+        durations["total"] = json!(began.elapsed().as_millis() as u64);
+        self.note("durations_ms", durations);
         self.write_receipt().await?;
         drop(flow);
         // Its log is not held back for a tenant that has gone.
@@ -182,8 +174,14 @@ impl Work<'_> {
         made: bool,
     ) -> Result<Vec<preflight::Finding>, MoveError> {
         let (source, target) = (&self.source, &self.target);
-        let source = preflight::Place { at: &source.at, client: &source.client, inventory };
-        let target = preflight::Place { at: &target.at, client: &target.client, inventory: there };
+        let own = self.scope.is_database();
+        let slots = (
+            self.journal.slots(&source.at.name, own).await?,
+            self.journal.slots(&target.at.name, own).await?,
+        );
+        let source = preflight::Place { at: &source.at, client: &source.client, inventory, slots: slots.0 };
+        let target =
+            preflight::Place { at: &target.at, client: &target.client, inventory: there, slots: slots.1 };
         preflight(&self.scope, &source, &target, &self.turn.id, made).await
     }
 
@@ -359,7 +357,7 @@ impl Work<'_> {
                 attempt,
                 end_pinned: self.job.options.end_pinned,
                 shape: &compared,
-                own_schemas: self.scope.own_schemas(),
+                closing: closing::how(&from_client, &from.1, &self.scope).await?,
                 floor,
             };
             cutover.practise(flow.applier.client()?).await?;

@@ -1,19 +1,16 @@
 //! How a move ends: nothing of it is left, neither on a shard nor in the way of the next.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
+use super::clear::{Arrival, Clearing};
 use super::{Place, Work};
 use crate::MoveError;
+use crate::closing;
 use crate::cutover::turned;
 use crate::fault;
 use crate::fence;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::Inventory;
 use crate::journal::Phase;
-use crate::structure;
-
-/// Between batches of deletion, so that neighbours are not held up.
-const BREATH: Duration = Duration::from_millis(2);
 
 /// One of the shards of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,55 +20,33 @@ enum Side {
 }
 
 impl Work<'_> {
-    /// Deletes the tenant's rows on a shard where it does not live.
-    pub(super) async fn delete_rows(&self, place: &Place, inventory: &Inventory) -> Result<(), MoveError> {
-        let failed = place.at.failed();
-        let set = |role: &str| format!("SET session_replication_role = {role}");
-        // Neither triggers nor cascades: every table is done here.
-        place.client.batch_execute(&set("replica")).await.map_err(failed)?;
-        for table in inventory.tables.values() {
-            let sql = self.deletion(table);
-            let statement = place.client.prepare(&sql).await.map_err(failed)?;
-            while place.client.execute(&statement, &[]).await.map_err(failed)? > 0 {
-                tokio::time::sleep(BREATH).await;
-            }
-        }
-        place.client.batch_execute(&set("origin")).await.map_err(failed)
-    }
-
-    /// One batch. By place, as a table need not have a key here; that a place is one of each part of a partitioned table
-    /// does not matter, since all of the tenant's rows are to go.
-    fn deletion(&self, table: &Table) -> String {
-        let (quoted, filter) = (table.quoted(), self.scope.filter());
-        let joint = if filter.is_empty() { " WHERE" } else { " AND" };
-        format!(
-            "DELETE FROM {quoted}{filter}{joint} ctid = ANY (ARRAY(SELECT ctid FROM {quoted}{filter} LIMIT {}))",
-            self.job.options.delete_batch.max(1)
-        )
-    }
-
     /// Whether this move has made the tenant's schema or database on the target.
     fn has_made(&self) -> bool {
         self.scope.is_own() && self.receipt.get(super::MADE) == Some(&serde_json::Value::Bool(true))
     }
 
-    /// Drops the tenant's schema or database on a shard where it does not live.
-    async fn remove_own(&mut self, side: Side) -> Result<(), MoveError> {
+    /// Who takes away what is on one of the shards, and that shard.
+    fn clearing(&mut self, side: Side) -> (Clearing<'_>, &mut Place) {
+        let Self { engine, journal, scope, job, source, target, .. } = self;
         let place = match side {
-            Side::Source => &mut self.source,
-            Side::Target => &mut self.target,
+            Side::Source => source,
+            Side::Target => target,
         };
-        if place.missing {
-            return Ok(());
+        (Clearing { engine, journal, scope, batch: job.options.delete_batch }, place)
+    }
+
+    /// Deletes the tenant's rows at the target, where it does not live yet.
+    pub(super) async fn delete_arrived(&mut self, there: &Inventory) -> Result<(), MoveError> {
+        self.clear(Side::Target, false, there).await
+    }
+
+    /// Drops the tenant's schema or database on a shard where it does not live, or deletes the rows of these tables.
+    async fn clear(&mut self, side: Side, own: bool, compared: &Inventory) -> Result<(), MoveError> {
+        let (clearing, place) = self.clearing(side);
+        match own {
+            true => clearing.remove_own(place).await,
+            false => clearing.delete_rows(place, compared).await,
         }
-        let client = place.home.connect().await?;
-        self.journal.is_ours().await?;
-        if self.scope.is_database() {
-            // A slot would keep it from being dropped.
-            self.engine.streams.sweep(&place.at, std::future::ready(Ok(false))).await?;
-            place.missing = true;
-        }
-        structure::remove(&client, &place.home, &self.scope.model).await
     }
 
     /// Whether the tenant has arrived at the target. If not, nobody arrives there any more, and a source that an attempt
@@ -116,7 +91,7 @@ impl Work<'_> {
             }
             self.enter(Phase::Aborting, outcome).await?;
             if !self.target.missing {
-                self.clear_target(&id, tenant.as_str()).await?;
+                self.clear_target().await?;
             }
             let source = &self.source;
             fence::settle(&source.client, &source.at, &id, tenant.as_str(), "move_id = NULL").await?;
@@ -125,40 +100,13 @@ impl Work<'_> {
         self.journal.done(outcome).await
     }
 
-    /// Takes away what this move has brought to the target: before its fence stood there was nothing of it.
-    async fn clear_target(&mut self, id: &str, tenant: &str) -> Result<(), MoveError> {
-        let target = &self.target;
-        let arriving = fence::state(&target.client, &target.at, tenant).await?.map(|s| s.0);
-        match arriving.as_deref() {
-            Some("importing" | "aborted") => {}
-            None if self.has_made() => {}
-            _ => return Ok(()),
-        }
-        fence::settle(&target.client, &target.at, id, tenant, "state = 'aborted'").await?;
-        fault::point("clearing");
-        if self.has_made() {
-            self.remove_own(Side::Target).await?;
-        } else {
-            let inventory = target.inventory(&self.scope).await?;
-            self.delete_rows(target, &inventory).await?;
-        }
-        let target = &self.target;
-        if target.missing {
-            return Ok(());
-        }
-        fault::point("cleared");
-        if self.receipt.contains_key(super::LIVED_THERE) {
-            // Routers that know no better still come here.
-            let sql = "UPDATE switchyard.fence SET state = 'moved', moved_to = $3, move_id = NULL,
-                              epoch = greatest($4::bigint - 1, 0), changed_at = now()
-                       WHERE tenant_id = $1 AND move_id = $2 AND state = 'aborted'";
-            let source = self.source.at.name.as_str();
-            let set = target.client.execute(sql, &[&tenant, &id, &source, &self.epoch]).await;
-            return set.map(drop).map_err(target.at.failed());
-        }
-        let sql = "DELETE FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state = 'aborted'";
-        target.client.execute(sql, &[&tenant, &id]).await.map_err(target.at.failed())?;
-        Ok(())
+    /// Takes away what this move has brought to the target.
+    async fn clear_target(&mut self) -> Result<(), MoveError> {
+        let (id, made) = (self.turn.id.clone(), self.has_made());
+        let (home, epoch) = (self.source.at.name.clone(), self.epoch);
+        let lives = self.receipt.contains_key(super::LIVED_THERE).then_some((home.as_str(), epoch));
+        let (clearing, target) = self.clearing(Side::Target);
+        clearing.arrival(target, Arrival { id: &id, made, lives }).await
     }
 
     /// The tables of a shard that were compared with those of the other side. Fails if another has rows of the tenant:
@@ -206,11 +154,7 @@ impl Work<'_> {
             }
             fault::point("completing");
             let compared = self.only_compared(source, super::COMPARED).await?;
-            if self.scope.is_own() {
-                self.remove_own(Side::Source).await?;
-            } else {
-                self.delete_rows(source, &compared).await?;
-            }
+            self.clear(Side::Source, self.scope.is_own(), &compared).await?;
         }
         fault::point("deleted");
         self.settle_both(&id, tenant.as_str()).await?;
@@ -238,12 +182,11 @@ impl Work<'_> {
         self.journal.place(&tenant, &source.at.name, epoch).await?;
         if !target.missing {
             fence::settle(&target.client, &target.at, &id, tenant.as_str(), "state = 'moved'").await?;
-            let compared = self.only_compared(target, super::COMPARED_BACK).await?;
-            if self.has_made() {
-                self.remove_own(Side::Target).await?;
-            } else {
-                self.delete_rows(target, &compared).await?;
+            if !self.has_made() {
+                closing::behind(&target.client, &target.at, &self.scope).await?;
             }
+            let compared = self.only_compared(target, super::COMPARED_BACK).await?;
+            self.clear(Side::Target, self.has_made(), &compared).await?;
         }
         self.settle_both(&id, tenant.as_str()).await?;
         fault::point("settled");

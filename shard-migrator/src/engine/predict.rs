@@ -8,8 +8,10 @@ use tokio_postgres::Client;
 
 use super::{Place, Work};
 use crate::MoveError;
+use crate::closing::{self, Closing};
 use crate::inventory::{Inventory, Table};
 use crate::preflight;
+use crate::shape;
 
 /// Round trips and commits that are timed; the median counts.
 const SAMPLES: usize = 9;
@@ -86,7 +88,7 @@ impl Work<'_> {
         inventory: &Inventory,
         found: &[preflight::Finding],
     ) -> Result<Value, MoveError> {
-        let mut estimates = std::collections::HashMap::new();
+        let (mut estimates, mut found) = (std::collections::HashMap::new(), found.to_vec());
         let mut tables = Vec::new();
         let (mut all_rows, mut all_bytes) = (0.0, 0.0);
         for table in inventory.tables.values() {
@@ -101,7 +103,7 @@ impl Work<'_> {
         let pause = match self.job.kind.as_str() {
             // Nobody waits for an answer, and many may be under way.
             "move" => Value::Null,
-            _ => self.predicted_pause().await?,
+            _ => self.predicted_pause(&mut found).await?,
         };
         self.estimates = estimates;
         // Of what copies with an index or two have been seen to reach on small machines.
@@ -121,20 +123,40 @@ impl Work<'_> {
     }
 
     /// How long clients may have to wait, from what round trips and commits take now.
-    async fn predicted_pause(&self) -> Result<Value, MoveError> {
+    async fn predicted_pause(&self, found: &mut Vec<preflight::Finding>) -> Result<Value, MoveError> {
         let (source, target) = (&self.source, &self.target);
         let (oldest, usual) = transactions(source).await?;
         let catalog = self.journal.commit_latency(async |c| median(c, "SELECT pg_current_xact_id()").await);
         let catalog = catalog.await?;
         let here = Latency::of(&source.client).await.map_err(source.at.failed())?;
         let there = Latency::of(&target.client).await.map_err(target.at.failed())?;
-        let (orders, freeze) = (catalog * MESSAGES, here.round_trip + here.commit);
+        shape::prepare(&source.client, &source.at, &self.scope).await?;
+        let form = median(&source.client, shape::ASK).await.map_err(source.at.failed())?;
+        let closing = match closing::how(&source.client, &source.at, &self.scope).await? {
+            None => Duration::ZERO,
+            Some(Closing::AtOnce(_)) => here.round_trip,
+            Some(Closing::ByRelation(_, why)) => {
+                let text = format!("clients wait until each of its tables is closed by itself, since {why}");
+                found.push(preflight::Finding::note(&source.at.name, text));
+                form * closing::BY_RELATION
+            }
+        };
+        let (orders, freeze) = (catalog * MESSAGES, here.round_trip + here.commit + form);
         let apply = here.round_trip + there.round_trip * LAST + there.commit;
-        let all = orders + freeze + apply + usual;
+        let all = orders + freeze + closing + apply + usual;
+        let budget = Duration::from_millis(self.job.options.pause_budget_ms);
+        if all > budget {
+            let text = format!(
+                "the predicted pause of {} ms is above the budget of {}: attempts at the cutover will be given up",
+                ms(all),
+                budget.as_millis()
+            );
+            found.push(preflight::Finding::note(&source.at.name, text));
+        }
         Ok(json!({
             "predicted_pause_ms": ms(all),
             "pause_parts_ms": {
-                "orders": ms(orders), "freeze": ms(freeze), "apply": ms(apply), "open_transactions": ms(usual),
+                "orders": ms(orders), "freeze": ms(freeze), "closing": ms(closing), "apply": ms(apply), "open_transactions": ms(usual),
             },
             "oldest_transaction_s": oldest,
         }))

@@ -1,16 +1,19 @@
-//! What is done for a tenant that has moved and whose source does not answer any more.
+//! What is done for a tenant of which one shard of its move does not answer any more: the source of one that has moved,
+//! the target of one that has not.
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
+use switchyard_config::ShardName;
 
-use super::Engine;
+use super::clear::{Arrival, Clearing};
+use super::{Engine, Place};
 use crate::MoveError;
 use crate::fence;
 use crate::journal::{Job, Journal, Phase, Wish};
 use crate::scope::{Model, Scope};
 
-/// What the receipt notes of what a move has left at a source that it was ended without.
+/// What the receipt notes of what a move has left at a shard that it was ended without.
 const LEFT_BEHIND: &str = "left_behind";
 
 impl Engine {
@@ -52,49 +55,164 @@ impl Engine {
         }
         fence::settle(&target.client, &target.at, &id, tenant, "move_id = NULL").await?;
         fence::forget(&target.client, &target.at, &id).await?;
-        let left = left_behind(job, &scope);
-        let mut receipt = match &job.receipt {
-            Some(Value::Object(receipt)) => receipt.clone(),
-            _ => serde_json::Map::new(),
-        };
-        receipt.insert(LEFT_BEHIND.to_owned(), json!(left));
-        journal.receipt(&Value::Object(receipt)).await?;
-        journal.event("moved", &left).await?;
-        self.streams.forget(&target.at, job.id).await;
-        let others = async {
-            match scope.is_database() {
-                true => Ok(false),
-                false => journal.others(&job.target).await,
-            }
-        };
-        self.streams.sweep(&target.at, others).await?;
+        let left = format!(
+            "shard {} was not asked: {}, if there, and the tenant's row in switchyard.fence stay there; its slot is \
+             dropped when it is back",
+            job.source,
+            whereabouts(&scope)
+        );
+        note_left(journal, job, "moved", &left).await?;
+        self.leave_stream(journal, job, &scope, &target).await?;
         journal.done("completed").await?;
         Ok(true)
     }
+
+    /// Gives a move up without asking its target: the tenant stays at the source, of which nothing is held back any more.
+    /// Whether it has ended. Not where the tenant may have arrived.
+    pub(super) async fn without_target(&self, journal: &Journal, job: &Job) -> Result<bool, MoveError> {
+        if job.kind == "plan" || (job.phase > Phase::Cutover && job.phase != Phase::Aborting) {
+            return Ok(false);
+        }
+        let (context, epoch) = journal.tenant(&job.tenant).await?;
+        let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
+        let source = self.place(journal, &job.source, &scope).await?;
+        let (id, tenant) = (job.id.to_string(), job.tenant.as_str());
+        let begun = !source.missing && crate::preflight::has_fence(&source.client, &source.at).await?;
+        if begun {
+            // From here on no mover of before freezes the tenant; and nobody arrives whose source is not frozen.
+            let at = (&source.at, &source.home);
+            fence::take_over(&source.client, at, (&id, "source", job.term), tenant).await?;
+            let sql = "SELECT state FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state <> 'active'";
+            let held = source.client.query_opt(sql, &[&tenant, &id]).await.map_err(source.at.failed())?;
+            if let Some(held) = held {
+                let what = format!(
+                    "the tenant is {} on shard {} and may have arrived on shard {}: the target is needed",
+                    held.get::<_, &str>(0),
+                    job.source,
+                    job.target
+                );
+                journal.event("cutover", &what).await?;
+                journal.unwish(&what).await?;
+                return Err(MoveError::InTheWay(what));
+            }
+        }
+        journal.left_at_target(Some(&scope.model)).await?;
+        journal.enter(Phase::Aborting, "without the target").await?;
+        // What would apply changes there, and what is read from there.
+        drop(self.streams.kept(job.id));
+        if begun {
+            fence::settle(&source.client, &source.at, &id, tenant, "move_id = NULL").await?;
+            fence::forget(&source.client, &source.at, &id).await?;
+            self.leave_stream(journal, job, &scope, &source).await?;
+        }
+        // Routers may hold clients for an attempt that was under way.
+        tell(&self.catalog, job, (&job.source, epoch), false).await?;
+        let left = format!(
+            "shard {} was not asked: what the move has brought there, of {}, is cleared when it answers",
+            job.target,
+            whereabouts(&scope)
+        );
+        note_left(journal, job, "aborting", &left).await?;
+        journal.done("aborted").await?;
+        Ok(true)
+    }
+
+    /// Takes away what a move has left at a target that it was given up without, and that answers again.
+    ///
+    /// No move of the tenant to there begins before this is noted as done. Who takes this over raises the term, and ends
+    /// the sessions of before, as with every step of a move.
+    pub(crate) async fn clear_left(&self, id: i64) -> Result<(), MoveError> {
+        let claimed = Journal::claim_left(&self.catalog, &self.sessions, id, &self.owner).await?;
+        let (journal, job, model, (home, epoch)) = claimed;
+        let scope = Scope { tenant: job.tenant.clone(), model, beside: Vec::new() };
+        let mut target = self.place(&journal, &job.target, &scope).await?;
+        journal.is_ours().await?;
+        let id = job.id.to_string();
+        if is_known(&target, &id).await? {
+            let at = (&target.at, &target.home);
+            fence::take_over(&target.client, at, (&id, "target", job.term), job.tenant.as_str()).await?;
+            let noted = |name: &str| job.receipt.as_ref().and_then(|r| r.get(name)).is_some();
+            let lives = noted(super::LIVED_THERE).then_some((home.as_str(), epoch));
+            let made = scope.is_own() && noted(super::MADE);
+            let batch = job.options.delete_batch;
+            let clearing = Clearing { engine: self, journal: &journal, scope: &scope, batch };
+            clearing.arrival(&mut target, Arrival { id: &id, made, lives }).await?;
+            if !target.missing {
+                fence::forget(&target.client, &target.at, &id).await?;
+            }
+        }
+        if !target.missing {
+            self.leave_stream(&journal, &job, &scope, &target).await?;
+        }
+        journal.event("done", &format!("what was left on shard {} is cleared", job.target)).await?;
+        journal.left_at_target(None).await
+    }
+
+    /// Closes the stream of a shard unless another move needs it.
+    async fn leave_stream(
+        &self,
+        journal: &Journal,
+        job: &Job,
+        scope: &Scope,
+        place: &Place,
+    ) -> Result<(), MoveError> {
+        self.streams.forget(&place.at, job.id).await;
+        let others = async {
+            match scope.is_database() {
+                true => Ok(false),
+                false => journal.others(&place.at.name).await,
+            }
+        };
+        self.streams.sweep(&place.at, others).await
+    }
+}
+
+/// Whether a shard has heard of a move: one that another has taken the place of has not, nor one that lost its disk.
+async fn is_known(place: &Place, id: &str) -> Result<bool, MoveError> {
+    if place.missing || !crate::preflight::has_fence(&place.client, &place.at).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT FROM switchyard.moves WHERE move_id = $1 AND side = 'target')";
+    Ok(place.client.query_one(sql, &[&id]).await.map_err(place.at.failed())?.get(0))
+}
+
+async fn note_left(journal: &Journal, job: &Job, phase: &str, left: &str) -> Result<(), MoveError> {
+    let mut receipt = match &job.receipt {
+        Some(Value::Object(receipt)) => receipt.clone(),
+        _ => serde_json::Map::new(),
+    };
+    receipt.insert(LEFT_BEHIND.to_owned(), json!(left));
+    journal.receipt(&Value::Object(receipt)).await?;
+    journal.event(phase, left).await
 }
 
 /// Lets clients go on at the target that wait, or that go to the source in vain.
 pub(super) async fn tell_moved(catalog: &SecretString, job: &Job, epoch: i64) -> Result<(), MoveError> {
+    tell(catalog, job, (&job.target, epoch), true).await
+}
+
+async fn tell(
+    catalog: &SecretString,
+    job: &Job,
+    (shard, epoch): (&ShardName, i64),
+    moved: bool,
+) -> Result<(), MoveError> {
     let order = Order::Release {
         tenant: job.tenant.clone(),
         attempt: String::new(),
-        shard: job.target.clone(),
+        shard: shard.clone(),
         epoch: u64::try_from(epoch).unwrap_or(0),
-        moved: true,
+        moved,
     };
     let signals = Signals::connect(catalog, "switchyard-mover-signals", REPLIES).await?;
     Ok(signals.say(ORDERS, &order).await?)
 }
 
-fn left_behind(job: &Job, scope: &Scope) -> String {
-    let what = match &scope.model {
-        Model::Rows { column, .. } => format!("rows whose {column} is {}", job.tenant),
+/// What is the tenant's, wherever that is.
+fn whereabouts(scope: &Scope) -> String {
+    match &scope.model {
+        Model::Rows { column, .. } => format!("rows whose {column} is {}", scope.tenant),
         Model::Schema { schema } => format!("the schema {schema}"),
         Model::Database { database } => format!("the database {database}"),
-    };
-    format!(
-        "shard {} was not asked: {what}, if there, and the tenant's row in switchyard.fence stay there; its slot is \
-         dropped when it is back",
-        job.source
-    )
+    }
 }

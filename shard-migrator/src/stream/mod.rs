@@ -177,7 +177,7 @@ impl Stream {
         let (tell, requests) = mpsc::unbounded_channel();
         let reader = reader::Reader::new(connection, requests, from, expected);
         let retained = Arc::new(AtomicU64::new(0));
-        let watched = slot::Watch::new(at.clone(), slot, wal_budget, retained.clone());
+        let watched = slot::Watch::new(at, slot, wal_budget, retained.clone());
         let reader = tokio::spawn(reader.run(watched));
         Ok(Self { requests: tell, reader, retained, budget: wal_budget })
     }

@@ -8,7 +8,6 @@ use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::fault;
-use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Name of the publication, in every source database.
@@ -182,24 +181,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(at: ShardAccess, slot: String, budget: u64, retained: Arc<AtomicU64>) -> Self {
-        Self { at, slot, budget, retained }
+    pub(super) fn new(at: &ShardAccess, slot: String, budget: u64, retained: Arc<AtomicU64>) -> Self {
+        // Slots are the cluster's: by way of the shard's own database, one session does for all that are looked at.
+        Self { at: at.of_database(&at.home), slot, budget, retained }
     }
 
     /// Returns when the slot retains more than the budget, or is lost, with the reason.
     pub(super) async fn exceeded(&self) -> String {
-        let mut client: Option<Session> = None;
         let mut warned = false;
         loop {
             tokio::time::sleep(LOOK).await;
-            if client.as_ref().is_none_or(|c| c.is_closed()) {
-                client = self.at.connect().await.ok();
-            }
-            let Some(connected) = &client else { continue };
+            let Ok(client) = self.at.connect().await else { continue };
             let sql = "SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,
                               coalesce(wal_status, 'lost')
                        FROM pg_replication_slots WHERE slot_name = $1";
-            let Ok(Some(row)) = connected.query_opt(sql, &[&self.slot]).await else { continue };
+            let Ok(Some(row)) = client.query_opt(sql, &[&self.slot]).await else { continue };
             let (retained, status) = (row.get::<_, i64>(0), row.get::<_, &str>(1));
             let retained = u64::try_from(retained).unwrap_or(0);
             self.retained.store(retained, Ordering::Relaxed);

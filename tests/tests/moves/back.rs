@@ -38,7 +38,7 @@ fn what_breaks_while_the_source_follows_does_not_take_the_way_back() {
     m.tenant("other", 1);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
     let id = moved(&m);
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     let mut neighbour = 0;
     for round in 0..3 {
         let before = term(&m, &id);
@@ -76,7 +76,7 @@ fn attempts_at_going_back_that_are_used_up_do_not_take_the_way_back() {
     let moved =
         m.cli(&["move", "start", "acme", "--to", "s1", "--attempts", "2", "--wait", "--timeout", "60"]);
     let id = moved["id"].to_string();
-    let mut open = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut open = m.login(&acme, 0);
     open.rows("BEGIN; UPDATE clients SET name = 'there'");
     m.cli(&["move", "rollback", &id]);
     let before = term(&m, &id);
@@ -131,7 +131,7 @@ fn rows_that_were_not_moved_are_not_deleted() {
     assert_eq!((&shown["phase"], &shown["wish"]), (&"moved".into(), &"run".into()), "{shown}");
     assert_eq!(m.one(0, "SELECT count(*) FROM clients"), "1");
     // The source follows still.
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows("UPDATE clients SET name = 'later'");
     wait::until_true("the source to follow", || m.one(0, "SELECT name FROM clients") == "later");
     m.shards[0].sql("DELETE FROM late");

@@ -138,7 +138,7 @@ fn an_attempt_that_somebody_is_in_the_way_of_is_given_up_and_tried_again() {
     let m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
-    let mut open = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut open = m.login(&acme, 0);
     // The fence's policies are made by this; a transaction that only reads is in the way of nothing else.
     m.cli(&["move", "rehearse", "acme", "--to", "s1", "--wait"]);
     open.rows("BEGIN; SELECT name FROM clients");

@@ -159,3 +159,40 @@ fn heavy_every_model_at_every_point() {
         crashes(model, POINTS.into_iter());
     }
 }
+
+/// Mover and catalog end together with clients held, the tenant frozen, or just arrived: what is asked of the two that come back
+/// is what is asked of one.
+#[allow(clippy::print_stdout, reason = "what was seen is part of the test's answer")]
+fn both_end(model: Model, points: &[&str]) {
+    let mut world = World::start(model, false);
+    for point in points {
+        world.m.kill_control_plane();
+        world.m.start_control_plane_to_end_at(&format!("stop:{point}"));
+        let to = world.other();
+        let id = world.m.cli(&["move", "start", "acme", "--to", &to, "--attempts", "1000"])["id"].to_string();
+        world.m.wait_control_plane_stopped();
+        world.m.catalog.kill9();
+        world.m.kill_control_plane();
+        world.m.catalog.start_again();
+        world.m.start_control_plane();
+        world.m.wait_ready();
+        let writable = world.wait_write();
+        println!("{model:?}, both at `{point}`: writable {} ms after", writable.as_millis());
+        assert!(writable < WRITABLE, "`{point}`: {writable:?} until a write");
+        wait::until_true(&format!("the move after `{point}`"), || world.show(&id, "phase") == "moved");
+        let done = world.m.cli(&["move", "complete", &id, "--wait", "--timeout", "60"]);
+        assert_eq!(done["outcome"], "completed", "{done}");
+        world.home = 1 - world.home;
+    }
+    assert_eq!(world.check(), [""; 0], "no client is to see an error");
+    world.nothing_left();
+}
+
+#[test]
+fn heavy_a_mover_and_a_catalog_that_end_together_hold_nobody_up() {
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| both_end(Model::Schema, &["frozen", "activated"]));
+        both_end(Model::Rows, &["way back prepared", "held", "frozen", "activated", "moved"]);
+        own.join().expect("the schema");
+    });
+}

@@ -20,7 +20,7 @@ fn a_tenant_that_has_arrived_is_not_let_go_on_where_it_was() {
     wait::until_true("the refusal", || m.log().matches("not now").count() > 1);
     let fence = "SELECT state FROM switchyard.fence WHERE tenant_id = 'acme'";
     assert_eq!((m.one(0, fence).as_str(), m.one(1, fence).as_str()), ("frozen", "active"));
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows("UPDATE clients SET name = 'there'");
     m.shards[0].sql("DROP TRIGGER not_now ON switchyard.fence");
     wait::until_true("the move", || m.cli(&["move", "show", &id])["phase"] == "moved");
@@ -54,7 +54,7 @@ fn a_tenant_that_has_arrived_is_served_without_the_catalog() {
     let mut m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     assert_eq!(client.column("SELECT name FROM clients"), ["c"]);
     m.kill_control_plane();
     m.start_control_plane_to_end_at("stop:activated");
@@ -83,7 +83,7 @@ fn a_catalog_that_dies_in_a_cutover_holds_nobody_up() {
     let mut m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     for point in ["held", "frozen", "activated"] {
         m.kill_control_plane();
         m.start_control_plane_to_end_at(&format!("stop:{point}"));
@@ -110,7 +110,7 @@ fn a_mover_that_is_told_to_end_leaves_nobody_frozen() {
     let mut m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     m.kill_control_plane();
     m.start_control_plane_to_end_at("stop:frozen");
     let id = m.cli(&["move", "start", "acme", "--to", "s1"])["id"].to_string();

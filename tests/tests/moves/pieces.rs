@@ -153,7 +153,7 @@ fn a_copy_stands_still_and_goes_on_when_it_is_told_to() {
     let halted = there();
     assert!(halted < ROWS, "{halted}");
     // What is written meanwhile is applied to what is there, and to nothing else.
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows(
         "UPDATE events SET n = 7; DELETE FROM events WHERE at < 5; INSERT INTO events VALUES ('acme', -1, 1)",
     );
@@ -185,7 +185,7 @@ fn a_change_of_key_that_the_stream_tells_in_part_has_the_copy_begin_anew() {
     });
     m.cli(&["move", "pause", &id]);
     wait::until_true("it to stand still", || events(&m, &id).contains("standing still"));
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows("UPDATE events SET at = -7 WHERE at = 999999");
     wait::until_true("it to begin anew", || {
         m.cli(&["move", "show", &id])["error"].as_str().is_some_and(|e| e.contains("begins anew"))

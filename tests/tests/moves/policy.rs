@@ -56,7 +56,7 @@ fn a_tenant_is_not_deleted_or_placed_in_the_middle_of_a_move_and_may_come_back_w
         "GRANT USAGE ON SCHEMA switchyard TO {app}; GRANT SELECT, UPDATE ON switchyard.fence TO {app}"
     ));
     let acme = m.tenant("acme", 0);
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows("INSERT INTO clients VALUES ('acme', 2, 'again')");
     assert_eq!(m.one(0, "SELECT count(*) FROM clients"), "1");
     assert_eq!(m.one(1, "SELECT count(*) FROM clients"), "0");
@@ -91,7 +91,7 @@ fn a_mover_that_is_gone_holds_nobody_up_for_longer_than_the_budget() {
     let mut m = Moving::start(1, TABLES);
     let acme = m.tenant("acme", 0);
     m.shards[0].sql("INSERT INTO clients VALUES ('acme', 1, 'c')");
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     for (point, frozen) in [("held", false), ("frozen", true)] {
         m.kill_control_plane();
         m.start_control_plane_to_end_at(point);

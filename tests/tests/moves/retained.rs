@@ -40,7 +40,7 @@ fn a_slot_that_retains_too_much_is_told_of_and_then_dropped_with_its_moves() {
     assert!(ended["error"].as_str().is_some_and(|e| e.contains("above the budget")), "{ended}");
     assert_eq!(m.one(1, "SELECT count(*) FROM leads"), "0");
     m.nothing_left();
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     assert_eq!(client.column("SELECT count(*) FROM leads"), ["5000"]);
 }
 
@@ -54,7 +54,7 @@ fn a_tenant_that_has_moved_keeps_what_it_has_when_its_way_back_is_given_up() {
     // The source stands still: what the tenant writes at the target waits in its log.
     let mut holder = m.shards[0].admin();
     holder.rows("BEGIN; LOCK TABLE clients IN ACCESS EXCLUSIVE MODE");
-    let mut client = m.routers[0].target().user(&acme.id).password(&acme.password).database("crm").connect();
+    let mut client = m.login(&acme, 0);
     client.rows("UPDATE clients SET name = 'there'");
     m.one(
         1,

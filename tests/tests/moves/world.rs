@@ -172,6 +172,29 @@ impl World {
         psql(&at(&self.m, shard, database), &sql)
     }
 
+    /// Has a router stand still while none of its clients has a transaction open: one would hold up the beginning of a
+    /// move, which is not what is looked at here.
+    pub(crate) fn stop_router(&self, router: usize) {
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND state LIKE 'idle in transaction%'
+                    AND state_change < clock_timestamp() - interval '300 ms'";
+        wait::until_true("a moment between transactions", || {
+            self.m.routers[router].signal("STOP");
+            std::thread::sleep(Duration::from_millis(400));
+            let between = self.m.one(self.home, open) == "0";
+            if !between {
+                self.m.routers[router].signal("CONT");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            between
+        });
+    }
+
+    /// SQL in a database of a shard, as the superuser.
+    #[track_caller]
+    pub(crate) fn database(&self, shard: usize, database: &str, sql: &str) -> String {
+        psql(&at(&self.m, shard, database), sql)
+    }
+
     /// Makes the rows that are only there some megabytes larger.
     pub(crate) fn grow(&self) {
         // Of what cannot be compressed.

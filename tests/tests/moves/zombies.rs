@@ -42,11 +42,7 @@ fn sleeps_at(model: Model, point: &str) {
     }
     world.nothing_left();
     world.m.thaw_control_plane();
-    wait::until_true("the first to find out", || {
-        let log = world.m.log();
-        let awake = log.rfind("\"going on\"").map(|at| log[at..].to_owned());
-        awake.is_some_and(|log| log.contains("moves are not worked on"))
-    });
+    world.m.wait_followed();
     world.wait_write();
     let errors = world.check();
     assert_eq!(errors, [""; 0], "no client is to see an error");

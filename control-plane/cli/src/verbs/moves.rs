@@ -64,7 +64,13 @@ pub(crate) enum MoveCommand {
         id: String,
     },
     /// Give up a move that has not gone over; the tenant stays where it is.
-    Abort(EndArgs),
+    Abort {
+        #[command(flatten)]
+        end: EndArgs,
+        /// The target does not answer: give the move up without it. What it has of the tenant is cleared when it does.
+        #[arg(long)]
+        without_target: bool,
+    },
     /// Have a tenant that has gone over go back.
     Rollback(EndArgs),
     /// Delete what is left where the tenant was. There is no way back after it.
@@ -212,7 +218,10 @@ impl MoveCommand {
                 let made = wish(&session, &id, "resume").await?;
                 session.show(FIELDS, &made)
             }
-            Self::Abort(args) => end(&session, args, "abort", "aborted").await,
+            Self::Abort { end: args, without_target } => {
+                let verb = if without_target { "abort?without_target=true" } else { "abort" };
+                end(&session, args, verb, "aborted").await
+            }
             Self::Rollback(args) => end(&session, args, "rollback", "rolled_back").await,
             Self::Complete { end: args, without_source } => {
                 let verb = if without_source { "complete?without_source=true" } else { "complete" };
