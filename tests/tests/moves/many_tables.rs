@@ -7,7 +7,7 @@ use crate::world::{Model, World};
 
 /// Tables beside those that are written to; `SWITCHYARD_TESTS_TABLES` says otherwise. To close as many by themselves takes
 /// longer than [`SHORT`], whatever the machine.
-const TABLES: u32 = 700;
+const TABLES: u32 = 450;
 
 /// A budget in milliseconds of which more than half would go into closing the tables one by one.
 const SHORT: &str = "50";
