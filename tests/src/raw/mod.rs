@@ -177,9 +177,12 @@ impl Raw {
         }
         let mut chunk = vec![0; 65_536];
         while self.inbox.len() - self.taken < wanted {
-            match self.stream.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => self.inbox.extend(&chunk[..n]),
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.inbox.extend(&chunk[..n]),
+                // What has a deadline is not begun anew by itself when the process was stopped and goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
