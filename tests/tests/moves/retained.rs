@@ -16,6 +16,9 @@ fn a_slot_that_retains_too_much_is_told_of_and_then_dropped_with_its_moves() {
     let args = ["move", "start", "acme", "--to", "s1", "--rate", "20000", "--wal-budget", "100000000"];
     let id = m.cli(&args)["id"].to_string();
     wait::until_true("the copy", || m.cli(&["move", "show", &id])["phase"] == "copying");
+    // What is written before the slot is there is not retained.
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    wait::until_true("the stream", || m.one(0, slots) == "1");
     let log = |mb: u32| {
         let sql = format!(
             "SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))) FROM generate_series(1, {mb})"
