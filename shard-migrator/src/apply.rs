@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use futures_util::future::{join, join_all, join3};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{SimpleQueryMessage, Statement};
 
 use crate::MoveError;
 use crate::deed::{Deed, Deeds};
@@ -104,7 +104,7 @@ impl Applier {
     }
 
     /// The session that writes.
-    pub(crate) fn client(&self) -> Result<&Client, MoveError> {
+    pub(crate) fn client(&self) -> Result<&Session, MoveError> {
         match &self.session {
             Some(session) => Ok(session),
             None => Err(self.at.silent("a writer that rests was asked to write")),
@@ -240,7 +240,11 @@ impl Applier {
     }
 
     async fn note(&self, end: u64) -> Result<(), MoveError> {
-        match self.client()?.execute(&self.noting(end), &[]).await.map_err(self.at.failed())? {
+        let sql = "UPDATE switchyard.moves SET applied = $1::text::pg_lsn
+                   WHERE move_id = $2 AND side = $3 AND term = $4";
+        let (end, turn) = (lsn_text(end), &self.turn);
+        let noted = self.client()?.execute(sql, &[&end, &turn.id, &self.side, &turn.term]).await;
+        match noted.map_err(self.at.failed())? {
             1 => Ok(()),
             _ => Err(MoveError::Superseded),
         }
@@ -255,7 +259,7 @@ impl Applier {
 
     /// A commit that changes nothing, by the way of any other.
     pub(crate) async fn touch(&self) -> Result<(), MoveError> {
-        self.client()?.batch_execute(&self.noting(self.applied)).await.map_err(self.at.failed())
+        self.note(self.applied).await
     }
 
     async fn prepare(&mut self, deeds: &[Deed]) -> Result<(), MoveError> {
@@ -274,7 +278,12 @@ impl Applier {
 
 /// A position in the log, as a literal.
 pub(crate) fn lsn(at: u64) -> String {
-    format!("'{:X}/{:X}'::pg_lsn", at >> 32, at & 0xffff_ffff)
+    format!("'{}'::pg_lsn", lsn_text(at))
+}
+
+/// A position in the log, as text.
+fn lsn_text(at: u64) -> String {
+    format!("{:X}/{:X}", at >> 32, at & 0xffff_ffff)
 }
 
 /// A position in the log, from its text.

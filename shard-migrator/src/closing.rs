@@ -4,10 +4,9 @@
 //! the search path, and who refers to a table by other means than its name does not ask for that right. Where neither can
 //! be, the schemas are closed while clients are held, and each table behind that; else each table while clients wait.
 
-use tokio_postgres::Client;
-
 use crate::MoveError;
 use crate::scope::{Model, Scope, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Closing tables one by one takes so many times as long as reading their form. Measured on PostgreSQL 15, with 1000 and
@@ -36,7 +35,7 @@ impl Closing {
 
 /// How a scope's tables can be closed on a shard; not at all where they are shared.
 pub(crate) async fn how(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     scope: &Scope,
 ) -> Result<Option<Closing>, MoveError> {
@@ -78,6 +77,7 @@ pub(crate) async fn how(
             Some("the search path has \"$user\" in it".to_owned())
         }
         _ => client
+            .client()
             .query_opt(&sql, &[&scope.beside])
             .await
             .map_err(at.failed())?
@@ -90,7 +90,7 @@ pub(crate) async fn how(
 }
 
 /// Closes the tables one by one of which only the schemas were closed, where the tenant does not live any more.
-pub(crate) async fn behind(client: &Client, at: &ShardAccess, scope: &Scope) -> Result<(), MoveError> {
+pub(crate) async fn behind(client: &Session, at: &ShardAccess, scope: &Scope) -> Result<(), MoveError> {
     let Some(schemas) = scope.own_schemas() else { return Ok(()) };
     let sql = format!("SELECT switchyard.close_behind({}, {schemas})", literal(scope.tenant.as_str()));
     client.batch_execute(&sql).await.map_err(at.failed())

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::MoveError;
 use crate::inventory::Table;
 use crate::scope::Scope;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 use crate::throttle::Throttle;
 
@@ -131,8 +131,8 @@ fn copy_out(table: &Table, filter: &str) -> String {
 /// Copies the rows of a table that `filter` leaves. `from` and `to` are in transactions of the caller's; `passed` counts
 /// rows and bytes.
 pub(crate) async fn relay(
-    (from, source): (&Client, &ShardAccess),
-    (to, target): (&Client, &ShardAccess),
+    (from, source): (&Session, &ShardAccess),
+    (to, target): (&Session, &ShardAccess),
     (table, filter): (&Table, &str),
     passed: &Passed,
     throttle: &Throttle,
@@ -140,6 +140,7 @@ pub(crate) async fn relay(
     let format = if table.as_text() { "text" } else { "binary" };
     let copy_in = format!("COPY {} ({}) FROM STDIN (FORMAT {format})", table.quoted(), table.column_list());
     let mut rows = pin!(from.copy_out(&copy_out(table, filter)).await.map_err(source.failed())?);
+    let copy_in = to.statement(&copy_in).await.map_err(target.failed())?;
     let mut sink = pin!(to.copy_in::<_, Bytes>(&copy_in).await.map_err(target.failed())?);
     let mut adder = Adder::new(table.as_text());
     let mut chunk = BytesMut::with_capacity(CHUNK);
@@ -169,7 +170,7 @@ pub(crate) async fn relay(
 
 /// Adds up the tenant's rows of a table, as `from` sees them.
 pub(crate) async fn add_up(
-    from: &Client,
+    from: &Session,
     at: &ShardAccess,
     table: &Table,
     scope: &Scope,

@@ -13,11 +13,10 @@ mod shards;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use switchyard_catalog::signals::{ORDERS, Order, Reply, Signals};
+use switchyard_catalog::signals::{ORDERS, Order};
 use switchyard_config::{ShardName, TenantId};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use self::following::Following;
 pub use self::pause::Pause;
@@ -30,6 +29,8 @@ use crate::apply::Turn;
 use crate::closing::Closing;
 use crate::fault;
 use crate::flow::Flow;
+use crate::replies::Talk;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Longest pause of an attempt, if nothing else is asked for.
@@ -53,7 +54,7 @@ const ACTIVATED_BY: u32 = 72;
 /// One side of a cutover: the shard, a connection to it, and its part in the move.
 pub(crate) struct Side<'a> {
     pub(crate) at: &'a ShardAccess,
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a Session,
     pub(crate) part: &'static str,
 }
 
@@ -125,14 +126,14 @@ impl Cutover<'_> {
     pub(crate) async fn attempt(
         &self,
         flow: &mut Flow,
-        signals: &mut Signals,
+        talk: &mut Talk,
         presence: &mut Presence,
     ) -> Result<Attempt, MoveError> {
         // What came too late the last time is a sign of life too.
-        while let Some(reply) = signals.next_within::<Reply>(Duration::ZERO).await {
+        while let Some(reply) = talk.next_within(Duration::ZERO).await {
             presence.heard(reply.router);
         }
-        let there = signals.routers().await?;
+        let there = talk.routers().await?;
         let routers = presence.expected(&there);
         let mut pause = Pause::begin(there.len(), there.len() - routers.len(), self.floor);
         if pause.silent > 0 {
@@ -151,12 +152,12 @@ impl Cutover<'_> {
                 done
             });
             let mut following = Following::new(following);
-            let freezing = self.hold_and_freeze(signals, (&routers, presence), began, (&mut pause, &broken));
+            let freezing = self.hold_and_freeze(talk, (&routers, presence), began, (&mut pause, &broken));
             let mut place = Place::Here;
             let done = match following.beside(freezing).await {
                 Froze::At(mark) => {
                     let _ = tell.send(mark);
-                    self.finish(&mut following, (&stop, writer), signals, (began, &mut place)).await
+                    self.finish(&mut following, (&stop, writer), talk, (began, &mut place)).await
                 }
                 Froze::Not(who) => {
                     drop(tell);
@@ -182,11 +183,11 @@ impl Cutover<'_> {
             }
             let releasing = async {
                 match place {
-                    Place::Here => self.release(signals, false).await,
+                    Place::Here => self.release(talk, false).await,
                     // Routers that do not hear of it ask the fence.
                     Place::There => {
                         let told = async {
-                            let told = self.release(signals, true).await;
+                            let told = self.release(talk, true).await;
                             pause.released_us = micros(began);
                             told
                         };
@@ -215,7 +216,7 @@ impl Cutover<'_> {
                 Some(Err(error)) => return Err(error),
             }
         }
-        self.gather(signals, presence, &mut pause).await;
+        self.gather(talk, presence, &mut pause).await;
         Ok(match done {
             Ok(()) => Attempt::Moved(pause),
             Err(who) => Attempt::GivenUp(who, pause),
@@ -223,7 +224,7 @@ impl Cutover<'_> {
     }
 
     /// Tells the routers where to go on.
-    pub(crate) async fn release(&self, signals: &Signals, moved: bool) -> Result<(), MoveError> {
+    pub(crate) async fn release(&self, talk: &Talk, moved: bool) -> Result<(), MoveError> {
         let (shard, epoch): (&ShardName, u64) = match moved {
             true => (&self.to.at.name, self.epochs.1),
             false => (&self.from.at.name, self.epochs.0),
@@ -235,18 +236,18 @@ impl Cutover<'_> {
             epoch,
             moved,
         };
-        Ok(signals.say(ORDERS, &order).await?)
+        Ok(talk.say(ORDERS, &order).await?)
     }
 
     /// Has clients wait, and freezes the tenant when none has a transaction.
     async fn hold_and_freeze(
         &self,
-        signals: &mut Signals,
+        talk: &mut Talk,
         routers: (&BTreeSet<i32>, &mut Presence),
         began: Instant,
         (pause, broken): (&mut Pause, &Notify),
     ) -> Froze {
-        match self.held(signals, routers, began, (pause, broken)).await {
+        match self.held(talk, routers, began, (pause, broken)).await {
             Ok(None) => {}
             Ok(Some(who)) => return Froze::Not(who),
             Err(error) => return Froze::Failed(error),
@@ -278,7 +279,7 @@ impl Cutover<'_> {
     /// Waits until the routers have drained. Who was in the way, if they do not within the budget.
     async fn held(
         &self,
-        signals: &mut Signals,
+        talk: &mut Talk,
         (routers, presence): (&BTreeSet<i32>, &mut Presence),
         began: Instant,
         (pause, broken): (&mut Pause, &Notify),
@@ -289,7 +290,7 @@ impl Cutover<'_> {
             budget_ms: u64::try_from(self.budget.as_millis()).unwrap_or(u64::MAX),
             end_pinned: self.end_pinned,
         };
-        signals.say(ORDERS, &hold).await?;
+        talk.say(ORDERS, &hold).await?;
         pause.ordered_us = micros(began);
         let deadline = self.by(began, DRAINED_BY);
         let name = self.name();
@@ -306,7 +307,7 @@ impl Cutover<'_> {
                 }));
             }
             let reply = tokio::select! {
-                reply = signals.next_within::<Reply>(left) => reply,
+                reply = talk.next_within(left) => reply,
                 () = broken.notified() => return Ok(Some("changes cannot be applied".to_owned())),
             };
             let Some(reply) = reply else { continue };
@@ -336,7 +337,7 @@ impl Cutover<'_> {
         &self,
         following: &mut Following<'_, impl Future<Output = Result<bool, MoveError>>>,
         (stop, writer): (&Notify, i32),
-        signals: &Signals,
+        talk: &Talk,
         (began, place): (Instant, &mut Place),
     ) -> Result<Result<(), String>, MoveError> {
         *place = Place::Unknown;
@@ -369,7 +370,7 @@ impl Cutover<'_> {
         fault::point("given up");
         following.beside(self.unfreeze()).await?;
         fault::point("unfrozen");
-        following.beside(self.release(signals, false)).await?;
+        following.beside(self.release(talk, false)).await?;
         *place = Place::Here;
         Ok(Err(format!("the last changes did not arrive within {} ms", self.budget.as_millis())))
     }
@@ -402,13 +403,13 @@ impl Cutover<'_> {
     }
 
     /// What the routers tell of how long clients waited.
-    async fn gather(&self, signals: &mut Signals, presence: &mut Presence, pause: &mut Pause) {
+    async fn gather(&self, talk: &mut Talk, presence: &mut Presence, pause: &mut Pause) {
         let name = self.name();
         let deadline = Instant::now() + RECORD;
         let mut heard = 0;
         while heard + pause.silent < pause.routers {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(reply) = signals.next_within::<Reply>(left).await else { break };
+            let Some(reply) = talk.next_within(left).await else { break };
             presence.heard(reply.router);
             if let (true, Some(clients)) = (reply.attempt == name, reply.waited) {
                 heard += 1;

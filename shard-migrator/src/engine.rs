@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
-use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
+use switchyard_catalog::signals::{ORDERS, Order};
 use switchyard_config::ShardName;
 use tokio::sync::Notify;
 
@@ -25,7 +25,9 @@ use crate::fence;
 use crate::flow::Flow;
 use crate::inventory::Inventory;
 use crate::journal::{Job, Journal, Phase, Wish};
+use crate::known::Known;
 use crate::preflight::Finding;
+use crate::replies::{Replies, Talk};
 use crate::rest::Resting;
 use crate::scope::{Model, Scope};
 use crate::secrets::Secrets;
@@ -62,6 +64,8 @@ pub(crate) struct Engine {
     pub(crate) resting: Resting,
     /// Told when a tenant has gone over, whose move weighs next to nothing from then on, and when one cannot rest.
     pub(crate) look: Arc<Notify>,
+    pub(crate) replies: Replies,
+    pub(crate) known: Known,
 }
 
 /// A shard of a move, with a connection to it.
@@ -226,6 +230,16 @@ fn hint(error: &MoveError, job: &Job, wish: Wish) -> &'static str {
     }
 }
 
+impl Engine {
+    /// What there is of a tenant on a shard.
+    async fn inventory(&self, place: &Place, scope: &Scope) -> Result<Arc<Inventory>, MoveError> {
+        if place.missing {
+            return Ok(Arc::default());
+        }
+        self.known.inventory(&place.client, &place.at, scope).await
+    }
+}
+
 impl Place {
     async fn open(home: ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
         let at = match &scope.model {
@@ -239,14 +253,6 @@ impl Place {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// What there is of the tenant.
-    async fn inventory(&self, scope: &Scope) -> Result<Inventory, MoveError> {
-        if self.missing {
-            return Ok(Inventory::default());
-        }
-        Inventory::read(&self.client, &self.at, scope).await
     }
 }
 
@@ -314,12 +320,17 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// What there is of the tenant on a shard.
+    async fn inventory(&self, place: &Place) -> Result<Arc<Inventory>, MoveError> {
+        self.engine.inventory(place, &self.scope).await
+    }
+
     fn tenant(&self) -> &str {
         self.job.tenant.as_str()
     }
 
-    async fn signals(&self) -> Result<Signals, MoveError> {
-        Ok(Signals::connect(&self.engine.catalog, "switchyard-mover-signals", REPLIES).await?)
+    async fn talk(&self) -> Result<Talk, MoveError> {
+        self.engine.replies.to(&self.turn).await
     }
 
     /// What the streams of either side are to tell.
@@ -371,7 +382,7 @@ impl Work<'_> {
                 epoch: u64::try_from(self.epoch).unwrap_or(0),
                 moved: false,
             };
-            self.signals().await?.say(ORDERS, &order).await?;
+            self.talk().await?.say(ORDERS, &order).await?;
         }
         Ok(moved)
     }

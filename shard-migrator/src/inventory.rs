@@ -1,16 +1,17 @@
 //! The tables and sequences of a scope, as a shard has them.
 
 mod parts;
+mod shared;
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Client;
-
 use crate::MoveError;
 use crate::scope::{Model, Scope, ident};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 pub(crate) use parts::{Part, read_fences};
+pub(crate) use shared::{Shared, TenantColumn};
 
 /// Schemas that are nobody's data.
 pub(crate) const FOREIGN: &str =
@@ -124,10 +125,12 @@ pub(crate) struct Inventory {
     pub(crate) tables: BTreeMap<(String, String), Table>,
     /// Sequences, `schema.name` quoted.
     pub(crate) sequences: Vec<String>,
+    /// What tables have beside that tenants share.
+    pub(crate) shared: Shared,
 }
 
 impl Inventory {
-    pub(crate) async fn read(client: &Client, at: &ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
+    pub(crate) async fn read(client: &Session, at: &ShardAccess, scope: &Scope) -> Result<Self, MoveError> {
         let failed = at.failed();
         let (condition, value) = match &scope.model {
             Model::Rows { column, .. } => (
@@ -149,7 +152,8 @@ impl Inventory {
              WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND {FOREIGN} AND {condition}"
         );
         let mut tables = BTreeMap::new();
-        for row in client.query(&sql, &[&value]).await.map_err(failed)? {
+        let statement = client.statement(&sql).await.map_err(failed)?;
+        for row in client.client().query(&statement, &[&value]).await.map_err(failed)? {
             let table = Table {
                 oid: row.get(0),
                 schema: row.get(1),
@@ -197,10 +201,12 @@ impl Inventory {
                  WHERE s.relkind = 'S' AND {FOREIGN} AND $1::oid[] = $1 AND $2::text = $2 ORDER BY 1"
             ),
         };
-        let rows = client.query(&sql, &[&oids, &value]).await.map_err(failed)?;
+        let statement = client.statement(&sql).await.map_err(failed)?;
+        let rows = client.client().query(&statement, &[&oids, &value]).await.map_err(failed)?;
         let sequences = rows.iter().map(|r| r.get(0)).collect();
+        let shared = shared::read(client, at, scope, tables.values()).await?;
         let tables = tables.into_values().map(|t| ((t.schema.clone(), t.name.clone()), t)).collect();
-        Ok(Self { tables, sequences })
+        Ok(Self { tables, sequences, shared })
     }
 
     /// All that a move depends on, to be compared with what it is later.
@@ -215,7 +221,7 @@ impl Inventory {
 }
 
 async fn read_columns(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     tables: &mut BTreeMap<u32, Table>,
 ) -> Result<(), MoveError> {
@@ -258,7 +264,7 @@ async fn read_columns(
 }
 
 async fn read_indexes(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     tables: &mut BTreeMap<u32, Table>,
 ) -> Result<(), MoveError> {
@@ -287,7 +293,7 @@ async fn read_indexes(
 }
 
 async fn read_references(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     tables: &mut BTreeMap<u32, Table>,
 ) -> Result<(), MoveError> {
@@ -300,4 +306,16 @@ async fn read_references(
         }
     }
     Ok(())
+}
+
+/// Which of the tables have rows of the scope, in their order.
+pub(crate) async fn have_rows(
+    (client, at): (&Session, &ShardAccess),
+    tables: impl Iterator<Item = &Table>,
+    scope: &Scope,
+) -> Result<Vec<bool>, MoveError> {
+    let filter = scope.filter();
+    let each = tables.map(|t| format!("EXISTS (SELECT FROM {}{filter})", t.quoted()));
+    let sql = format!("SELECT ARRAY[{}]::bool[]", each.collect::<Vec<_>>().join(", "));
+    Ok(client.client().query_one(&sql, &[]).await.map_err(at.failed())?.get(0))
 }

@@ -279,7 +279,9 @@ impl Journal {
             "UPDATE moves SET {set}, updated_at = now()
              WHERE id = $1 AND term = $2 AND (phase <> 'done' OR left_at_target IS NOT NULL)"
         );
-        match self.client.execute(&sql, &[&self.id, &self.term, value]).await.map_err(catalog)? {
+        let statement = self.client.statement(&sql).await.map_err(catalog)?;
+        let written = self.client.client().execute(&statement, &[&self.id, &self.term, value]).await;
+        match written.map_err(catalog)? {
             1 => Ok(()),
             _ => Err(MoveError::Superseded),
         }
@@ -300,8 +302,14 @@ impl Journal {
     pub(crate) async fn enter(&self, phase: Phase, what: &str) -> Result<(), MoveError> {
         let name = json!(phase);
         let name = name.as_str().unwrap_or_default();
-        self.write("phase = $3", &name).await?;
-        self.event(name, what).await
+        tracing::info!(id = self.id, phase = name, what, "move");
+        let sql = "WITH entered AS (UPDATE moves SET phase = $3, updated_at = now()
+                                    WHERE id = $1 AND term = $2 AND phase <> 'done' RETURNING id)
+                   INSERT INTO move_events (move_id, phase, what) SELECT id, $3, $4 FROM entered";
+        match self.client.execute(sql, &[&self.id, &self.term, &name, &what]).await.map_err(catalog)? {
+            1 => Ok(()),
+            _ => Err(MoveError::Superseded),
+        }
     }
 
     /// Notes something that people may want to know.

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::copy::{Passed, Sum};
 use crate::inventory::{Column, Table};
 use crate::scope::{Scope, ident, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// How much of a table is on the target.
@@ -89,10 +89,12 @@ impl Piece {
 /// The pieces of one round: of what one snapshot sees.
 pub(crate) struct Round<'r, 't> {
     /// Sees the snapshot.
-    reader: &'r Client,
+    reader: &'r Session,
     at: &'r ShardAccess,
     scope: &'r Scope,
     pub(crate) tables: &'r [Copied<'t>],
+    /// Of which of them nothing is there, nor is to be.
+    empty: Vec<bool>,
     /// Bytes of a piece, about.
     bytes: u64,
     until: Instant,
@@ -109,9 +111,9 @@ struct Queue {
 
 impl<'r, 't> Round<'r, 't> {
     pub(crate) fn new(
-        (reader, at): (&'r Client, &'r ShardAccess),
+        (reader, at): (&'r Session, &'r ShardAccess),
         scope: &'r Scope,
-        tables: &'r [Copied<'t>],
+        (tables, empty): (&'r [Copied<'t>], Vec<bool>),
         bytes: u64,
         until: Instant,
     ) -> Self {
@@ -121,11 +123,17 @@ impl<'r, 't> Round<'r, 't> {
             at,
             scope,
             tables,
+            empty,
             bytes: bytes.max(1),
             until,
             over: AtomicBool::new(false),
             queues: Mutex::new(queues),
         }
+    }
+
+    /// Whether there is nothing to copy of a piece.
+    pub(crate) fn is_empty(&self, piece: &Piece) -> bool {
+        self.empty[piece.of]
     }
 
     /// The next piece; none if there is none left, or the round is over.
@@ -174,7 +182,7 @@ impl<'r, 't> Round<'r, 't> {
             names.join(", "),
             rows - 1
         );
-        let row = self.reader.query_opt(&sql, &[]).await.map_err(self.at.failed())?;
+        let row = self.reader.client().query_opt(&sql, &[]).await.map_err(self.at.failed())?;
         Ok(match row {
             Some(row) => Frontier::UpTo((0..key.len()).map(|i| row.get(i)).collect()),
             None => Frontier::All,

@@ -9,11 +9,11 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 
 use crate::MoveError;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::{Inventory, Table, have_rows};
 use crate::scope::{Model, Scope, ident, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 use crate::structure;
 
@@ -52,7 +52,7 @@ impl Finding {
 /// A side of a move, as preflight sees it.
 pub(crate) struct Place<'a> {
     pub(crate) at: &'a ShardAccess,
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a Session,
     pub(crate) inventory: &'a Inventory,
     /// Slots that moves under way need here, this one among them. Each is read by a stream.
     pub(crate) slots: i64,
@@ -101,7 +101,7 @@ pub(crate) async fn preflight(
     }
     for (place, suffix) in [(source, ""), (target, there.as_str())] {
         tenant::columns(scope, place, suffix, &mut found).await?;
-        tenant::variables(scope, place, suffix, &mut found).await?;
+        tenant::variables(scope, place, suffix, &mut found);
     }
     own::beside_tables(scope, source, &mut found).await?;
     if made && structure::can_dump().await {
@@ -345,10 +345,9 @@ async fn arrivals(
         }
         _ => {}
     }
-    for table in target.inventory.tables.values() {
-        let sql = format!("SELECT EXISTS (SELECT FROM {}{})", table.quoted(), scope.filter());
-        let row = target.client.query_one(&sql, &[]).await.map_err(target.at.failed())?;
-        if row.get(0) {
+    let has_rows = have_rows((target.client, target.at), target.inventory.tables.values(), scope).await?;
+    for (table, has_rows) in target.inventory.tables.values().zip(has_rows) {
+        if has_rows {
             found.push(Finding::refuses(
                 format!("{} on shard {}", table.plain(), target.at.name),
                 "it has rows of the tenant already",
@@ -360,7 +359,7 @@ async fn arrivals(
 }
 
 /// Whether the shard has the fence.
-pub(crate) async fn has_fence(client: &Client, at: &ShardAccess) -> Result<bool, MoveError> {
+pub(crate) async fn has_fence(client: &Session, at: &ShardAccess) -> Result<bool, MoveError> {
     let sql = "SELECT to_regclass('switchyard.fence') IS NOT NULL";
     Ok(client.query_one(sql, &[]).await.map_err(at.failed())?.get(0))
 }
@@ -415,7 +414,7 @@ async fn global_keys(
             ident(tenant_column),
             literal(scope.tenant.as_str())
         );
-        let taken: i64 = to.query_one(&sql, &[]).await.map_err(failed)?.get(0);
+        let taken: i64 = to.client().query_one(&sql, &[]).await.map_err(failed)?.get(0);
         to.batch_execute("ROLLBACK").await.map_err(failed)?;
         if taken > 0 {
             found.push(Finding::refuses(

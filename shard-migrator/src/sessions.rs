@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row, Statement};
 
 /// How long a session stays open that nobody uses.
 const IDLE: Duration = Duration::from_secs(2);
@@ -20,13 +21,13 @@ const CLEANING: Duration = Duration::from_secs(1);
 /// begins with it, and whoever takes one lifts it. Twice [`IDLE`].
 pub(crate) const UNUSED: &str = "4s";
 
-/// Has a session be as it was in the beginning. Statements that the driver has prepared end with who holds them. In a
-/// transaction `BEGIN` is a warning, or an error and then [`END`] is needed; `ROLLBACK` alone would be a warning wherever
-/// there is none, which is nearly always.
-const CLEAN: &str = "BEGIN; ROLLBACK; RESET ALL;
-    DO $$ DECLARE s text; BEGIN
-        FOR s IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP EXECUTE format('DEALLOCATE %I', s); END LOOP;
-    END $$";
+/// Has a session be as it was in the beginning, but for statements that are prepared. In a transaction `BEGIN` is a
+/// warning, or an error and then [`END`] is needed; `ROLLBACK` alone would be a warning wherever there is none, which is
+/// nearly always.
+const CLEAN: &str = "BEGIN; ROLLBACK; RESET ALL";
+
+/// Statements that a session keeps, at most. The mover has fewer.
+const STATEMENTS: usize = 200;
 
 /// Ends a transaction that has failed.
 const END: &str = "ROLLBACK";
@@ -63,8 +64,23 @@ impl Shares {
 /// Who a session is of.
 pub(crate) type Key = String;
 
+/// A connection, and what its user after this one finds done.
+struct Open {
+    client: Client,
+    /// What was asked before, by its text.
+    statements: Mutex<HashMap<String, Statement>>,
+    /// What SQL has prepared, by its name: the text; none while that is not known.
+    named: Mutex<HashMap<&'static str, Option<String>>>,
+}
+
+impl Open {
+    fn named(&self) -> MutexGuard<'_, HashMap<&'static str, Option<String>>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Idle {
-    client: Arc<Client>,
+    open: Arc<Open>,
     /// Tells it from others.
     number: u64,
 }
@@ -113,39 +129,40 @@ impl Sessions {
     /// A session that nobody uses, which may have ended by now.
     pub(crate) fn take(self: &Arc<Self>, key: &str) -> Option<Session> {
         loop {
-            let client = self.idle().get_mut(key)?.pop()?.client;
-            if !client.is_closed() {
-                return Some(self.session(client, key.to_owned()));
+            let open = self.idle().get_mut(key)?.pop()?.open;
+            if !open.client.is_closed() {
+                return Some(self.session(open, key.to_owned()));
             }
         }
     }
 
     /// One that was just opened.
     pub(crate) fn opened(self: &Arc<Self>, client: Client, key: Key) -> Session {
-        self.session(Arc::new(client), key)
+        let open = Open { client, statements: Mutex::default(), named: Mutex::default() };
+        self.session(Arc::new(open), key)
     }
 
-    fn session(self: &Arc<Self>, client: Arc<Client>, key: Key) -> Session {
-        Session { client, key, home: self.clone() }
+    fn session(self: &Arc<Self>, open: Arc<Open>, key: Key) -> Session {
+        Session { open, key, home: self.clone() }
     }
 
     /// Has it be used again, or end if nobody does.
-    async fn keep(self: Arc<Self>, client: Arc<Client>, key: Key) {
+    async fn keep(self: Arc<Self>, open: Arc<Open>, key: Key) {
         let cleaned = tokio::time::timeout(CLEANING, async {
-            match client.batch_execute(CLEAN).await {
+            match open.client.batch_execute(CLEAN).await {
                 Err(e) if e.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-                    client.batch_execute(END).await?;
-                    client.batch_execute(CLEAN).await
+                    open.client.batch_execute(END).await?;
+                    open.client.batch_execute(CLEAN).await
                 }
                 cleaned => cleaned,
             }
         });
         let cleaned = cleaned.await;
-        if !matches!(cleaned, Ok(Ok(()))) {
+        if !matches!(cleaned, Ok(Ok(()))) || open.named().values().any(Option::is_none) {
             return;
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        self.idle().entry(key.clone()).or_default().push(Idle { client, number });
+        self.idle().entry(key.clone()).or_default().push(Idle { open, number });
         tokio::time::sleep(IDLE).await;
         let mut idle = self.idle();
         if let Some(of_key) = idle.get_mut(&key) {
@@ -158,27 +175,92 @@ impl Sessions {
 }
 
 /// A session that one user has at a time. It goes back when it is dropped.
+///
+/// To have PostgreSQL read a statement, plan it, and tell of what it is made takes longer than most answers of the mover's
+/// do. So what is asked again and again, with a text that never changes, is prepared once for as long as the session
+/// lasts, whoever uses it.
 pub(crate) struct Session {
-    client: Arc<Client>,
+    open: Arc<Open>,
     key: Key,
     home: Arc<Sessions>,
+}
+
+type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+
+impl Session {
+    /// For statements whose texts are made up: these are prepared each time.
+    pub(crate) fn client(&self) -> &Client {
+        &self.open.client
+    }
+
+    /// A statement that is kept. Its text must be one of a few.
+    pub(crate) async fn statement(&self, sql: &str) -> Result<Statement, Error> {
+        let kept = || self.open.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = kept().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client().prepare(sql).await?;
+        let mut kept = kept();
+        if kept.len() >= STATEMENTS {
+            kept.clear();
+        }
+        kept.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+
+    /// As [`Client::query`].
+    pub(crate) async fn query(&self, sql: &'static str, values: Values<'_>) -> Result<Vec<Row>, Error> {
+        self.client().query(&self.statement(sql).await?, values).await
+    }
+
+    /// As [`Client::query_one`].
+    pub(crate) async fn query_one(&self, sql: &'static str, values: Values<'_>) -> Result<Row, Error> {
+        self.client().query_one(&self.statement(sql).await?, values).await
+    }
+
+    /// As [`Client::query_opt`].
+    pub(crate) async fn query_opt(
+        &self,
+        sql: &'static str,
+        values: Values<'_>,
+    ) -> Result<Option<Row>, Error> {
+        self.client().query_opt(&self.statement(sql).await?, values).await
+    }
+
+    /// As [`Client::execute`].
+    pub(crate) async fn execute(&self, sql: &'static str, values: Values<'_>) -> Result<u64, Error> {
+        self.client().execute(&self.statement(sql).await?, values).await
+    }
+
+    /// Has SQL know a statement by `name`, for where others stand beside it.
+    pub(crate) async fn name(&self, name: &'static str, sql: &str) -> Result<(), Error> {
+        let before = self.open.named().get(name).cloned();
+        if before.as_ref().is_some_and(|before| before.as_deref() == Some(sql)) {
+            return Ok(());
+        }
+        let again = if before.is_some() { format!("DEALLOCATE {name}; ") } else { String::new() };
+        self.open.named().insert(name, None);
+        self.client().batch_execute(&format!("{again}PREPARE {name} AS {sql}")).await?;
+        self.open.named().insert(name, Some(sql.to_owned()));
+        Ok(())
+    }
 }
 
 impl Deref for Session {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        &self.client
+        self.client()
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.client.is_closed() {
+        if self.is_closed() {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(self.home.clone().keep(self.client.clone(), self.key.clone()));
+            runtime.spawn(self.home.clone().keep(self.open.clone(), self.key.clone()));
         }
     }
 }

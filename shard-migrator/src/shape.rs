@@ -1,10 +1,9 @@
 //! The form of a scope's tables in one value that is cheap to ask for while clients wait.
 
-use tokio_postgres::Client;
-
 use crate::MoveError;
 use crate::inventory::FOREIGN;
 use crate::scope::{Model, Scope, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Asks for it, in a session in which [`prepare`] was called.
@@ -36,12 +35,11 @@ fn query(scope: &Scope) -> String {
 }
 
 /// Has a session know the question: to plan it takes longer than to answer it.
-pub(crate) async fn prepare(client: &Client, at: &ShardAccess, scope: &Scope) -> Result<(), MoveError> {
-    let sql = format!("PREPARE switchyard_shape AS {}", query(scope));
-    client.batch_execute(&sql).await.map_err(at.failed())
+pub(crate) async fn prepare(client: &Session, at: &ShardAccess, scope: &Scope) -> Result<(), MoveError> {
+    client.name("switchyard_shape", &query(scope)).await.map_err(at.failed())
 }
 
 /// Asks for it.
-pub(crate) async fn read(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+pub(crate) async fn read(client: &Session, at: &ShardAccess) -> Result<String, MoveError> {
     Ok(client.query_one(ASK, &[]).await.map_err(at.failed())?.get(0))
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError};
 
 use switchyard_config::ShardName;
 use tokio::sync::Mutex;
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::flow::Flow;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 use crate::stream::{self, Stream};
 
@@ -95,7 +95,7 @@ impl Streams {
     /// Has the publication hold the tables.
     pub(crate) async fn publish(
         &self,
-        client: &Client,
+        client: &Session,
         at: &ShardAccess,
         tables: &[String],
     ) -> Result<(), MoveError> {

@@ -6,11 +6,11 @@ use std::process::Stdio;
 use secrecy::ExposeSecret;
 use switchyard_config::topology::SslMode;
 use tokio::process::Command;
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::inventory::FOREIGN;
 use crate::scope::{Model, ident, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Longest text of a structure, in bytes.
@@ -27,8 +27,8 @@ fn is_for_psql(line: &str) -> bool {
 /// Makes the tenant's database on the target, with the encoding, the locale and the rights that it has on the source.
 /// `from` and `to` are connected to any database of their clusters.
 pub(crate) async fn make_database(
-    (from, source): (&Client, &ShardAccess),
-    (to, target): (&Client, &ShardAccess),
+    (from, source): (&Session, &ShardAccess),
+    (to, target): (&Session, &ShardAccess),
     name: &str,
 ) -> Result<(), MoveError> {
     let sql = "SELECT pg_encoding_to_char(encoding), datcollate, datctype, datacl IS NOT NULL
@@ -65,7 +65,7 @@ pub(crate) async fn make_database(
 /// Makes on the target, in one transaction, what the source has of the tenant's schema, or in its database.
 pub(crate) async fn make(
     source: &ShardAccess,
-    (to, target): (&Client, &ShardAccess),
+    (to, target): (&Session, &ShardAccess),
     model: &Model,
 ) -> Result<(), MoveError> {
     let mut text = String::from("BEGIN;\n");
@@ -136,8 +136,8 @@ async fn dump(source: &ShardAccess, model: &Model) -> Result<String, MoveError> 
 /// Fills the materialized views of the tenant's own that are filled on the source: what makes the structure leaves them
 /// empty, and what was there before may be old. They are as old as this then, not as on the source.
 pub(crate) async fn refresh(
-    (from, source): (&Client, &ShardAccess),
-    (to, target): (&Client, &ShardAccess),
+    (from, source): (&Session, &ShardAccess),
+    (to, target): (&Session, &ShardAccess),
     model: &Model,
 ) -> Result<(), MoveError> {
     let (condition, value) = match model {
@@ -153,9 +153,10 @@ pub(crate) async fn refresh(
              WHERE c.relkind = 'm' AND {FOREIGN} AND {condition} {further} ORDER BY c.oid"
         )
     };
-    let filled = from.query(&sql("AND c.relispopulated"), &[&value]).await.map_err(source.failed())?;
+    let filled =
+        from.client().query(&sql("AND c.relispopulated"), &[&value]).await.map_err(source.failed())?;
     let filled: Vec<String> = filled.iter().map(|row| row.get(0)).collect();
-    for row in to.query(&sql(""), &[&value]).await.map_err(target.failed())? {
+    for row in to.client().query(&sql(""), &[&value]).await.map_err(target.failed())? {
         let view: String = row.get(0);
         if filled.contains(&view) {
             let sql = format!("REFRESH MATERIALIZED VIEW {view}");
@@ -173,7 +174,7 @@ pub(crate) async fn can_dump() -> bool {
 }
 
 /// Drops what was the tenant's own. `client` is connected to another database than the one that is dropped.
-pub(crate) async fn remove(client: &Client, at: &ShardAccess, model: &Model) -> Result<(), MoveError> {
+pub(crate) async fn remove(client: &Session, at: &ShardAccess, model: &Model) -> Result<(), MoveError> {
     let sql = match model {
         Model::Rows { .. } => return Ok(()),
         Model::Schema { schema } => format!("DROP SCHEMA IF EXISTS {} CASCADE", ident(schema)),

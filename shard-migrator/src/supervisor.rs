@@ -16,6 +16,8 @@ use tokio_postgres::Client;
 use crate::MoveError;
 use crate::engine::Engine;
 use crate::journal::{self, Options};
+use crate::known::Known;
+use crate::replies::Replies;
 use crate::rest::Resting;
 use crate::secrets::Secrets;
 use crate::sessions::{Sessions, Shares};
@@ -109,6 +111,8 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
         sessions: Arc::new(Sessions::new(shares)),
         resting: Resting::default(),
         look: Arc::default(),
+        known: Known::default(),
+        replies: Replies::new(settings.catalog.clone()),
     });
     let mut board = Board::new(attempts.clone());
     let mut watching = tokio::spawn(unread::watch(engine.clone()));

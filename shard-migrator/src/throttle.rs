@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use crate::MoveError;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// How often who waits for standbys looks whether it may go on.
@@ -59,7 +59,7 @@ impl Throttle {
     }
 
     /// Looks at the standbys of the target.
-    pub(crate) async fn look(&self, client: &Client, at: &ShardAccess) -> Result<(), MoveError> {
+    pub(crate) async fn look(&self, client: &Session, at: &ShardAccess) -> Result<(), MoveError> {
         // A standby that has replayed everything shows the lag of a while ago; one that replays nothing, that of then.
         let sql = "SELECT coalesce(max(CASE WHEN replay_lsn >= pg_current_wal_lsn() THEN 0 ELSE greatest(
                           extract(epoch FROM replay_lag), extract(epoch FROM clock_timestamp() - reply_time)) END), 0)::float8

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use switchyard_config::ShardName;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::engine::Engine;
@@ -113,7 +112,7 @@ async fn look(
 }
 
 /// Has a source that a move was ended without say where the tenant has gone, and forgets the move there.
-async fn settle_ended(journal: &Journal, home: &ShardAccess, client: &Client) -> Result<(), MoveError> {
+async fn settle_ended(journal: &Journal, home: &ShardAccess, client: &Session) -> Result<(), MoveError> {
     let failed = home.failed();
     if !crate::preflight::has_fence(client, home).await? {
         return Ok(());

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join3;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 
 use crate::MoveError;
 use crate::apply::parse_lsn;
 use crate::copy::{Sum, add_up};
 use crate::flow::Flow;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::{Inventory, Table, have_rows};
 use crate::scope::{Scope, ident};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 use crate::stream::Snapshot;
 
@@ -34,7 +35,7 @@ pub struct Compared {
 
 /// Opens a transaction that sees one moment, and tells which.
 pub(crate) async fn begin_snapshot(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
 ) -> Result<(Snapshot, String), MoveError> {
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(at.failed())?;
@@ -44,28 +45,33 @@ pub(crate) async fn begin_snapshot(
 }
 
 /// A position that the stream of `client`'s database will reach at once, and that is behind all that has committed.
-pub(crate) async fn mark(client: &Client, at: &ShardAccess) -> Result<u64, MoveError> {
+pub(crate) async fn mark(client: &Session, at: &ShardAccess) -> Result<u64, MoveError> {
     // A transaction of its own, which the stream tells of although it changes nothing.
     let emit = "SELECT pg_logical_emit_message(true, 'switchyard', '')";
-    client.execute(emit, &[]).await.map_err(at.failed())?;
-    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.map_err(at.failed())?;
-    // The next record may stand behind a page's header; what was emitted ends before that.
-    client.execute(emit, &[]).await.map_err(at.failed())?;
+    let emit = client.statement(emit).await.map_err(at.failed())?;
+    let position = "SELECT pg_current_wal_insert_lsn()::text";
+    let position = client.statement(position).await.map_err(at.failed())?;
+    // In one flight, in this order. The next record may stand behind a page's header; what was emitted ends before that.
+    let client = client.client();
+    let (first, row, last) =
+        join3(client.execute(&emit, &[]), client.query_one(&position, &[]), client.execute(&emit, &[])).await;
+    first.and(last).map_err(at.failed())?;
+    let row = row.map_err(at.failed())?;
     parse_lsn(row.get(0)).ok_or_else(|| MoveError::Invalid("a position in the log is malformed".to_owned()))
 }
 
-/// Compares all tables while the flow goes on.
+/// Compares all tables while the flow goes on. `control` is a session on the source that nobody else uses meanwhile.
 pub(crate) async fn verify(
     flow: &mut Flow,
-    source: &ShardAccess,
+    (control, source): (&Session, &ShardAccess),
     target: &ShardAccess,
     inventory: &Inventory,
     scope: &Scope,
 ) -> Result<Vec<Compared>, MoveError> {
-    let (from, to, control) = (source.connect().await?, target.connect().await?, source.connect().await?);
+    let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
     for attempt in 1.. {
         let (snapshot, _) = begin_snapshot(&from, source).await?;
-        let end = mark(&control, source).await?;
+        let end = mark(control, source).await?;
         if flow.advance_to(&snapshot, end).await?.is_some() {
             break;
         }
@@ -77,10 +83,18 @@ pub(crate) async fn verify(
     begin_snapshot(&to, target).await?;
     let comparing = async {
         let mut compared = Vec::new();
-        for table in inventory.tables.values() {
-            let both =
-                tokio::try_join!(add_up(&from, source, table, scope), add_up(&to, target, table, scope));
-            let (here, there) = both?;
+        // Of both sides, so that nobody has to read what nobody has.
+        let (here, there) = tokio::try_join!(
+            have_rows((&from, source), inventory.tables.values(), scope),
+            have_rows((&to, target), inventory.tables.values(), scope)
+        )?;
+        for (table, has_rows) in inventory.tables.values().zip(here.into_iter().zip(there)) {
+            let (here, there) = match has_rows {
+                (false, false) => Default::default(),
+                _ => {
+                    tokio::try_join!(add_up(&from, source, table, scope), add_up(&to, target, table, scope))?
+                }
+            };
             if here != there {
                 let rows = differing(&from, source, &to, target, table, scope).await?;
                 return Err(MoveError::Differ(format!(
@@ -110,9 +124,9 @@ pub(crate) async fn verify(
 
 /// Names the rows that differ.
 async fn differing(
-    from: &Client,
+    from: &Session,
     source: &ShardAccess,
-    to: &Client,
+    to: &Session,
     target: &ShardAccess,
     table: &Table,
     scope: &Scope,
@@ -125,8 +139,8 @@ async fn differing(
         table.quoted(),
         scope.filter()
     );
-    let read = async |client: &Client, at: &ShardAccess| -> Result<BTreeMap<String, String>, MoveError> {
-        let rows = client.query(&sql, &[]).await.map_err(at.failed())?;
+    let read = async |client: &Session, at: &ShardAccess| -> Result<BTreeMap<String, String>, MoveError> {
+        let rows = client.client().query(&sql, &[]).await.map_err(at.failed())?;
         Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
     };
     let (here, there) = (read(from, source).await?, read(to, target).await?);

@@ -211,6 +211,11 @@ impl Cluster {
         process::signal(&self.child, name);
     }
 
+    /// Seconds of processor time that it has taken since it was started.
+    pub fn processor_seconds(&self) -> f64 {
+        process::processor_seconds(self.child.id())
+    }
+
     /// Kills the postmaster as a machine's end would. Returns when nobody answers any more.
     pub fn kill9(&mut self) {
         // It makes no more children from here on.

@@ -294,6 +294,17 @@ impl Moving {
         wait::until("the control plane to end", || self.child.try_wait().expect("it is our child"));
     }
 
+    /// Seconds of processor time that each part has taken since it was started: the control plane, the catalog, the
+    /// shards, and the routers.
+    pub fn processor_seconds(&self) -> [(&'static str, f64); 4] {
+        [
+            ("control plane", process::processor_seconds(self.child.id())),
+            ("catalog", self.catalog.processor_seconds()),
+            ("shards", self.shards.iter().map(Cluster::processor_seconds).sum()),
+            ("routers", self.routers.iter().map(|r| process::processor_seconds(r.pid())).sum()),
+        ]
+    }
+
     /// What the control plane has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

@@ -69,6 +69,17 @@ pub fn children(of: u32) -> Vec<u32> {
     pids.filter(|pid| stat(*pid, 1).is_some_and(|parent| parent == of.to_string())).collect()
 }
 
+/// Clock ticks in a second. // getconf CLK_TCK, the same on every Linux
+const TICKS: f64 = 100.0;
+
+/// Seconds of processor time that a process and all that it has started have taken, those that have ended included, if
+/// they were waited for.
+pub fn processor_seconds(pid: u32) -> f64 {
+    // utime and stime, and the same of children that were waited for.
+    let own = (11..15).filter_map(|field| stat(pid, field)?.parse::<f64>().ok());
+    own.sum::<f64>() / TICKS + children(pid).into_iter().map(processor_seconds).sum::<f64>()
+}
+
 /// Whether a process is there, and not only waited for by who has started it.
 pub fn is_running(pid: u32) -> bool {
     stat(pid, 0).is_some_and(|state| state != "Z")

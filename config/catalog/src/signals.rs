@@ -115,6 +115,7 @@ pub struct Voice {
     client: Arc<Client>,
     /// Prepared, as whoever waits for a word waits for each way there and back.
     say: Statement,
+    who: Statement,
 }
 
 impl Voice {
@@ -126,6 +127,28 @@ impl Voice {
         let text = serde_json::to_string(message).unwrap_or_default();
         self.client.execute(&self.say, &[&channel, &text]).await?;
         Ok(())
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The routers that hear orders now, by the process ids of their backends.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn routers(&self) -> Result<Vec<i32>, CatalogError> {
+        self.connected_as(ROUTER_NAME).await
+    }
+
+    /// Those who are connected under this name now, by the process ids of their backends.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn connected_as(&self, name: &str) -> Result<Vec<i32>, CatalogError> {
+        let rows = self.client.query(&self.who, &[&name]).await?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 }
 
@@ -167,7 +190,10 @@ impl Signals {
             .await?;
         let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
         let say = client.prepare("SELECT pg_notify($1, $2)").await?;
-        Ok(Self { voice: Voice { client: Arc::new(client), say }, pid, heard, driver })
+        let who =
+            "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()";
+        let who = client.prepare(who).await?;
+        Ok(Self { voice: Voice { client: Arc::new(client), say, who }, pid, heard, driver })
     }
 
     /// The next message on the channel that can be understood; `None` when the connection has ended.
@@ -199,23 +225,12 @@ impl Signals {
         self.voice.clone()
     }
 
-    /// The routers that hear orders now, by the process ids of their backends.
-    ///
-    /// # Errors
-    /// If the connection has ended.
-    pub async fn routers(&self) -> Result<Vec<i32>, CatalogError> {
-        self.connected_as(ROUTER_NAME).await
-    }
-
-    /// Those who are connected under this name now, by the process ids of their backends.
+    /// As [`Voice::connected_as`].
     ///
     /// # Errors
     /// If the connection has ended.
     pub async fn connected_as(&self, name: &str) -> Result<Vec<i32>, CatalogError> {
-        let sql = "SELECT pid FROM pg_stat_activity
-                   WHERE application_name = $1 AND datname = current_database()";
-        let rows = self.voice.client.query(sql, &[&name]).await?;
-        Ok(rows.iter().map(|r| r.get(0)).collect())
+        self.voice.connected_as(name).await
     }
 }
 

@@ -252,6 +252,20 @@ async fn look(client: &impl GenericClient) -> Result<Found, SchemaError> {
     Ok(Found::Ours { applied, form, functions: row.get(1) })
 }
 
+/// Asks, where the schema is there, for what [`is_seen_current`] looks at.
+pub const SEEN: &str =
+    "SELECT form, functions, ARRAY(SELECT checksum FROM switchyard.schema_step ORDER BY number)
+                        FROM switchyard.setting";
+
+/// Whether the answer to [`SEEN`] is that of the schema as this version installs it.
+pub fn is_seen_current(row: &tokio_postgres::Row) -> bool {
+    let (form, functions, steps): (&str, Option<Vec<u8>>, Vec<Vec<u8>>) =
+        (row.get(0), row.get(1), row.get(2));
+    let form = if form == "sequence" { Form::Sequence } else { Form::Parameter };
+    let known = STEPS.iter().map(|(_, sql)| checksum(sql));
+    functions == Some(functions_checksum(form)) && steps.into_iter().eq(known)
+}
+
 /// Installs the schema, or brings it up to date, in one transaction.
 ///
 /// # Errors

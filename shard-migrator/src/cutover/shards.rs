@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::Cutover;
 use crate::MoveError;
 use crate::closing::Closing;
 use crate::scope::literal;
+use crate::sessions::Session;
 use crate::shape;
 use crate::shard::ShardAccess;
 
@@ -25,7 +26,7 @@ pub(super) const ANSWER: Duration = Duration::from_millis(500);
 impl Cutover<'_> {
     /// Does all that a cutover does on either side, for a tenant that there is not: what a session must find out first
     /// about functions and tables, it has found out by then. Nothing of it is kept.
-    pub(crate) async fn practise(&self, writer: &Client) -> Result<(), MoveError> {
+    pub(crate) async fn practise(&self, writer: &Session) -> Result<(), MoveError> {
         let alone = |call: String| {
             format!("DO $$ BEGIN PERFORM {call}; EXCEPTION WHEN SQLSTATE 'TN011' THEN NULL; END $$")
         };
@@ -109,20 +110,18 @@ impl Cutover<'_> {
             return Ok(None);
         }
         // Who is not bound by rights is not bound by this either.
-        let sql = format!(
-            "SELECT format('pid %s of %s, %s for %s ms', a.pid, a.usename, a.state,
+        let sql = "SELECT format('pid %s of %s, %s for %s ms', a.pid, a.usename, a.state,
                            round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000))
              FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_roles r ON r.oid = a.usesysid
              WHERE l.locktype = 'relation' AND l.granted AND NOT r.rolsuper AND NOT r.rolbypassrls
                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND (l.relation IN (SELECT relation FROM switchyard.closed WHERE tenant_id = {tenant})
+               AND (l.relation IN (SELECT relation FROM switchyard.closed WHERE tenant_id = $1)
                     OR EXISTS (SELECT FROM pg_class c JOIN switchyard.closed_schemas s ON s.schema = c.relnamespace
-                               WHERE c.oid = l.relation AND s.tenant_id = {tenant}))
-             ORDER BY a.xact_start LIMIT 1",
-            tenant = literal(self.tenant.as_str())
-        );
+                               WHERE c.oid = l.relation AND s.tenant_id = $1))
+             ORDER BY a.xact_start LIMIT 1";
+        let tenant = self.tenant.as_str();
         loop {
-            let row = answered(self.from.at, ANSWER, self.from.client.query_opt(&sql, &[])).await?;
+            let row = answered(self.from.at, ANSWER, self.from.client.query_opt(sql, &[&tenant])).await?;
             let Some(row) = row else { return Ok(None) };
             if Instant::now() >= deadline {
                 return Ok(Some(row.get(0)));
@@ -140,8 +139,8 @@ impl Cutover<'_> {
             self.turn.term,
             literal(self.tenant.as_str())
         );
-        let row =
-            answered(self.to.at, ANSWER * 2, self.to.client.query_one(&sql, &[])).await.map_err(turned)?;
+        let asked = self.to.client.client().query_one(&sql, &[]);
+        let row = answered(self.to.at, ANSWER * 2, asked).await.map_err(turned)?;
         Ok(row.get(0))
     }
 

@@ -10,7 +10,6 @@ use crate::closing;
 use crate::fault;
 use crate::fence;
 use crate::flow::Flow;
-use crate::inventory::Inventory;
 use crate::journal::{Phase, Wish};
 use crate::verify::verify;
 
@@ -132,12 +131,12 @@ impl Work<'_> {
         if kept.as_ref().is_some_and(|flow| flow.torn || flow.subscription.is_over()) {
             *kept = None;
         }
-        let applied = self.position_of(&self.source, "source", "applied").await?;
-        let activated = self.position_of(&self.target, "target", "activated").await?;
+        let (applied, _) = self.positions_of(&self.source, "source").await?;
+        let (_, activated) = self.positions_of(&self.target, "target").await?;
         let needed = if applied > 0 { applied } else { activated };
         let anew = kept.is_none();
         if anew {
-            let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+            let inventory = self.inventory(&self.target).await?;
             *kept = Some(self.reverse_subscription(&inventory, Some(needed)).await?);
         }
         let Some(flow) = kept else { return Ok(()) };
@@ -159,10 +158,13 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn position_of(&self, place: &super::Place, side: &str, column: &str) -> Result<u64, MoveError> {
-        let sql = format!("SELECT {column}::text FROM switchyard.moves WHERE move_id = $1 AND side = $2");
-        let row = place.client.query_opt(&sql, &[&self.turn.id, &side]).await.map_err(place.at.failed())?;
-        Ok(row.and_then(|r| r.get::<_, Option<&str>>(0).and_then(parse_lsn)).unwrap_or(0))
+    /// Up to where a side has applied changes, and where the tenant was activated there; 0 for neither.
+    async fn positions_of(&self, place: &super::Place, side: &str) -> Result<(u64, u64), MoveError> {
+        let sql =
+            "SELECT applied::text, activated::text FROM switchyard.moves WHERE move_id = $1 AND side = $2";
+        let row = place.client.query_opt(sql, &[&self.turn.id, &side]).await.map_err(place.at.failed())?;
+        let at = |column| row.as_ref()?.get::<_, Option<&str>>(column).and_then(parse_lsn);
+        Ok((at(0).unwrap_or(0), at(1).unwrap_or(0)))
     }
 
     /// After a mover that ended in the middle of going back.
@@ -187,8 +189,9 @@ impl Work<'_> {
         self.enter(Phase::RollingBack, "going back").await?;
         fault::point("going back");
         flow.catch_up(CAUGHT_UP).await?;
-        let inventory = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
-        let compared = verify(flow, &self.target.at, &self.source.at, &inventory, &self.scope).await?;
+        let inventory = self.inventory(&self.target).await?;
+        let target = (&self.target.client, &self.target.at);
+        let compared = verify(flow, target, &self.source.at, &inventory, &self.scope).await?;
         self.note(super::COMPARED_BACK, compared);
         self.write_receipt().await?;
         let here = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;

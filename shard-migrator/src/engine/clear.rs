@@ -6,7 +6,7 @@ use super::{Engine, Place};
 use crate::MoveError;
 use crate::fault;
 use crate::fence;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::{Inventory, Table, have_rows};
 use crate::journal::Journal;
 use crate::scope::Scope;
 use crate::structure;
@@ -37,13 +37,19 @@ impl Clearing<'_> {
     /// Deletes the tenant's rows.
     pub(super) async fn delete_rows(&self, place: &Place, inventory: &Inventory) -> Result<(), MoveError> {
         let failed = place.at.failed();
+        let has_rows = have_rows((&place.client, &place.at), inventory.tables.values(), self.scope).await?;
+        let tables = inventory.tables.values().zip(has_rows).filter(|(_, has_rows)| *has_rows);
+        let tables: Vec<_> = tables.map(|(table, _)| table).collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
         let set = |role: &str| format!("SET session_replication_role = {role}");
         // Neither triggers nor cascades: every table is done here.
         place.client.batch_execute(&set("replica")).await.map_err(failed)?;
-        for table in inventory.tables.values() {
+        for table in tables {
             let sql = self.deletion(table);
             let statement = place.client.prepare(&sql).await.map_err(failed)?;
-            while place.client.execute(&statement, &[]).await.map_err(failed)? > 0 {
+            while place.client.client().execute(&statement, &[]).await.map_err(failed)? > 0 {
                 tokio::time::sleep(BREATH).await;
             }
         }
@@ -90,7 +96,7 @@ impl Clearing<'_> {
         if of.made {
             self.remove_own(place).await?;
         } else {
-            let inventory = place.inventory(self.scope).await?;
+            let inventory = self.engine.inventory(place, self.scope).await?;
             self.delete_rows(place, &inventory).await?;
         }
         if place.missing {

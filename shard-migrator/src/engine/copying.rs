@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Work;
@@ -17,9 +16,10 @@ use crate::apply::Applier;
 use crate::copy::{Passed, Sum, relay};
 use crate::fault;
 use crate::flow::Flow;
-use crate::inventory::{Inventory, Table};
+use crate::inventory::{Inventory, Table, have_rows};
 use crate::journal::{Phase, Wish};
 use crate::pieces::{Copied, Frontier, Piece, Round};
+use crate::sessions::Session;
 use crate::stream::Snapshot;
 use crate::throttle::Throttle;
 use crate::verify::{Compared, begin_snapshot, mark};
@@ -103,7 +103,7 @@ impl Work<'_> {
                 Ok(true) => break,
                 Ok(false) => pause = RETRY.0,
                 Err(error @ MoveError::Again(_)) => {
-                    let there = self.target.inventory(&self.scope).await?;
+                    let there = self.inventory(&self.target).await?;
                     self.begin_anew(&there).await?;
                     return Err(error);
                 }
@@ -151,7 +151,7 @@ impl Work<'_> {
         applier.reconnect().await?;
         if applier.applied > 0 && subscription.from > applier.applied {
             self.journal.event("copying", "the log since the copy began is gone: it begins anew").await?;
-            let there = self.target.inventory(&self.scope).await?;
+            let there = self.inventory(&self.target).await?;
             self.begin_anew(&there).await?;
             applier.applied = 0;
         } else if applier.applied > 0 {
@@ -240,8 +240,9 @@ impl Work<'_> {
         let one_more = |_| Some((sessions.beside(source_name)?, sessions.beside(target_name)?));
         let beside: Vec<_> = (0..extra).map_while(one_more).collect();
         let until = Instant::now() + ROUND;
-        let source = (&*reader, &self.source.at);
-        let round = Round::new(source, &self.scope, tables, self.job.options.piece_bytes, until);
+        let source = (&reader, &self.source.at);
+        let empty = self.empty(&reader, tables).await?;
+        let round = Round::new(source, &self.scope, (tables, empty), self.job.options.piece_bytes, until);
         let copying = async {
             let first = self.copy_pieces(&reader, flow.applier.client()?, &round, throttle);
             let others = try_join_all(beside.iter().map(|_| self.copy_beside(&exported, &round, throttle)));
@@ -268,6 +269,14 @@ impl Work<'_> {
         }
         drop(copying);
         Err(flow.why_over())
+    }
+
+    /// Of which tables nothing is there, nor is to be, by what a reader sees.
+    async fn empty(&self, reader: &Session, tables: &[Copied<'_>]) -> Result<Vec<bool>, MoveError> {
+        let each = tables.iter().map(|copied| copied.table);
+        let has_rows = have_rows((reader, &self.source.at), each, &self.scope).await?;
+        let nothing = |copied: &Copied<'_>| copied.frontier == Frontier::Nothing;
+        Ok(tables.iter().zip(has_rows).map(|(copied, has_rows)| nothing(copied) && !has_rows).collect())
     }
 
     /// Reads how much is there.
@@ -304,7 +313,7 @@ impl Work<'_> {
     }
 
     /// Takes a snapshot, and brings the target to it. The snapshot's name, for others.
-    async fn align(&self, reader: &Client, flow: &mut Flow) -> Result<String, MoveError> {
+    async fn align(&self, reader: &Session, flow: &mut Flow) -> Result<String, MoveError> {
         for _ in 0..ATTEMPTS {
             let (snapshot, exported) = self.snapshot_behind(reader, &flow.subscription.before).await?;
             let end = mark(&self.source.client, &self.source.at).await?;
@@ -322,7 +331,7 @@ impl Work<'_> {
     /// that the snapshot takes for running still, would be in neither.
     async fn snapshot_behind(
         &self,
-        reader: &Client,
+        reader: &Session,
         before: &[u32],
     ) -> Result<(Snapshot, String), MoveError> {
         loop {
@@ -355,8 +364,8 @@ impl Work<'_> {
     /// Copies pieces until none is left. `from` sees the round's snapshot.
     async fn copy_pieces(
         &self,
-        from: &Client,
-        to: &Client,
+        from: &Session,
+        to: &Session,
         round: &Round<'_, '_>,
         throttle: &Throttle,
     ) -> Result<(), MoveError> {
@@ -369,8 +378,8 @@ impl Work<'_> {
 
     async fn copy_some(
         &self,
-        from: &Client,
-        to: &Client,
+        from: &Session,
+        to: &Session,
         round: &Round<'_, '_>,
         throttle: &Throttle,
     ) -> Result<(), MoveError> {
@@ -382,8 +391,7 @@ impl Work<'_> {
             // A piece of a table waits for those before it, which must not wait for others meanwhile.
             let alone = next.as_ref().is_none_or(|piece| !piece.is_whole()) || bytes >= TOGETHER;
             if alone && !open.is_empty() {
-                to.batch_execute("COMMIT").await.map_err(failed)?;
-                close(round, &mut open);
+                self.commit(to, round, &mut open).await?;
                 bytes = 0;
             }
             let Some(mut piece) = next else { return Ok(()) };
@@ -393,50 +401,70 @@ impl Work<'_> {
             let copied = &round.tables[piece.of];
             let what = (copied.table, piece.filter.as_str());
             let (source, target) = ((from, &self.source.at), (to, &self.target.at));
-            let mut sum = relay(source, target, what, &copied.passed, throttle).await?;
+            let mut sum = match round.is_empty(&piece) {
+                true => Sum::default(),
+                false => relay(source, target, what, &copied.passed, throttle).await?,
+            };
             piece.turn().await?;
             sum.add(&copied.sum());
-            self.record(to, copied.table, &piece.upto, &sum).await?;
             bytes += sum.bytes;
             let whole = piece.is_whole();
             open.push((piece, sum));
             if !whole {
-                to.batch_execute("COMMIT").await.map_err(failed)?;
-                close(round, &mut open);
+                self.commit(to, round, &mut open).await?;
                 bytes = 0;
                 fault::point("piece copied");
             }
         }
     }
 
-    /// Says how much of a table is there with what this transaction brings, if it is still our turn.
-    async fn record(&self, to: &Client, table: &Table, upto: &Frontier, sum: &Sum) -> Result<(), MoveError> {
+    /// Commits pieces, and with them how much of their tables is there.
+    async fn commit(
+        &self,
+        to: &Session,
+        round: &Round<'_, '_>,
+        open: &mut Vec<(Piece, Sum)>,
+    ) -> Result<(), MoveError> {
+        self.record(to, round, open).await?;
+        to.batch_execute("COMMIT").await.map_err(self.target.at.failed())?;
+        for (mut piece, sum) in open.drain(..) {
+            *round.tables[piece.of].sum() = sum;
+            piece.committed();
+        }
+        Ok(())
+    }
+
+    /// Says how much of tables is there with what this transaction brings, if it is still our turn: whole tables, or one
+    /// up to a key.
+    async fn record(
+        &self,
+        to: &Session,
+        round: &Round<'_, '_>,
+        open: &[(Piece, Sum)],
+    ) -> Result<(), MoveError> {
         let sql = "WITH turn AS (SELECT FROM switchyard.moves WHERE move_id = $1 AND side = 'target' AND term = $2 FOR SHARE)
                    INSERT INTO switchyard.copies (move_id, table_name, upto, rows, bytes, hash)
-                   SELECT $1, $3, $4, $5, $6, $7 FROM turn
+                   SELECT $1, t.name, $4, t.rows, t.bytes, t.hash
+                   FROM turn, unnest($3::text[], $5::int8[], $6::int8[], $7::text[]) t (name, rows, bytes, hash)
                    ON CONFLICT (move_id, table_name) DO UPDATE SET upto = excluded.upto, rows = excluded.rows,
                        bytes = excluded.bytes, hash = excluded.hash";
-        let upto = match upto {
-            Frontier::UpTo(values) => Some(values),
-            Frontier::All | Frontier::Nothing => None,
+        let upto = match open.first().map(|(piece, _)| &piece.upto) {
+            Some(Frontier::UpTo(values)) => Some(values),
+            Some(Frontier::All | Frontier::Nothing) | None => None,
         };
-        let (rows, bytes) = (sum.rows.cast_signed(), sum.bytes.cast_signed());
-        let hash = format!("{:032x}", sum.hash);
-        let done = to
-            .execute(sql, &[&self.turn.id, &self.turn.term, &table.quoted(), &upto, &rows, &bytes, &hash])
-            .await;
+        let (mut names, mut rows, mut bytes, mut hashes) = (vec![], vec![], vec![], vec![]);
+        for (piece, sum) in open {
+            names.push(round.tables[piece.of].table.quoted());
+            rows.push(sum.rows.cast_signed());
+            bytes.push(sum.bytes.cast_signed());
+            hashes.push(format!("{:032x}", sum.hash));
+        }
+        let (id, term) = (&self.turn.id, &self.turn.term);
+        let done = to.execute(sql, &[id, term, &names, &upto, &rows, &bytes, &hashes]).await;
         match done.map_err(self.target.at.failed())? {
-            1 => Ok(()),
+            recorded if recorded == open.len() as u64 => Ok(()),
             _ => Err(MoveError::Superseded),
         }
-    }
-}
-
-/// What was open is committed.
-fn close(round: &Round<'_, '_>, open: &mut Vec<(Piece, Sum)>) {
-    for (mut piece, sum) in open.drain(..) {
-        *round.tables[piece.of].sum() = sum;
-        piece.committed();
     }
 }
 

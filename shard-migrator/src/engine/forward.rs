@@ -70,7 +70,10 @@ impl Work<'_> {
             self.obey().await?;
         }
         self.enter(Phase::Verifying, "comparing source and target").await?;
-        let verified = verify(&mut flow, &self.source.at, &self.target.at, &inventory, &self.scope).await?;
+        let verified = {
+            let source = (&self.source.client, &self.source.at);
+            verify(&mut flow, source, &self.target.at, &inventory, &self.scope).await?
+        };
         fault::point("verified");
         self.note_tables(&verified);
         // What is deleted later is what it names.
@@ -119,9 +122,9 @@ impl Work<'_> {
         self.note("verified", true);
     }
 
-    async fn prepare(&mut self) -> Result<Inventory, MoveError> {
-        let inventory = self.source.inventory(&self.scope).await?;
-        let there = self.target.inventory(&self.scope).await?;
+    async fn prepare(&mut self) -> Result<Arc<Inventory>, MoveError> {
+        let inventory = self.inventory(&self.source).await?;
+        let there = self.inventory(&self.target).await?;
         let made = self.scope.is_own() && there.tables.is_empty();
         let found = self.look(&inventory, &there, made).await?;
         // Before anything is counted: the tenant's id may be no value of the column's type.
@@ -190,8 +193,8 @@ impl Work<'_> {
         let Model::Database { database } = &self.scope.model else { return Ok(()) };
         if self.target.missing {
             let (source, target) = (&self.source, &self.target);
-            let from = (&*source.client, &source.at);
-            structure::make_database(from, (&*target.client, &target.home), database).await?;
+            let from = (&source.client, &source.at);
+            structure::make_database(from, (&target.client, &target.home), database).await?;
             self.target = Place::open(self.target.home.clone(), &self.scope).await?;
         }
         fault::point("database made");
@@ -199,11 +202,11 @@ impl Work<'_> {
     }
 
     /// Makes what the source has of the tenant's own on the target, and looks at it once more.
-    async fn make_structure(&mut self, inventory: &Inventory) -> Result<Inventory, MoveError> {
-        let target = (&*self.target.client, &self.target.at);
+    async fn make_structure(&mut self, inventory: &Inventory) -> Result<Arc<Inventory>, MoveError> {
+        let target = (&self.target.client, &self.target.at);
         structure::make(&self.source.at, target, &self.scope.model).await?;
         fault::point("structure made");
-        let there = self.target.inventory(&self.scope).await?;
+        let there = self.inventory(&self.target).await?;
         refuse(self.look(inventory, &there, false).await?)?;
         Ok(there)
     }
@@ -227,8 +230,8 @@ impl Work<'_> {
             return Ok(());
         }
         let to = self.target.at.connect().await?;
-        let source = (&*self.source.client, &self.source.at);
-        let refreshing = structure::refresh(source, (&*to, &self.target.at), &self.scope.model);
+        let source = (&self.source.client, &self.source.at);
+        let refreshing = structure::refresh(source, (&to, &self.target.at), &self.scope.model);
         let mut refreshing = std::pin::pin!(refreshing);
         loop {
             // A step must not be dropped half way, so the two take turns.
@@ -243,8 +246,8 @@ impl Work<'_> {
 
     /// Fails if the tables are not what they were.
     async fn check_drift(&self, inventory: &Inventory) -> Result<(), MoveError> {
-        let now = Inventory::read(&self.source.client, &self.source.at, &self.scope).await?;
-        let there = Inventory::read(&self.target.client, &self.target.at, &self.scope).await?;
+        let now = self.inventory(&self.source).await?;
+        let there = self.inventory(&self.target).await?;
         if now.fingerprint() != inventory.fingerprint() {
             return Err(MoveError::Drift(format!("on shard {}", self.source.at.name)));
         }
@@ -321,12 +324,12 @@ impl Work<'_> {
         let (from_client, to_client) = tokio::try_join!(from.1.connect(), to.1.connect())?;
         shape::prepare(&from_client, &from.1, &self.scope).await?;
         let compared = shape::read(&from_client, &from.1).await?;
-        let now = Inventory::read(&from_client, &from.1, &self.scope).await?;
+        let now = self.engine.known.inventory(&from_client, &from.1, &self.scope).await?;
         let drift = || MoveError::Drift(format!("on shard {}", from.1.name));
         if now.fingerprint() != inventory.fingerprint() {
             return Err(drift());
         }
-        let mut signals = self.signals().await?;
+        let mut talk = self.talk().await?;
         let mut between = BETWEEN.0;
         let budget = Duration::from_millis(self.job.options.pause_budget_ms);
         let (mut presence, mut in_vain) = (Presence::default(), 0);
@@ -336,7 +339,7 @@ impl Work<'_> {
                 "source" => self.raise_sequences(inventory, &self.source, &self.target).await?,
                 _ => self.raise_sequences(inventory, &self.target, &self.source).await?,
             }
-            ready::arm(self, flow, (&mut signals, &mut presence), &to.1.name).await?;
+            ready::arm(self, flow, (&mut talk, &mut presence), &to.1.name).await?;
             let floor = ready::floor(flow, &from_client, &from.1).await?;
             if shape::read(&from_client, &from.1).await? != compared {
                 return Err(drift());
@@ -369,7 +372,7 @@ impl Work<'_> {
                 }
             }
             let begun = self.engine.attempts.read().await;
-            let attempt = cutover.attempt(flow, &mut signals, &mut presence).await;
+            let attempt = cutover.attempt(flow, &mut talk, &mut presence).await;
             drop(begun);
             match attempt? {
                 Attempt::Moved(pause) => {

@@ -114,10 +114,10 @@ impl Work<'_> {
     async fn only_compared(&self, place: &Place, noted: &str) -> Result<Inventory, MoveError> {
         let names = self.receipt.get(noted).and_then(serde_json::Value::as_array);
         let names: HashSet<_> = names.into_iter().flatten().filter_map(|t| t["table"].as_str()).collect();
-        let mut inventory = place.inventory(&self.scope).await?;
+        let mut inventory = Inventory::clone(&*self.inventory(place).await?);
         for table in inventory.tables.values().filter(|t| !names.contains(t.plain().as_str())) {
             let sql = format!("SELECT EXISTS (SELECT FROM {}{})", table.quoted(), self.scope.filter());
-            if place.client.query_one(&sql, &[]).await.map_err(place.at.failed())?.get(0) {
+            if place.client.client().query_one(&sql, &[]).await.map_err(place.at.failed())?.get(0) {
                 return Err(MoveError::NotMoved { shard: place.at.name.clone(), table: table.plain() });
             }
         }

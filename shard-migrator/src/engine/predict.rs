@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{Place, Work};
 use crate::MoveError;
@@ -58,28 +58,45 @@ fn ms(time: Duration) -> f64 {
 }
 
 impl Work<'_> {
-    /// Rows and bytes of the tenant in a table, and whether they were counted. Who only asks gets a table that is small
+    /// Rows and bytes of the tenant in each table, and whether they were counted. Who only asks gets a table that is small
     /// counted; all others are what the planner thinks, as counting would be felt by the neighbours.
-    async fn size_of(&self, table: &Table) -> Result<(f64, f64, bool), MoveError> {
+    async fn sizes(&self, inventory: &Inventory) -> Result<Vec<(f64, f64, bool)>, MoveError> {
+        let (source, filter) = (&self.source, self.scope.filter());
+        let explain = |t: &Table| format!("EXPLAIN (FORMAT JSON) SELECT * FROM {}{filter}", t.quoted());
+        let asked = inventory.tables.values().map(explain).collect::<Vec<_>>().join(";");
+        let told = source.client.simple_query(&asked).await.map_err(source.at.failed())?;
+        let told = told.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default()),
+            _ => None,
+        });
+        let mut sizes = Vec::new();
+        for (table, plan) in inventory.tables.values().zip(told) {
+            let plan: Value = serde_json::from_str(plan).unwrap_or_default();
+            let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
+            let thought = (number("Plan Rows"), number("Plan Rows") * number("Plan Width"), false);
+            sizes.push(match self.job.kind.as_str() {
+                "plan" => self.count(table).await?.unwrap_or(thought),
+                _ => thought,
+            });
+        }
+        Ok(sizes)
+    }
+
+    /// The same of a table that is small enough to be counted.
+    async fn count(&self, table: &Table) -> Result<Option<(f64, f64, bool)>, MoveError> {
         let (source, name, filter) = (&self.source, table.quoted(), self.scope.filter());
         let failed = source.at.failed();
-        if self.job.kind == "plan" {
-            // Of a table without partitions, the tree is empty.
-            let sql = "SELECT greatest(pg_table_size($1::text::regclass),
-                                       (SELECT sum(pg_table_size(relid)) FROM pg_partition_tree($1::text::regclass)))::int8";
-            let size: i64 = source.client.query_one(sql, &[&name]).await.map_err(failed)?.get(0);
-            if size <= COUNTED {
-                let sql = format!(
-                    "SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::int8 FROM {name} t{filter}"
-                );
-                let row = source.client.query_one(&sql, &[]).await.map_err(failed)?;
-                return Ok((row.get::<_, i64>(0) as f64, row.get::<_, i64>(1) as f64, true));
-            }
+        // Of a table without partitions, the tree is empty.
+        let sql = "SELECT greatest(pg_table_size($1::text::regclass),
+                                   (SELECT sum(pg_table_size(relid)) FROM pg_partition_tree($1::text::regclass)))::int8";
+        let size: i64 = source.client.query_one(sql, &[&name]).await.map_err(failed)?.get(0);
+        if size > COUNTED {
+            return Ok(None);
         }
-        let sql = format!("EXPLAIN (FORMAT JSON) SELECT * FROM {name}{filter}");
-        let plan: Value = source.client.query_one(&sql, &[]).await.map_err(failed)?.get(0);
-        let number = |field: &str| plan[0]["Plan"][field].as_f64().unwrap_or(0.0);
-        Ok((number("Plan Rows"), number("Plan Rows") * number("Plan Width"), false))
+        let sql =
+            format!("SELECT count(*), coalesce(sum(pg_column_size(t.*)), 0)::int8 FROM {name} t{filter}");
+        let row = source.client.client().query_one(&sql, &[]).await.map_err(failed)?;
+        Ok(Some((row.get::<_, i64>(0) as f64, row.get::<_, i64>(1) as f64, true)))
     }
 
     /// How much there is, how long it may take, and the pause.
@@ -91,8 +108,8 @@ impl Work<'_> {
         let (mut estimates, mut found) = (std::collections::HashMap::new(), found.to_vec());
         let mut tables = Vec::new();
         let (mut all_rows, mut all_bytes) = (0.0, 0.0);
-        for table in inventory.tables.values() {
-            let (rows, bytes, counted) = self.size_of(table).await?;
+        let sizes = self.sizes(inventory).await?;
+        for (table, (rows, bytes, counted)) in inventory.tables.values().zip(sizes) {
             estimates.insert(table.plain(), (rows as u64, (bytes / rows.max(1.0)) as u64));
             all_rows += rows;
             all_bytes += bytes;

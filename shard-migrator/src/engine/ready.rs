@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use switchyard_catalog::signals::{ORDERS, Order, Reply, Signals};
+use switchyard_catalog::signals::{ORDERS, Order};
 use switchyard_config::ShardName;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use super::Work;
 use crate::MoveError;
 use crate::apply::parse_lsn;
 use crate::cutover::Presence;
 use crate::flow::Flow;
+use crate::replies::Talk;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// How long routers may take to have connections to the target ready. One that does not say so, because it stands still
@@ -23,7 +24,7 @@ const ARMED: Duration = Duration::from_millis(500);
 const LISTEN: Duration = Duration::from_millis(2);
 
 /// How often the physical part is timed; the median counts.
-const SAMPLES: usize = 5;
+const SAMPLES: usize = 3;
 
 /// How long the stream may take to tell of one sample.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -32,17 +33,17 @@ const SAMPLE: Duration = Duration::from_secs(1);
 pub(super) async fn arm(
     work: &Work<'_>,
     flow: &mut Flow,
-    (signals, presence): (&mut Signals, &mut Presence),
+    (talk, presence): (&mut Talk, &mut Presence),
     to: &ShardName,
 ) -> Result<(), MoveError> {
     let attempt = format!("{}.{}.ready", work.turn.id, work.turn.term);
-    let mut missing: BTreeSet<i32> = signals.routers().await?.into_iter().collect();
+    let mut missing: BTreeSet<i32> = talk.routers().await?.into_iter().collect();
     let order = Order::Arm { tenant: work.job.tenant.clone(), to: to.clone(), attempt: attempt.clone() };
-    signals.say(ORDERS, &order).await?;
+    talk.say(ORDERS, &order).await?;
     let until = Instant::now() + ARMED;
     while !missing.is_empty() && Instant::now() < until {
         flow.step(LISTEN).await?;
-        while let Some(reply) = signals.next_within::<Reply>(Duration::ZERO).await {
+        while let Some(reply) = talk.next_within(Duration::ZERO).await {
             presence.heard(reply.router);
             if reply.attempt == attempt {
                 missing.remove(&reply.router);
@@ -53,15 +54,18 @@ pub(super) async fn arm(
 }
 
 /// What no cutover can do without: a commit at the source, its way through the stream, a commit at the target.
-pub(super) async fn floor(flow: &mut Flow, source: &Client, at: &ShardAccess) -> Result<Duration, MoveError> {
+pub(super) async fn floor(
+    flow: &mut Flow,
+    source: &Session,
+    at: &ShardAccess,
+) -> Result<Duration, MoveError> {
     let emit = "SELECT pg_logical_emit_message(true, 'switchyard', '')::text";
-    let emit = source.prepare(emit).await.map_err(at.failed())?;
     let mut position = flow.subscription.position.clone();
     let mut took = Vec::with_capacity(SAMPLES);
     for _ in 0..SAMPLES {
         flow.catch_up(Duration::from_millis(20)).await?;
         let began = Instant::now();
-        let row = source.query_one(&emit, &[]).await.map_err(at.failed())?;
+        let row = source.query_one(emit, &[]).await.map_err(at.failed())?;
         let emitted = parse_lsn(row.get(0)).unwrap_or(0);
         let _ = tokio::time::timeout(SAMPLE, position.wait_for(|read| *read > emitted)).await;
         flow.applier.touch().await?;

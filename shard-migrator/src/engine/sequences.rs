@@ -15,11 +15,15 @@ impl Work<'_> {
         from: &Place,
         to: &Place,
     ) -> Result<(), MoveError> {
-        for sequence in &inventory.sequences {
-            let last = "SELECT s.seqincrement, pg_sequence_last_value(s.seqrelid) FROM pg_sequence s
-                        WHERE s.seqrelid = $1::text::regclass";
-            let row = from.client.query_one(last, &[sequence]).await.map_err(from.at.failed())?;
-            let (step, Some(at)) = (row.get::<_, i64>(0), row.get::<_, Option<i64>>(1)) else { continue };
+        if inventory.sequences.is_empty() {
+            return Ok(());
+        }
+        let last = "SELECT n, s.seqincrement, pg_sequence_last_value(s.seqrelid)
+                    FROM unnest($1::text[]) n JOIN pg_sequence s ON s.seqrelid = n::regclass";
+        let rows = from.client.query(last, &[&inventory.sequences]).await.map_err(from.at.failed())?;
+        for row in &rows {
+            let sequence: &str = row.get(0);
+            let (step, Some(at)) = (row.get::<_, i64>(1), row.get::<_, Option<i64>>(2)) else { continue };
             // Shared sequences go on giving to neighbours: only forward, and not if they are far enough already.
             let sql = "SELECT setval(s.seqrelid::regclass, CASE WHEN s.seqincrement > 0
                               THEN least($2, s.seqmax) ELSE greatest($2, s.seqmin) END)
@@ -28,7 +32,7 @@ impl Work<'_> {
                              THEN coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart) < $3
                              ELSE coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart) > $3 END";
             let ahead = |values: i64| at.saturating_add(step.saturating_mul(values));
-            let values = (sequence, &ahead(GAP), &ahead(GAP / 2));
+            let values = (&sequence, &ahead(GAP), &ahead(GAP / 2));
             let set = to.client.execute(sql, &[values.0, values.1, values.2]).await;
             set.map_err(to.at.failed())?;
         }

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio_postgres::Client;
-
 use super::Table;
 use crate::MoveError;
 use crate::scope::{Model, Scope, ident, literal};
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// A part of a partitioned table, which SQL can name by itself.
@@ -37,7 +36,7 @@ impl Part {
 }
 
 pub(super) async fn read(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     tables: &mut BTreeMap<u32, Table>,
 ) -> Result<(), MoveError> {
@@ -74,25 +73,31 @@ pub(super) async fn read(
 /// What the fence of each of the tables says, by OID: of a policy the expression, of a trigger the tenant. One that is
 /// not in force, or not for everything, says nothing.
 pub(crate) async fn read_fences(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     scope: &Scope,
     oids: &[u32],
 ) -> Result<HashMap<u32, String>, MoveError> {
-    let sql = match &scope.model {
-        Model::Rows { .. } => "SELECT polrelid, pg_get_expr(polqual, polrelid) FROM pg_policy
-             WHERE polrelid = ANY ($1) AND polname = 'switchyard_fence' AND NOT polpermissive AND polcmd = '*'
-               AND polroles = '{0}'::oid[] AND polwithcheck IS NULL"
-            .to_owned(),
+    let statement = match &scope.model {
+        Model::Rows { .. } => {
+            let sql = "SELECT polrelid, pg_get_expr(polqual, polrelid) FROM pg_policy
+                       WHERE polrelid = ANY ($1) AND polname = 'switchyard_fence' AND NOT polpermissive AND polcmd = '*'
+                         AND polroles = '{0}'::oid[] AND polwithcheck IS NULL";
+            client.statement(sql).await
+        }
         // Before, of INSERT, DELETE, UPDATE and TRUNCATE, for each statement. // src/include/catalog/pg_trigger.h
-        Model::Schema { .. } | Model::Database { .. } => format!(
-            "SELECT tgrelid, {tenant} FROM pg_trigger
-             WHERE tgrelid = ANY ($1) AND tgname = 'switchyard_fence' AND tgenabled IN ('O', 'A') AND tgtype = 62
-               AND tgqual IS NULL AND tgfoid = to_regproc('switchyard.admit_trigger')
-               AND tgargs = convert_to({tenant}, getdatabaseencoding()) || '\\x00'::bytea",
-            tenant = literal(scope.tenant.as_str())
-        ),
+        Model::Schema { .. } | Model::Database { .. } => {
+            let sql = format!(
+                "SELECT tgrelid, {tenant} FROM pg_trigger
+                 WHERE tgrelid = ANY ($1) AND tgname = 'switchyard_fence' AND tgenabled IN ('O', 'A') AND tgtype = 62
+                   AND tgqual IS NULL AND tgfoid = to_regproc('switchyard.admit_trigger')
+                   AND tgargs = convert_to({tenant}, getdatabaseencoding()) || '\\x00'::bytea",
+                tenant = literal(scope.tenant.as_str())
+            );
+            client.prepare(&sql).await
+        }
     };
-    let rows = client.query(&sql, &[&oids]).await.map_err(at.failed())?;
+    let statement = statement.map_err(at.failed())?;
+    let rows = client.client().query(&statement, &[&oids]).await.map_err(at.failed())?;
     Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
 }

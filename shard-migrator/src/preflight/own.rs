@@ -21,7 +21,7 @@ pub(super) async fn beside_tables(
         "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind = 'f' AND NOT c.relispartition AND {FOREIGN} AND {condition} ORDER BY 1, 2"
     );
-    for row in source.client.query(&sql, &[&value]).await.map_err(failed)? {
+    for row in source.client.client().query(&sql, &[&value]).await.map_err(failed)? {
         let (schema, name): (&str, &str) = (row.get(0), row.get(1));
         found.push(Finding::refuses(
             format!("{schema}.{name}"),
@@ -36,7 +36,7 @@ pub(super) async fn beside_tables(
          WHERE c.relkind IN ('r', 'p', 'v', 'm') AND {FOREIGN} AND {condition}
            AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1, 2"
     );
-    for row in source.client.query(&sql, &[&value]).await.map_err(failed)? {
+    for row in source.client.client().query(&sql, &[&value]).await.map_err(failed)? {
         let (schema, name, owner): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
         found.push(Finding::refuses(
             format!("{schema}.{name}"),

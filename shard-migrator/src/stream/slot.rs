@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
 use crate::MoveError;
 use crate::fault;
+use crate::sessions::Session;
 use crate::shard::ShardAccess;
 
 /// Name of the publication, in every source database.
@@ -23,7 +22,7 @@ const READER_ENDS: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Name of the slot in the cluster: slots are the cluster's, so the database's OID is part of it.
-pub(crate) async fn slot_name(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+pub(crate) async fn slot_name(client: &Session, at: &ShardAccess) -> Result<String, MoveError> {
     let sql = "SELECT 'switchyard_' || oid FROM pg_database WHERE datname = current_database()";
     Ok(client.query_one(sql, &[]).await.map_err(at.failed())?.get(0))
 }
@@ -66,7 +65,7 @@ pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError>
 
 /// Ends who reads the slot: a process leads, and has one reader, so this one is of a process that does not lead any
 /// more, or of a connection that has broken.
-async fn end_reader(client: &Client, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
+async fn end_reader(client: &Session, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
     let sql = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots
                WHERE slot_name = $1 AND active_pid IS NOT NULL";
     let deadline = tokio::time::Instant::now() + READER_ENDS;
@@ -82,7 +81,7 @@ async fn end_reader(client: &Client, at: &ShardAccess, name: &str) -> Result<(),
     Ok(())
 }
 
-async fn oldest(client: &Client, at: &ShardAccess) -> Result<String, MoveError> {
+async fn oldest(client: &Session, at: &ShardAccess) -> Result<String, MoveError> {
     client.batch_execute("RESET statement_timeout").await.map_err(at.failed())?;
     let sql = "SELECT format('pid %s of %s in database %s, since %s', pid, usename, datname, xact_start)
                FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
@@ -100,7 +99,7 @@ pub(crate) async fn drop_slot(at: &ShardAccess) -> Result<(), MoveError> {
 }
 
 /// Drops a slot, and ends whoever reads it.
-async fn drop_named(client: &Client, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
+async fn drop_named(client: &Session, at: &ShardAccess, name: &str) -> Result<(), MoveError> {
     end_reader(client, at, name).await?;
     let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
     client.execute(sql, &[&name]).await.map_err(at.failed())?;
@@ -111,17 +110,25 @@ async fn drop_named(client: &Client, at: &ShardAccess, name: &str) -> Result<(),
 /// one of them unseen has ended. Names are `schema.table`, quoted. `wait` asks for that even if nothing was
 /// added: whoever added it may have died before it had waited. One call at a time for a database.
 pub(crate) async fn publish(
-    client: &Client,
+    client: &Session,
     at: &ShardAccess,
     tables: &[String],
     wait: bool,
 ) -> Result<(), MoveError> {
     let failed = at.failed();
-    let there = client
-        .query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
-        .await
-        .map_err(failed)?;
-    if there.is_none() {
+    let published = "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1), ARRAY(
+                         SELECT format('%s.%s', '\"' || replace(n.nspname, '\"', '\"\"') || '\"',
+                                       '\"' || replace(c.relname, '\"', '\"\"') || '\"')
+                         FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                         JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE p.pubname = $1)";
+    let row = client.query_one(published, &[&PUBLICATION]).await.map_err(failed)?;
+    let (there, published): (bool, Vec<String>) = (row.get(0), row.get(1));
+    let missing: Vec<_> = tables.iter().filter(|t| !published.contains(t)).collect();
+    if there && missing.is_empty() && !wait {
+        return Ok(());
+    }
+    if !there {
         let sql = format!("CREATE PUBLICATION {PUBLICATION} WITH (publish_via_partition_root = true)");
         match client.batch_execute(&sql).await {
             // Another move was faster.
@@ -129,14 +136,6 @@ pub(crate) async fn publish(
             done => done.map_err(failed)?,
         }
     }
-    let sql = "SELECT format('%s.%s', '\"' || replace(n.nspname, '\"', '\"\"') || '\"',
-                             '\"' || replace(c.relname, '\"', '\"\"') || '\"')
-               FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-               JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE p.pubname = $1";
-    let rows = client.query(sql, &[&PUBLICATION]).await.map_err(failed)?;
-    let published: Vec<String> = rows.iter().map(|r| r.get(0)).collect();
-    let missing: Vec<_> = tables.iter().filter(|t| !published.contains(t)).collect();
     for table in &missing {
         let sql = format!("ALTER PUBLICATION {PUBLICATION} ADD TABLE {table}");
         match client.batch_execute(&sql).await {
@@ -150,9 +149,6 @@ pub(crate) async fn publish(
         .await
         .map_err(failed)?
         .get(0);
-    if missing.is_empty() && !wait {
-        return Ok(());
-    }
     let deadline = tokio::time::Instant::now() + OLD_TRANSACTIONS;
     loop {
         let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";

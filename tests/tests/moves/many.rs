@@ -26,10 +26,11 @@ fn tenants() -> usize {
 }
 
 /// Sessions of the mover on a shard, without the stream's, which is no connection of clients.
+const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'switchyard-mover%'
+                        AND backend_type = 'client backend'";
+
 fn sessions(m: &Moving, shard: usize) -> i64 {
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'switchyard-mover%'
-               AND backend_type = 'client backend'";
-    m.one(shard, sql).parse().expect("one")
+    m.one(shard, SESSIONS).parse().expect("one")
 }
 
 /// Moves that have ended well, by the catalog, or stand where they are to.
@@ -76,15 +77,21 @@ fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
     let (took, slots, busiest, peak) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let (mut slots, mut busiest, mut peak) = (0, 0, 0);
+            // A session each, kept: to open one takes more than many questions do.
+            let (mut here, mut there, mut catalog) =
+                (m.shards[0].admin(), m.shards[1].admin(), m.catalog.admin());
+            let under_way =
+                "SELECT count(*) FROM switchyard.moves WHERE phase NOT IN ('queued', 'moved', 'done')";
+            let number = |text: String| text.parse::<i64>().expect("a number");
             while !over.load(Ordering::Relaxed) {
-                let now: i64 = m.one(0, "SELECT count(*) FROM pg_replication_slots").parse().expect("one");
-                slots = slots.max(now);
-                busiest = busiest.max(count(&m, "phase NOT IN ('queued', 'moved', 'done')"));
-                peak = peak.max(sessions(&m, 0)).max(sessions(&m, 1));
+                slots = slots.max(number(here.value("SELECT count(*) FROM pg_replication_slots")));
+                busiest = busiest.max(number(catalog.value(under_way)));
+                peak = peak.max(number(here.value(SESSIONS))).max(number(there.value(SESSIONS)));
                 std::thread::sleep(Duration::from_millis(50));
             }
             (slots, busiest, peak)
         });
+        let before = m.processor_seconds();
         let began = Instant::now();
         let output = m.command(&[
             "move",
@@ -98,8 +105,12 @@ fn heavy_many_moves_share_a_slot_and_keep_to_the_limit() {
             "--wait",
         ]);
         let took = began.elapsed();
+        let after = m.processor_seconds();
         over.store(true, Ordering::Relaxed);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for ((part, before), (_, after)) in before.into_iter().zip(after) {
+            println!("{part}: {:.1} ms of processor time a move", (after - before) * 1000.0 / all as f64);
+        }
         let (slots, busiest, peak) = watching.join().expect("it watches");
         (took, slots, busiest, peak)
     });
