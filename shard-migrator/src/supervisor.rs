@@ -117,6 +117,16 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
     let mut board = Board::new(attempts.clone());
     let mut watching = tokio::spawn(unread::watch(engine.clone()));
     let _ends_with_the_term = AbortOnDrop(watching.abort_handle());
+    // One that is queued waits for those of its tenant before it.
+    let sql = "SELECT id, source, target, phase, wish NOT IN ('run', 'pause'),
+                   coalesce(now() >= moved_at + make_interval(secs => nullif(coalesce(
+                       (options->>'retention_s')::float8, $1), 0)), false), wish
+               FROM moves m WHERE phase <> 'done' AND NOT (
+                   phase = 'queued' AND kind <> 'plan' AND EXISTS (
+                       SELECT FROM moves e WHERE e.tenant = m.tenant AND e.id < m.id AND e.phase <> 'done'
+                         AND e.kind <> 'plan'))
+               ORDER BY phase <> 'cutover', phase <> 'rolling_back', id";
+    let unfinished = lock.prepare(sql).await.map_err(failed)?;
     let mut told: Option<Instant> = None;
     loop {
         board.collect();
@@ -124,17 +134,8 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
             told = Some(Instant::now());
             tell_streams(&lock, &engine.streams).await.map_err(failed)?;
         }
-        // One that is queued waits for those of its tenant before it.
-        let sql = "SELECT id, source, target, phase, wish NOT IN ('run', 'pause'),
-                       coalesce(now() >= moved_at + make_interval(secs => nullif(coalesce(
-                           (options->>'retention_s')::float8, $1), 0)), false), wish
-                   FROM moves m WHERE phase <> 'done' AND NOT (
-                       phase = 'queued' AND kind <> 'plan' AND EXISTS (
-                           SELECT FROM moves e WHERE e.tenant = m.tenant AND e.id < m.id AND e.phase <> 'done'
-                             AND e.kind <> 'plan'))
-                   ORDER BY phase <> 'cutover', phase <> 'rolling_back', id";
         let retention = Options::default().retention_s as f64;
-        let rows = lock.query(sql, &[&retention]).await.map_err(failed)?;
+        let rows = lock.query(&unfinished, &[&retention]).await.map_err(failed)?;
         for row in &rows {
             let (id, phase): (i64, String) = (row.get(0), row.get(3));
             let shards = [row.get::<_, String>(1), row.get::<_, String>(2)];

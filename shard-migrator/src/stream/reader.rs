@@ -50,6 +50,20 @@ struct Interest {
 }
 
 impl Interest {
+    /// Adds a subscriber, if it wants rows of the relation.
+    fn add(&mut self, id: u64, subscriber: &Subscriber, relation: &Relation) {
+        let of_table = |w: &&Wanted| w.schema == relation.schema && w.table == relation.name;
+        let Some(wanted) = subscriber.wanted.iter().find(of_table) else { return };
+        match &wanted.column {
+            None => self.all.push(id),
+            Some(column) => {
+                let column = relation.columns.iter().position(|(name, _)| name == column);
+                let tenant = Bytes::from(subscriber.tenant.clone().into_bytes());
+                self.by_column.entry(column).or_default().entry(tenant).or_default().push(id);
+            }
+        }
+    }
+
     fn subscribers(&self) -> impl Iterator<Item = &u64> {
         self.by_column.values().flat_map(HashMap::values).flatten().chain(&self.all)
     }
@@ -248,8 +262,11 @@ impl Reader {
         let (of, tenant, wanted) = (request.id, request.tenant, request.wanted);
         let subscriber = Subscriber { of, tenant, wanted, events: tell, pace };
         if request.done.send(subscription).is_ok() {
+            // The others' interests stay as they are, of whom there may be hundreds.
+            for (oid, relation) in &self.relations {
+                self.interests.entry(*oid).or_default().add(self.last_id, &subscriber, relation);
+            }
             self.subscribers.insert(self.last_id, subscriber);
-            self.resolve_all();
         }
         Ok(())
     }
@@ -265,16 +282,7 @@ impl Reader {
     fn resolve(&mut self, relation: &Relation) {
         let mut interest = Interest::default();
         for (id, subscriber) in &self.subscribers {
-            let of_table = |w: &&Wanted| w.schema == relation.schema && w.table == relation.name;
-            let Some(wanted) = subscriber.wanted.iter().find(of_table) else { continue };
-            match &wanted.column {
-                None => interest.all.push(*id),
-                Some(column) => {
-                    let column = relation.columns.iter().position(|(name, _)| name == column);
-                    let tenant = Bytes::from(subscriber.tenant.clone().into_bytes());
-                    interest.by_column.entry(column).or_default().entry(tenant).or_default().push(*id);
-                }
-            }
+            interest.add(*id, subscriber, relation);
         }
         self.interests.insert(relation.oid, interest);
     }
