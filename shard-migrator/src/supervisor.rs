@@ -34,6 +34,9 @@ const SILENCE_S: u64 = 5;
 /// How often who does not lead tries to, and moves are looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Moves are not looked for more often, whatever is heard: of many that begin and end, each would have all of them read.
+const BREATH: Duration = Duration::from_millis(100);
+
 /// Pause before a move that could not go on is taken up again: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -129,6 +132,7 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
     let unfinished = lock.prepare(sql).await.map_err(failed)?;
     let mut told: Option<Instant> = None;
     loop {
+        let looked = Instant::now();
         board.collect();
         if told.is_none_or(|at| at.elapsed() >= TELL) {
             told = Some(Instant::now());
@@ -164,6 +168,7 @@ async fn term(settings: &Settings, attempts: &Arc<RwLock<()>>) -> Result<(), Mov
             }
             () = tokio::time::sleep(LOOK) => {}
         }
+        tokio::time::sleep_until(looked + BREATH).await;
     }
 }
 
