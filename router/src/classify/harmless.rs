@@ -70,10 +70,14 @@ const NAMES_A_RELATION: &[&[u8]] =
 /// Whether `sql`, a single statement, calls a function that is not known to be harmless. Strings, comments
 /// and quoted names are skipped; what else is not understood counts as a call.
 pub(super) fn calls_unknown(sql: &[u8]) -> bool {
+    if memchr::memchr(b'(', sql).is_none() {
+        return false;
+    }
     let mut at = 0;
     let mut comment_end = 0;
-    // Most texts, and the longest, have neither comments nor dollars.
-    let odd = memchr::memchr3(b'$', b'-', b'/', sql).is_some();
+    // Most texts, and the longest, have neither comments nor dollars but those of parameters.
+    let quotes = |at: usize| !sql.get(at + 1).is_some_and(u8::is_ascii_digit);
+    let odd = memchr::memchr2(b'-', b'/', sql).is_some() || memchr::memchr_iter(b'$', sql).any(quotes);
     loop {
         let rest = &sql[at..];
         let found = match odd {
@@ -182,6 +186,8 @@ mod tests {
             "SELECT $1::numeric(10, 2)",
             "/* it's */ SELECT count(*) FROM t -- (it's",
             "SELECT $a$ f('x') $a$, \"f(\" FROM t WHERE a IN ($1, $2)",
+            "INSERT INTO t (a, b) VALUES ($1, lower($2))",
+            "SELECT 1 WHERE 'open",
         ] {
             assert!(!calls_unknown(sql.as_bytes()), "{sql}");
         }
@@ -199,7 +205,11 @@ mod tests {
             "select E'\\'', setu('alice'), E'\\''",
             "select setu/* a */('alice')",
             "select -- as\n setu('alice')",
-            "select 'open",
+            "select 'open (",
+            "select f($1)",
+            "select $1, f$1 ($2)",
+            "select $1 || 'a'::text, $2f(1)",
+            "select $1, $$x$$, f($2)",
         ] {
             assert!(calls_unknown(sql.as_bytes()), "{sql}");
         }

@@ -68,8 +68,14 @@ impl Half {
     }
 
     /// Deals with the rest of a message that was decided on before. False if more is to come.
-    #[inline]
+    #[inline(always)]
     pub(super) fn continue_message(&mut self) -> bool {
+        // Of most messages all is there at once.
+        (self.pass == 0 && self.drop == 0) || self.go_on()
+    }
+
+    #[inline(never)]
+    fn go_on(&mut self) -> bool {
         if self.pass > 0 {
             let here = self.buffer.fresh().len().min(self.pass);
             self.buffer.approve(here);
@@ -138,9 +144,10 @@ impl Half {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        let capacity = std::mem::take(&mut self.before);
-        *self = Self::default();
-        self.before = capacity;
+        self.buffer = Buffer::default();
         self.before.clear();
+        self.before_sent = 0;
+        self.pass = 0;
+        self.drop = 0;
     }
 }

@@ -18,6 +18,9 @@ use crate::exchange::Owed;
 use crate::server::UNNAMED_OF_NOBODY;
 use crate::statements::{NAME_PREFIX, NO_STATEMENT, Statement, TRIED_STATEMENT};
 
+/// Room for the text of a Parse that a relay keeps for the next one, in bytes.
+const PARSING_BYTES: usize = 4096;
+
 impl Relay {
     pub(super) fn client_parse(&mut self, core: &mut Core, len: usize) -> Result<bool, End> {
         let max = core.shared.settings().limits.statement_bytes;
@@ -34,8 +37,19 @@ impl Relay {
         if !self.is_whole(len, max)? {
             return Ok(false);
         }
-        let body = self.c.buffer.fresh()[frame::HEADER..len].to_vec();
-        let mut parse = message::parse(&body).map_err(|_| violation("invalid message format".to_owned()))?;
+        let mut body = std::mem::take(&mut self.parsing);
+        body.extend_from_slice(&self.c.buffer.fresh()[frame::HEADER..len]);
+        let dealt_with = self.client_parse_body(core, len, &body);
+        if body.capacity() <= PARSING_BYTES {
+            body.clear();
+            self.parsing = body;
+        }
+        dealt_with
+    }
+
+    /// The Parse of `len` bytes that the fresh bytes begin with, of which `body` is a copy.
+    fn client_parse_body(&mut self, core: &mut Core, len: usize, body: &[u8]) -> Result<bool, End> {
+        let mut parse = message::parse(body).map_err(|_| violation("invalid message format".to_owned()))?;
         if self.exchange.is_skipping() {
             self.c.forward(len);
             return Ok(true);

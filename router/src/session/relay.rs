@@ -64,6 +64,8 @@ pub(super) struct Relay {
     pub(super) disturbance: Option<crate::hidden::Disturbance>,
     /// The unnamed statement was prepared in the group that is not ended: what it does is noted.
     pub(super) parsed_unnamed: bool,
+    /// Room for the message that is being looked at.
+    pub(super) parsing: Vec<u8>,
     /// Texts are parsed under settings of the transaction's own from here on, which are not followed.
     pub(super) parses_otherwise: bool,
     /// Settings to be set again behind the client's statement.
@@ -129,6 +131,7 @@ impl Relay {
                 look: None,
                 disturbance: None,
                 parsed_unnamed: false,
+                parsing: Vec::new(),
                 parses_otherwise: false,
                 after_sync: Vec::new(),
                 sets_back: false,
