@@ -88,7 +88,8 @@ struct FileShard {
     sslrootcert: Option<PathBuf>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
-    pool: FilePool,
+    #[serde(with = "FilePool")]
+    pool: PoolLimits,
     cordoned: bool,
 }
 
@@ -102,8 +103,9 @@ struct FileLogin {
     scram_keys: Option<Secret>,
 }
 
+/// How [`PoolLimits`] stand there.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "PoolLimits", deny_unknown_fields)]
 struct FilePool {
     size: u32,
     min: u32,
@@ -340,7 +342,7 @@ fn write_shard(s: &Shard) -> FileShard {
         sslrootcert: s.tls.root_cert.clone(),
         sslcert: s.tls.cert.clone(),
         sslkey: s.tls.key.clone(),
-        pool: write_pool(&s.pool),
+        pool: s.pool.clone(),
         cordoned: s.cordoned,
     }
 }
@@ -354,7 +356,7 @@ fn read_shard(s: FileShard) -> Result<Shard, SnapshotError> {
         database: s.database,
         login: read_login(s.login)?,
         tls: ServerTls { mode: s.sslmode, root_cert: s.sslrootcert, cert: s.sslcert, key: s.sslkey },
-        pool: read_pool(s.pool),
+        pool: s.pool,
         cordoned: s.cordoned,
     })
 }
@@ -380,42 +382,6 @@ fn read_login(l: FileLogin) -> Result<ServerLogin, SnapshotError> {
         (Some(_), Some(_)) => return Err(SnapshotError::Inconsistent("a login has two secrets")),
     };
     Ok(ServerLogin { user: l.user, secret })
-}
-
-fn write_pool(p: &PoolLimits) -> FilePool {
-    FilePool {
-        size: p.size,
-        min: p.min,
-        queue_timeout: p.queue_timeout,
-        queue_notice: p.queue_notice,
-        lifetime: p.lifetime,
-        idle_timeout: p.idle_timeout,
-        connect_timeout: p.connect_timeout,
-        backoff_max: p.backoff_max,
-        failover_timeout: p.failover_timeout,
-        max_standby_lag: p.max_standby_lag,
-        reads_from_primary: p.reads_from_primary,
-        check_after: p.check_after,
-        statements: p.statements,
-    }
-}
-
-fn read_pool(p: FilePool) -> PoolLimits {
-    PoolLimits {
-        size: p.size,
-        min: p.min,
-        queue_timeout: p.queue_timeout,
-        queue_notice: p.queue_notice,
-        lifetime: p.lifetime,
-        idle_timeout: p.idle_timeout,
-        connect_timeout: p.connect_timeout,
-        backoff_max: p.backoff_max,
-        failover_timeout: p.failover_timeout,
-        max_standby_lag: p.max_standby_lag,
-        reads_from_primary: p.reads_from_primary,
-        check_after: p.check_after,
-        statements: p.statements,
-    }
 }
 
 fn write_tenant(t: &Tenant) -> FileTenant {
