@@ -47,8 +47,9 @@ const WARM: usize = 8;
 /// Fences that are asked at a time because a shard has refused something, at most. The others wait.
 const DOUBTS: usize = 4;
 
-/// How long a client's error is held back to find out whether the fence is behind it.
-const DOUBT: Duration = Duration::from_secs(1);
+/// How long a client's error is held back to find out whether the fence is behind it, at most: where it is, and that is not found
+/// out, the client is told of a missing right rather than to try again.
+const DOUBT: Duration = Duration::from_secs(5);
 
 /// First and longest pause between attempts to reach the catalog.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
