@@ -9,9 +9,13 @@ import select
 import struct
 import sys
 import termios
+import time
 
 INPUT = json.loads(sys.argv[1])
 WAIT_S = 60
+# How long a screen may take before all of it is asked for once more: of what is drawn before the tenant is known, letters
+# that stay are not written again.
+SCREEN_S = 3
 
 pid, terminal = pty.fork()
 if pid == 0:
@@ -37,22 +41,29 @@ def read():
 
 
 def screen():
-    """By what a screen is sorted that shows the tenant; blanks may be jumped over instead of written."""
+    """By what a screen is sorted that shows the tenant, if one does soon; blanks may be jumped over instead of written."""
     global output
+    until = time.monotonic() + SCREEN_S
     shown = re.compile(rf"sortedby(\w+?)qquit.*TENANT.*{INPUT['tenant']}")
     while True:
         text = re.sub(r"\s", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output))
         if match := shown.search(text):
             output = ""
             return match[1]
+        if time.monotonic() > until:
+            return None
         assert read(), f"it ended: {output!r}"
 
 
 def sorted_by(wanted):
+    global output
+    until = time.monotonic() + WAIT_S
     for lines in sizes:
         resize(lines)
+        output = ""
         if screen() == wanted:
             return wanted
+        assert time.monotonic() < until, f"never sorted by {wanted}: {output!r}"
     raise AssertionError(f"never sorted by {wanted}")
 
 
