@@ -26,7 +26,7 @@ async fn it_is_installed_once_and_stays_the_same() {
     assert_eq!(status(&*client).await.unwrap(), None);
     let options = InstallOptions::default();
     let made = install(&mut client, &options).await.unwrap();
-    assert_eq!((made.steps, made.form), (4, Form::Parameter));
+    assert_eq!((made.steps, made.form), (5, Form::Parameter));
     keys::add(&mut client, &[keys::generate(1).unwrap()]).await.unwrap();
     let (before, contents) = (status(&*client).await.unwrap().unwrap(), cluster.value(CONTENTS));
     assert!(before.current && before.version == before.latest && before.keys == [1]);
