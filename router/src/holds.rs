@@ -51,6 +51,9 @@ const DOUBTS: usize = 4;
 /// out, the client is told of a missing right rather than to try again.
 const DOUBT: Duration = Duration::from_secs(5);
 
+/// How soon it is asked again if it has not answered.
+const DOUBT_AGAIN: Duration = Duration::from_millis(50);
+
 /// First and longest pause between attempts to reach the catalog.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -136,6 +139,13 @@ impl Holds {
         }
     }
 
+    /// Whether `tenant` lives on another shard than this, as far as we have heard.
+    fn lives_elsewhere(&self, shared: &Shared, tenant: &TenantId, than: &ShardName) -> bool {
+        let topology = shared.topology();
+        let placed = topology.tenant(tenant).and_then(|tenant| self.place(&topology, &tenant));
+        placed.is_some_and(|placed| topology.shards[usize::from(placed.shard)].name != *than)
+    }
+
     /// Forgets what the topology knows by now.
     pub(crate) fn catch_up(&self, topology: &Topology) {
         self.moved.retain(|id, moved| {
@@ -210,12 +220,23 @@ impl Holds {
 
 /// Asks the fence whether a right that a shard has refused was taken because the tenant is not served there any more: in
 /// schemas and databases of their own, nothing else keeps late readers out.
-pub(crate) fn doubt(shared: Arc<Shared>, tenant: TenantId) -> oneshot::Receiver<bool> {
+/// `from` is the shard that has refused: a router that has heard meanwhile asks the one where the tenant lives now.
+pub(crate) fn doubt(shared: Arc<Shared>, tenant: TenantId, from: ShardName) -> oneshot::Receiver<bool> {
     let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
         let asked = async {
             let _turn = shared.holds.doubts.0.acquire().await;
-            Asker::default().ask(&shared, &tenant).await
+            let mut asker = Asker::default();
+            loop {
+                let says = asker.ask(&shared, &tenant).await;
+                if shared.holds.lives_elsewhere(&shared, &tenant, &from) {
+                    return Says::NotServed;
+                }
+                match says {
+                    Says::Nothing => tokio::time::sleep(DOUBT_AGAIN).await,
+                    says => return says,
+                }
+            }
         };
         let fenced = match tokio::time::timeout(DOUBT, asked).await {
             Ok(Says::Moved(placement)) => {

@@ -39,7 +39,8 @@ impl Relay {
                 None
             }
             None if code.is_some_and(|code| REFUSED.contains(&&code)) && core.has_own_tables() => {
-                let asked = holds::doubt(core.shared.clone(), core.who.tenant.clone());
+                let from = core.seat.pool.shard.name.clone();
+                let asked = holds::doubt(core.shared.clone(), core.who.tenant.clone(), from);
                 self.doubt = Some(Doubt::Asked(asked));
                 None
             }
