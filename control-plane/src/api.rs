@@ -235,4 +235,19 @@ mod tests {
         assert!(text["components"]["schemas"]["Tenant"]["properties"]["epoch"].is_object());
         assert_eq!(text["components"]["securitySchemes"]["token"]["scheme"], "bearer");
     }
+    #[test]
+    fn only_what_stands_in_a_path_is_a_parameter_of_it() {
+        let (_, description) = described();
+        let text = serde_json::to_value(&description).unwrap();
+        for (path, verbs) in text["paths"].as_object().unwrap() {
+            for parameter in
+                verbs.as_object().unwrap().values().filter_map(|v| v["parameters"].as_array()).flatten()
+            {
+                let name = parameter["name"].as_str().unwrap();
+                let stands = path.contains(&format!("{{{name}}}"));
+                assert_eq!(parameter["in"] == "path", stands, "{name} of {path}");
+                assert!(parameter["in"] != "query" || parameter["required"] == false, "{name} of {path}");
+            }
+        }
+    }
 }

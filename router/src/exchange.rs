@@ -516,8 +516,8 @@ impl Exchange {
         self.copy_in
     }
 
-    /// ErrorResponse arrived, with this SQLSTATE. `undo` gets what the server skips because of it, in the order in which it was sent: to
-    /// be undone from its end.
+    /// ErrorResponse arrived, with this SQLSTATE. `undo` gets what the server skips because of it, in the order in which it
+    /// was sent: to be undone from its end.
     pub(crate) fn got_error(&mut self, code: Option<[u8; 5]>, undo: &mut Vec<Undo>) -> ErrorIs {
         self.copy_in = false;
         self.doubtful = self.doubtful.saturating_add(std::mem::take(&mut self.swallowed));

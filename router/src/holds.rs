@@ -227,16 +227,15 @@ pub(crate) fn doubt(shared: Arc<Shared>, tenant: TenantId, from: ShardName) -> o
         let asked = async {
             let _turn = shared.holds.doubts.0.acquire().await;
             let mut asker = Asker::default();
-            loop {
-                let says = asker.ask(&shared, &tenant).await;
-                if shared.holds.lives_elsewhere(&shared, &tenant, &from) {
-                    return Says::NotServed;
-                }
-                match says {
+            // It may be heard of before the fence is asked, and while it is.
+            while !shared.holds.lives_elsewhere(&shared, &tenant, &from) {
+                match asker.ask(&shared, &tenant).await {
                     Says::Nothing => tokio::time::sleep(DOUBT_AGAIN).await,
+                    Says::Served if shared.holds.lives_elsewhere(&shared, &tenant, &from) => break,
                     says => return says,
                 }
             }
+            Says::NotServed
         };
         let fenced = match tokio::time::timeout(DOUBT, asked).await {
             Ok(Says::Moved(placement)) => {

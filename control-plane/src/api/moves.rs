@@ -92,6 +92,7 @@ pub(super) async fn resume(
 
 /// How a move is given up.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Abortion {
     /// Give it up without asking the target, which does not answer. What is there is cleared when it does.
@@ -125,6 +126,7 @@ pub(super) async fn rollback(
 
 /// How a move is completed.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Completion {
     /// End it without asking the source, which does not come back. What is there stays there.

@@ -133,6 +133,7 @@ pub struct MoveOptions {
 
 /// Which moves to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct MoveFilter {
     /// Those of this tenant.
