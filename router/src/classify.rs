@@ -8,6 +8,7 @@ pub(crate) mod channels;
 mod harmless;
 mod lexer;
 mod names;
+pub(crate) mod prepared;
 pub(crate) mod reach;
 pub(crate) mod read_only;
 mod suspects;

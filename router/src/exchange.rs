@@ -343,7 +343,7 @@ impl Exchange {
     pub(crate) fn got_own(&mut self, tag: u8, status: u8) -> Result<OwnReply, Desync> {
         use switchyard_wire::frame::backend;
         match (tag, self.owed.front()) {
-            (backend::PARSE_COMPLETE, Some(Owed::OwnParse))
+            (backend::PARSE_COMPLETE, Some(Owed::OwnParse(_)))
             | (backend::BIND_COMPLETE, Some(Owed::OwnBind))
             | (backend::COMMAND_COMPLETE | backend::EMPTY_QUERY, Some(Owed::OwnExecute(_))) => {
                 self.pop();
@@ -368,10 +368,13 @@ impl Exchange {
                 if !matches!(ends, Some(Owed::OwnSync)) {
                     return Ok(OwnReply::FailedTheClients);
                 }
+                let mut failed = None;
                 while !matches!(self.owed.front(), Some(Owed::OwnSync) | None) {
-                    self.pop();
+                    if let Some(Owed::OwnParse(Some(name))) = self.pop() {
+                        failed = Some(name);
+                    }
                 }
-                Ok(OwnReply::Failed(None))
+                Ok(OwnReply::Failed(failed))
             }
             _ => Err(Desync),
         }
@@ -412,7 +415,7 @@ impl Exchange {
             Some(Owed::ParseUnnamed(_) | Owed::Parse(..) | Owed::ParseAgain(_) | Owed::ParseDuplicate(_)) => {
                 Ok(true)
             }
-            Some(Owed::Inject(_)) => Ok(false),
+            Some(Owed::Inject(_) | Owed::InjectByName(_)) => Ok(false),
             _ => Err(Desync),
         }
     }
@@ -421,11 +424,11 @@ impl Exchange {
     pub(crate) fn got_close_complete(&mut self) -> Result<Option<u8>, Desync> {
         self.skip_silent();
         match self.pop() {
-            Some(Owed::Close | Owed::CloseStatement { .. }) => {
+            Some(Owed::Close | Owed::CloseStatement { .. } | Owed::ClosePrepared { .. }) => {
                 Ok(Some(switchyard_wire::frame::backend::CLOSE_COMPLETE))
             }
             Some(Owed::ParseAsClose(_)) => Ok(Some(switchyard_wire::frame::backend::PARSE_COMPLETE)),
-            Some(Owed::Evict(_) | Owed::CloseTried) => Ok(None),
+            Some(Owed::Evict(_) | Owed::CloseTried | Owed::CloseByName(_)) => Ok(None),
             _ => Err(Desync),
         }
     }
@@ -485,7 +488,14 @@ impl Exchange {
                 self.skip_silent();
                 match self.pop() {
                     Some(Owed::ParseAsClose(name)) => undo.push(Undo::Named(name)),
-                    Some(Owed::Close | Owed::CloseStatement { .. } | Owed::Evict(_) | Owed::CloseTried) => {}
+                    Some(
+                        Owed::Close
+                        | Owed::CloseStatement { .. }
+                        | Owed::ClosePrepared { .. }
+                        | Owed::Evict(_)
+                        | Owed::CloseTried
+                        | Owed::CloseByName(_),
+                    ) => {}
                     _ => return Err(Desync),
                 }
                 Ok(())

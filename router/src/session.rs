@@ -7,6 +7,7 @@
 
 mod behind;
 mod borrow;
+mod by_name;
 mod client_half;
 mod doubt;
 mod effects;

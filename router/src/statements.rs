@@ -184,7 +184,12 @@ impl ClientStatements {
 
     /// Whether it was there.
     pub(crate) fn remove_by_sql(&mut self, name: &str) -> bool {
-        self.by_sql.remove(name).is_some()
+        self.take_by_sql(name).is_some()
+    }
+
+    /// Takes out the `PREPARE` that made the statement of this name.
+    pub(crate) fn take_by_sql(&mut self, name: &str) -> Option<String> {
+        self.by_sql.remove(name)
     }
 
     pub(crate) fn clear_by_sql(&mut self) {

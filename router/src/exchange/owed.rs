@@ -46,6 +46,10 @@ pub(crate) enum Owed {
     ParseDuplicate(Box<[u8]>),
     /// ParseComplete, not to be shown: the router prepared a statement that the server lacked.
     Inject(Option<Arc<Statement>>),
+    /// ParseComplete, not to be shown: the router prepared a statement by the client's own name, which its SQL uses.
+    InjectByName(Box<str>),
+    /// CloseComplete, not to be shown, for the same.
+    CloseByName(Box<str>),
     /// CloseComplete, not to be shown: the router made room, by closing this one, or the unnamed one.
     Evict(Option<Arc<Statement>>),
     /// CloseComplete, not to be shown: what was tried is gone.
@@ -61,14 +65,23 @@ pub(crate) enum Owed {
         /// Whether it was closed on the server, too.
         on_server: bool,
     },
+    /// CloseComplete for a statement that the client has prepared by SQL. If an error comes first, it is still there.
+    ClosePrepared {
+        /// The client's name.
+        name: Box<str>,
+        /// The `PREPARE`.
+        sql: String,
+        /// Whether the server had it, too.
+        on_server: bool,
+    },
     /// An error, which the client gets in other words, and ReadyForQuery: a Query that the router refuses.
     RefusedQuery(Box<ErrorResponse>),
     /// An error, which the client gets in other words: what makes the server skip a group that the router refuses.
     RefusedGroup(Box<ErrorResponse>),
     /// ReadyForQuery for a Query or a FunctionCall of the router's own; the name of what it prepares.
     OwnQuery(Option<Box<str>>),
-    /// ParseComplete for a statement of the router's own.
-    OwnParse,
+    /// ParseComplete for a statement of the router's own; its name, where it is one of the client's.
+    OwnParse(Option<Box<str>>),
     /// BindComplete for it.
     OwnBind,
     /// CommandComplete for it; the name of what it prepares, in a group of the client's.
@@ -87,7 +100,7 @@ impl Owed {
     pub(super) fn is_own(&self) -> bool {
         matches!(
             self,
-            Self::OwnQuery(_) | Self::OwnParse | Self::OwnBind | Self::OwnExecute(_) | Self::OwnSync
+            Self::OwnQuery(_) | Self::OwnParse(_) | Self::OwnBind | Self::OwnExecute(_) | Self::OwnSync
         )
     }
 
@@ -107,7 +120,11 @@ impl Owed {
             Self::ParseUnnamed(serial) if failed => Some(Undo::Unnamed(serial)),
             Self::Replaced(before) => Some(Undo::Replaced(before)),
             Self::Inject(None) | Self::Evict(None) | Self::RefusedGroup(_) => Some(Undo::OnServer),
-            Self::OwnExecute(Some(name)) => Some(Undo::BySql(name)),
+            Self::OwnExecute(Some(name)) | Self::OwnParse(Some(name)) | Self::InjectByName(name) => {
+                Some(Undo::BySql(name))
+            }
+            Self::CloseByName(name) => Some(Undo::StillByName(name)),
+            Self::ClosePrepared { name, sql, on_server } => Some(Undo::StillPrepared(name, sql, on_server)),
             Self::Evict(Some(statement)) => Some(Undo::Evicted(statement)),
             Self::CloseStatement { name, statement, on_server } => {
                 Some(Undo::Closed(name, statement, on_server))
@@ -136,6 +153,10 @@ pub(crate) enum Undo {
     Replaced(Box<(SavedUnnamed, UnnamedOf)>),
     /// The server does not have this statement, which the session has prepared by SQL.
     BySql(Box<str>),
+    /// The server still has the statement of this name of the client's.
+    StillByName(Box<str>),
+    /// The client still has this statement, prepared by SQL; so has the server, if it was to be closed there.
+    StillPrepared(Box<str>, String, bool),
     /// What unnamed statement the server has is not known.
     OnServer,
 }

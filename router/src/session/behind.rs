@@ -92,7 +92,7 @@ impl Relay {
         build::sync(self.c.own());
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
         for _ in 0..if counts { 1 } else { 2 } {
-            for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(None)] {
+            for owed in [Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(None)] {
                 self.exchange.sent_own(owed);
             }
         }

@@ -373,14 +373,21 @@ impl Relay {
         } else if let Effect::Deallocate(Some(name)) = &effect {
             instead = self.deallocation(core, name)?;
         } else if effect != Effect::Nothing || core.pin.is_some() {
-            if let Effect::Execute(name) | Effect::Prepare(name) = &effect {
-                self.ensure_by_sql(core, name);
+            match &effect {
+                Effect::Execute(name) | Effect::Prepare(name) => self.ensure_by_name(core, name),
+                _ if whole => self.ensure_mentioned(core, len, frame::HEADER),
+                _ => {}
             }
             let text = whole.then(|| String::from_utf8(self.query_text(len).to_vec()).ok()).flatten();
             self.note_effect(core, effect, text);
-        } else if self.follows_channels(core) {
-            let text = self.query_text(len).to_vec();
-            self.note_plain(core, &text);
+        } else {
+            if whole {
+                self.ensure_mentioned(core, len, frame::HEADER);
+            }
+            if self.follows_channels(core) {
+                let text = self.query_text(len).to_vec();
+                self.note_plain(core, &text);
+            }
         }
         self.note_reach(core, reach, is_noted, |relay| {
             String::from_utf8(relay.query_text(len).to_vec()).ok().filter(|_| whole)

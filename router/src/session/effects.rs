@@ -135,6 +135,7 @@ impl Relay {
             Effect::Execute(name) => {
                 let sql = core.statements().by_sql(&name).or(self.pending.by_sql(&name));
                 let effect = sql.map(|sql| classify(after_as(sql)));
+                let effect = effect.or_else(|| Some(core.statements().get(name.as_bytes())?.effect.clone()));
                 match effect {
                     Some(effect) => self.note_effect(core, effect, None),
                     None => server.carried.dirty = true,
@@ -247,40 +248,6 @@ impl Relay {
         }
     }
 
-    /// Prepares on this connection what the session has prepared by SQL elsewhere.
-    pub(super) fn ensure_by_sql(&mut self, core: &mut Core, name: &str) {
-        let Some(server) = &mut self.server else { return };
-        let Some(sql) = core.statements.as_ref().and_then(|s| s.by_sql(name)) else { return };
-        if server.sql_names.contains(name) {
-            return;
-        }
-        let out = self.c.own();
-        let begin = out.len();
-        let made = if self.exchange.is_open() {
-            let all = build::parse(out, b"", sql.as_bytes(), &[0, 0])
-                .and_then(|()| build::bind_text(out, b"", b"", &[]))
-                .and_then(|()| build::execute(out, b"", 0));
-            if all.is_ok() {
-                for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(Some(name.into()))] {
-                    self.exchange.sent_own(owed);
-                }
-            }
-            all
-        } else {
-            build::query(out, sql.as_bytes())
-                .map(|()| self.exchange.sent_own(Owed::OwnQuery(Some(name.into()))))
-        };
-        if made.is_err() {
-            self.c.own().truncate(begin);
-            return;
-        }
-        // It is counted on ahead: what comes behind this group waits until that is known.
-        self.stall = true;
-        server.sql_names.insert(name.to_owned());
-        server.carried.dirty = true;
-        server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
-    }
-
     /// What the statements of the group that has ended have changed for good.
     pub(super) fn settle(&mut self, core: &mut Core) {
         self.pending.reached(self.exchange.take_reached());
@@ -349,13 +316,13 @@ impl Relay {
                 }
             }
             Pending::Deallocate(name) => {
-                let by_sql = std::str::from_utf8(&name).ok().and_then(|name| {
-                    let removed = core.statements().remove_by_sql(name);
-                    removed.then(|| self.server.as_mut().map(|server| server.sql_names.remove(name)))
-                });
-                if by_sql.is_none()
+                let by_sql = std::str::from_utf8(&name).ok();
+                let on_server = by_sql
+                    .zip(self.server.as_mut())
+                    .is_some_and(|(name, server)| server.sql_names.remove(name));
+                if !by_sql.is_some_and(|name| core.statements().remove_by_sql(name))
                     && let Some(statement) = core.statements().remove(&name)
-                    && let Some(server) = &mut self.server
+                    && let Some(server) = self.server.as_mut().filter(|_| !on_server)
                 {
                     server.statements.remove(statement.id);
                 }

@@ -65,11 +65,15 @@ impl Relay {
             let effect = classify(parse.sql);
             let (reach, is_noted) = (reach(parse.sql), effect == Effect::Unknown);
             match &effect {
-                Effect::Nothing if core.pin.is_none() => self.note_plain(core, parse.sql),
+                Effect::Nothing if core.pin.is_none() => {
+                    self.ensure_mentioned(core, len, frame::HEADER + 1);
+                    self.note_plain(core, parse.sql);
+                }
                 Effect::Deallocate(Some(name)) => instead = self.deallocation(core, name)?,
                 effect => {
-                    if let Effect::Execute(name) | Effect::Prepare(name) = effect {
-                        self.ensure_by_sql(core, name);
+                    match effect {
+                        Effect::Execute(name) | Effect::Prepare(name) => self.ensure_by_name(core, name),
+                        _ => self.ensure_mentioned(core, len, frame::HEADER + 1),
                     }
                     self.note_effect(core, effect.clone(), String::from_utf8(parse.sql.to_vec()).ok());
                 }
@@ -100,7 +104,10 @@ impl Relay {
         let statement = core.shared.statements.get(parse.sql, parse.types, settings);
         self.arm_replan(&statement);
         self.c.discard(len);
-        if core.statements().contains(parse.name) {
+        let by_sql = std::str::from_utf8(parse.name).ok();
+        if core.statements().contains(parse.name)
+            || by_sql.is_some_and(|name| core.statements().by_sql(name).is_some())
+        {
             // PostgreSQL must be the one to refuse it: the text, or the transaction, may be at fault
             // as well. So the text gets a name of ours, and then is given that name once more.
             self.ensure_statement(core, &statement)?;
@@ -264,7 +271,7 @@ impl Relay {
         if known.is_none() && !unknown_of_ours {
             if let Ok(name) = std::str::from_utf8(names.statement) {
                 let name = name.to_owned();
-                self.ensure_by_sql(core, &name);
+                self.ensure_by_name(core, &name);
             }
             // PostgreSQL says by the client's own name that there is none, or knows it from PREPARE.
             self.exchange.sent_bind(of_unnamed);
@@ -371,11 +378,13 @@ impl Relay {
         let name = target.name.to_vec();
         if name.is_empty() {
             self.ensure_unnamed(core)?;
-        } else if let Some(server_name) = self.server_name_of(core, name)? {
+        } else if let Some(server_name) = self.server_name_of(core, name.clone())? {
             self.c.discard(len);
             built(build::describe(self.c.own(), b'S', &server_name))?;
             self.exchange.sent_extended(Owed::Describe);
             return Ok(true);
+        } else if let Ok(name) = String::from_utf8(name) {
+            self.ensure_by_name(core, &name);
         }
         self.exchange.sent_extended(Owed::Describe);
         self.c.forward(len);
@@ -404,7 +413,27 @@ impl Relay {
             self.c.forward(len);
             return Ok(true);
         }
+        let by_name = std::str::from_utf8(&name).ok();
+        let by_name =
+            by_name.filter(|name| self.server.as_ref().is_some_and(|s| s.sql_names.contains(*name)));
+        let by_name: Option<Box<str>> = by_name.map(Into::into);
+        if let Some(server) = &mut self.server
+            && let Some(name) = &by_name
+        {
+            // As below: what follows must wait until it is known whether this was skipped.
+            self.stall = true;
+            server.sql_names.remove(&**name);
+        }
         let Some(statement) = core.statements().remove(&name) else {
+            if let Ok(name) = std::str::from_utf8(&name)
+                && let Some(sql) = core.statements().take_by_sql(name)
+            {
+                self.stall = true;
+                let (name, on_server) = (name.into(), by_name.is_some());
+                self.c.forward(len);
+                self.exchange.sent_extended(Owed::ClosePrepared { name, sql, on_server });
+                return Ok(true);
+            }
             if name.starts_with(NAME_PREFIX) {
                 self.c.discard(len);
                 built(build::close(self.c.own(), b'S', NO_STATEMENT))?;
@@ -422,7 +451,11 @@ impl Relay {
         let on_server = self.server.as_mut().is_some_and(|server| server.statements.remove(statement.id));
         let there: &[u8] = if on_server { &statement.name } else { NO_STATEMENT };
         built(build::close(self.c.own(), b'S', there))?;
-        self.exchange.sent_extended(Owed::CloseStatement { name: name.into(), statement, on_server });
+        self.exchange.sent_extended(Owed::CloseStatement { name: name.clone().into(), statement, on_server });
+        if let Some(by_name) = by_name {
+            built(build::close(self.c.own(), b'S', &name))?;
+            self.exchange.sent_extended(Owed::CloseByName(by_name));
+        }
         Ok(true)
     }
 
@@ -430,7 +463,7 @@ impl Relay {
     /// prepared that by the protocol.
     pub(super) fn deallocation(&mut self, core: &mut Core, name: &str) -> Result<Option<Vec<u8>>, End> {
         if core.statements.as_ref().is_some_and(|s| s.by_sql(name).is_some()) {
-            self.ensure_by_sql(core, name);
+            self.ensure_by_name(core, name);
             self.expect(Pending::Deallocate(name.as_bytes().into()));
             return Ok(None);
         }
@@ -439,6 +472,10 @@ impl Relay {
             let foreign = name.as_bytes().starts_with(NAME_PREFIX);
             return Ok(foreign.then(|| [b"DEALLOCATE ", NO_STATEMENT].concat()));
         };
+        if self.server.as_ref().is_some_and(|server| server.sql_names.contains(name)) {
+            self.expect(Pending::Deallocate(name.as_bytes().into()));
+            return Ok(None);
+        }
         self.ensure_statement(core, &statement)?;
         self.expect(Pending::Deallocate(name.as_bytes().into()));
         Ok(Some([b"DEALLOCATE ", &statement.name[..]].concat()))

@@ -113,7 +113,7 @@ impl Relay {
         }
         build::sync(self.c.own());
         server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
-        for owed in [Owed::OwnParse, Owed::OwnBind, Owed::OwnExecute(None), Owed::OwnSync] {
+        for owed in [Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(None), Owed::OwnSync] {
             self.exchange.sent_own(owed);
         }
         core.shared.stats.probes.add(1);

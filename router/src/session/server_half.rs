@@ -479,6 +479,17 @@ impl Relay {
                     server.sql_names.remove(&*name);
                 }
             }
+            Undo::StillByName(name) => {
+                if let Some(server) = server {
+                    server.sql_names.insert(name.into());
+                }
+            }
+            Undo::StillPrepared(name, sql, on_server) => {
+                if let Some(server) = server.filter(|_| on_server) {
+                    server.sql_names.insert(name.clone().into());
+                }
+                core.statements().insert_by_sql(name.into(), sql);
+            }
             Undo::OnServer => {
                 if let Some(server) = server {
                     server.unnamed_of = UNNAMED_OF_NOBODY;

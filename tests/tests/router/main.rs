@@ -3,6 +3,7 @@
 mod attacks;
 mod batches;
 mod behind;
+mod by_name;
 mod cancel;
 mod cancel_elsewhere;
 mod checklist;
