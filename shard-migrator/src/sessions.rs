@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +22,11 @@ const CLEANING: Duration = Duration::from_secs(1);
 pub(crate) const UNUSED: &str = "4s";
 
 /// Has a session be as it was in the beginning, but for statements that are prepared. In a transaction `BEGIN` is a
-/// warning, or an error and then [`END`] is needed; `ROLLBACK` alone would be a warning wherever there is none, which is
-/// nearly always.
+/// warning, or an error and then [`END`] is needed; `ROLLBACK` alone would be a warning wherever there is none.
 const CLEAN: &str = "BEGIN; ROLLBACK; RESET ALL";
+
+/// The same for one that is known to be in a transaction.
+const CLEAN_OPEN: &str = "ROLLBACK; RESET ALL";
 
 /// Statements that a session keeps, at most. The mover has fewer.
 const STATEMENTS: usize = 200;
@@ -71,6 +73,8 @@ struct Open {
     statements: Mutex<HashMap<String, Statement>>,
     /// What SQL has prepared, by its name: the text; none while that is not known.
     named: Mutex<HashMap<&'static str, Option<String>>>,
+    /// Whether its user has begun a transaction by [`Session::begin`] and not ended it.
+    begun: AtomicBool,
 }
 
 impl Open {
@@ -138,8 +142,8 @@ impl Sessions {
 
     /// One that was just opened.
     pub(crate) fn opened(self: &Arc<Self>, client: Client, key: Key) -> Session {
-        let open = Open { client, statements: Mutex::default(), named: Mutex::default() };
-        self.session(Arc::new(open), key)
+        let (statements, named, begun) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        self.session(Arc::new(Open { client, statements, named, begun }), key)
     }
 
     fn session(self: &Arc<Self>, open: Arc<Open>, key: Key) -> Session {
@@ -149,7 +153,8 @@ impl Sessions {
     /// Has it be used again, or end if nobody does.
     async fn keep(self: Arc<Self>, open: Arc<Open>, key: Key) {
         let cleaned = tokio::time::timeout(CLEANING, async {
-            match open.client.batch_execute(CLEAN).await {
+            let clean = if open.begun.swap(false, Ordering::Relaxed) { CLEAN_OPEN } else { CLEAN };
+            match open.client.batch_execute(clean).await {
                 Err(e) if e.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
                     open.client.batch_execute(END).await?;
                     open.client.batch_execute(CLEAN).await
@@ -191,6 +196,20 @@ impl Session {
     /// For statements whose texts are made up: these are prepared each time.
     pub(crate) fn client(&self) -> &Client {
         &self.open.client
+    }
+
+    /// Begins a transaction by this SQL, which whoever has the session may leave open: nobody waits for its end then.
+    pub(crate) async fn begin(&self, sql: &str) -> Result<(), Error> {
+        self.client().batch_execute(sql).await?;
+        self.open.begun.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Ends what [`Self::begin`] has begun, and does nothing of it.
+    pub(crate) async fn give_up(&self) -> Result<(), Error> {
+        self.client().batch_execute(END).await?;
+        self.open.begun.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A statement that is kept. Its text must be one of a few.

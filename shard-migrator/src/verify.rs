@@ -38,7 +38,7 @@ pub(crate) async fn begin_snapshot(
     client: &Session,
     at: &ShardAccess,
 ) -> Result<(Snapshot, String), MoveError> {
-    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(at.failed())?;
+    client.begin("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(at.failed())?;
     let sql = "SELECT pg_current_snapshot()::text, pg_export_snapshot()";
     let row = client.query_one(sql, &[]).await.map_err(at.failed())?;
     Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
@@ -75,7 +75,7 @@ pub(crate) async fn verify(
         if flow.advance_to(&snapshot, end).await?.is_some() {
             break;
         }
-        from.batch_execute("ROLLBACK").await.map_err(source.failed())?;
+        from.give_up().await.map_err(source.failed())?;
         if attempt == ATTEMPTS {
             return Err(MoveError::InTheWay("no moment could be found to compare at".to_owned()));
         }

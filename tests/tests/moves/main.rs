@@ -16,6 +16,7 @@ mod page;
 mod passwords;
 mod pieces;
 mod policy;
+mod quiet;
 mod reading;
 mod retained;
 mod routers;
