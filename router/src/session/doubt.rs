@@ -15,8 +15,9 @@ use super::relay::Relay;
 use crate::holds;
 
 /// What a shard says to whose right was taken: `insufficient_privilege`; and what of names in a schema that may not be used:
-/// `undefined_table`, `undefined_function`, `undefined_object`.
-const REFUSED: [&[u8; 5]; 4] = [b"42501", b"42P01", b"42883", b"42704"];
+/// `undefined_table`, `undefined_function`, `undefined_object`; and where the schema is gone that a name is said to be in:
+/// `invalid_schema_name`.
+const REFUSED: [&[u8; 5]; 5] = [b"42501", b"42P01", b"42883", b"42704", b"3F000"];
 
 /// What is known of the error that comes next.
 pub(super) enum Doubt {

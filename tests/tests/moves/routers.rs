@@ -67,6 +67,74 @@ fn heavy_in_every_model() {
     }
 }
 
+/// What is named with a schema that is gone is not looked for elsewhere, and said to be missing by another error.
+#[test]
+fn heavy_a_router_that_hears_nothing_asks_the_fence_where_a_schema_is_gone() {
+    let mut world = World::start(Model::Schema, true);
+    assert_eq!(world.check(), [""; 0]);
+    world.sql("CREATE FUNCTION tell() RETURNS int LANGUAGE sql RETURN 1");
+    let mut client = world.m.login(&world.acme, 1);
+    assert_eq!(client.column("SELECT t_acme.tell()"), ["1"]);
+    world.m.catalog_proxy.as_ref().expect("there is one").stall();
+    let moved = world.start_move(&[]);
+    assert_eq!(moved["phase"], "moved", "{moved}");
+    let done = world.m.cli(&["move", "complete", "acme", "--wait", "--timeout", "60"]);
+    assert_eq!(done["outcome"], "completed", "{done}");
+    assert_eq!(world.m.one(0, "SELECT count(*) FROM pg_namespace WHERE nspname = 't_acme'"), "0");
+    let late = client.try_rows("SELECT t_acme.tell()");
+    assert_eq!(late.expect_err("it is not there any more").sqlstate, "40001");
+    assert_eq!(client.column("SELECT t_acme.tell()"), ["1"]);
+    let nowhere = client.try_rows("SELECT t_nobody.tell()").expect_err("it never was");
+    assert_eq!(nowhere.sqlstate, "3F000", "{nowhere:?}");
+    world.m.catalog_proxy.as_ref().expect("there is one").resume();
+}
+
+/// Between a shard's refusal and the router's look at it, the router may hear where the tenant has gone: the fence that it
+/// would ask then is that of another shard, which has nothing against the tenant.
+fn hears_before_it_looks(model: Model) {
+    let mut world = World::start(model, true);
+    assert_eq!(world.check(), [""; 0]);
+    let mut client = world.m.login(&world.acme, 1);
+    client.rows(&mark(1));
+    let catalog = world.m.catalog_proxy.as_ref().expect("there is one");
+    catalog.stall();
+    let moved = world.start_move(&[]);
+    assert_eq!(moved["phase"], "moved", "{moved}");
+    world.home = 1;
+    // The shard refuses this when the router has heard, and not before.
+    let table = if model == Model::Schema { "t_acme.marks" } else { "marks" };
+    let mut way = world.m.shards[0].admin();
+    way.rows("BEGIN");
+    way.rows(&format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
+    client.send(&query("SELECT count(*) FROM marks"));
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                 WHERE wait_event_type = 'Lock' AND query LIKE '%count(*) FROM marks%' AND usename = 'app'";
+    wait::until_true("the shard to have the statement", || world.m.one(0, waits) == "1");
+    let before = world.m.routers[1].log().len();
+    catalog.resume();
+    wait::until_true("the router to hear of it", || {
+        world.m.routers[1].log()[before..].contains("topology changed")
+    });
+    way.rows("ROLLBACK");
+    let answer = client.until_ready();
+    let error = answer.iter().find(|m| m.tag == b'E').expect("it is not served there");
+    assert_eq!(error.sqlstate(), "40001", "{model:?}");
+    client.rows(&mark(2));
+    assert_eq!(world.sql("SELECT string_agg(n::text, ',' ORDER BY n) FROM marks WHERE writer = 9"), "1,2");
+    let done = world.m.cli(&["move", "complete", "acme", "--wait", "--timeout", "60"]);
+    assert_eq!(done["outcome"], "completed", "{done}");
+    world.nothing_left();
+}
+
+#[test]
+fn heavy_a_router_that_hears_of_a_move_before_it_looks_at_a_refusal_says_try_again() {
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| hears_before_it_looks(Model::Schema));
+        hears_before_it_looks(Model::Rows);
+        own.join().expect("the schema");
+    });
+}
+
 /// A router that stands still while a tenant moves has transactions under way when it wakes up.
 #[test]
 fn heavy_a_router_that_stood_still_has_lost_nothing() {
