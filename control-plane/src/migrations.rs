@@ -22,6 +22,7 @@ const STEPS: &[(&str, &str)] = &[
     ("moves without their source", include_str!("../migrations/0023_without_source.sql")),
     ("users of the console alone", include_str!("../migrations/0025_console_users.sql")),
     ("moves without their target", include_str!("../migrations/0026_without_target.sql")),
+    ("moves whose loss is accepted", include_str!("../migrations/0027_accepted_loss.sql")),
 ];
 
 /// How many steps there are.

@@ -122,3 +122,14 @@ async fn lock_version(t: &Transaction<'_>) -> Result<(), StoreError> {
     t.query_one("SELECT 1 FROM topology_version FOR UPDATE", &[]).await?;
     Ok(())
 }
+
+/// The version of the topology: what is read from here on is of this one or a later one.
+async fn version(t: &Transaction<'_>) -> Result<i64, StoreError> {
+    Ok(t.query_one("SELECT version FROM topology_version", &[]).await?.get(0))
+}
+
+/// As [`lock_version`], late: whether nobody has written since `version` was read.
+async fn is_still(t: &Transaction<'_>, version: i64) -> Result<bool, StoreError> {
+    let row = t.query_one("SELECT version FROM topology_version FOR UPDATE", &[]).await?;
+    Ok(row.get::<_, i64>(0) == version)
+}

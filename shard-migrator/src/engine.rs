@@ -5,6 +5,7 @@ mod clear;
 mod copying;
 mod forward;
 mod leave;
+mod loss;
 mod predict;
 mod ready;
 mod sequences;
@@ -19,6 +20,7 @@ use switchyard_catalog::signals::{ORDERS, Order};
 use switchyard_config::ShardName;
 use tokio::sync::Notify;
 
+use self::loss::Loss;
 use crate::MoveError;
 use crate::apply::Turn;
 use crate::fence;
@@ -120,7 +122,8 @@ impl Engine {
         let phase = job.phase;
         let ended = match journal.wish().await?.0 {
             Wish::CompleteWithoutSource => self.without_source(&journal, &job).await?,
-            Wish::AbortWithoutTarget => self.without_target(&journal, &job).await?,
+            Wish::AbortWithoutTarget => self.without_target(&journal, &job, Loss::Refused).await?,
+            Wish::AbortAcceptingLoss => self.without_target(&journal, &job, Loss::Accepted).await?,
             _ => false,
         };
         if ended {
@@ -284,7 +287,7 @@ impl Work<'_> {
             return Ok("rehearsed");
         }
         Ok(match self.journal.wish().await?.0 {
-            Wish::Abort | Wish::AbortWithoutTarget => "aborted",
+            Wish::Abort | Wish::AbortWithoutTarget | Wish::AbortAcceptingLoss => "aborted",
             _ => "failed",
         })
     }
@@ -371,6 +374,7 @@ impl Work<'_> {
     /// After a mover that ended in the middle of a cutover: whether the tenant has arrived. If not, it goes on where
     /// it was.
     async fn resolve(&mut self) -> Result<bool, MoveError> {
+        loss::must_know(&self.source, &self.target, &self.job).await?;
         self.take_over().await?;
         let moved = self.resolve_attempt().await?;
         if !moved {
@@ -391,7 +395,9 @@ impl Work<'_> {
     async fn obey(&self) -> Result<(), MoveError> {
         loop {
             match self.journal.wish().await?.0 {
-                Wish::Abort | Wish::AbortWithoutTarget => return Err(MoveError::Asked),
+                Wish::Abort | Wish::AbortWithoutTarget | Wish::AbortAcceptingLoss => {
+                    return Err(MoveError::Asked);
+                }
                 Wish::Pause => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
                 Wish::Run => return Ok(()),
                 Wish::Rollback | Wish::Complete | Wish::CompleteWithoutSource => {

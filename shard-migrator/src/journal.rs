@@ -58,6 +58,8 @@ pub enum Wish {
     Abort,
     /// Give it up, and leave the target as it is for now.
     AbortWithoutTarget,
+    /// The same, although the tenant may have arrived there: what it has written there is given up with it.
+    AbortAcceptingLoss,
     /// Go back, after the cutover.
     Rollback,
     /// Delete what is left at the source.
@@ -134,6 +136,18 @@ pub(crate) struct Job {
     pub options: Options,
     /// What is known so far of the receipt.
     pub receipt: Option<Value>,
+}
+
+/// What a move has left at its target.
+pub(crate) struct Left {
+    /// Where that is.
+    pub model: Model,
+    /// Where the tenant lives now.
+    pub home: String,
+    /// Its epoch there.
+    pub epoch: i64,
+    /// Whether the tenant has written some of it, so that it is for people to delete.
+    pub kept: bool,
 }
 
 /// The catalog, as the mover of one job writes it.
@@ -234,35 +248,42 @@ impl Journal {
         Ok((Self { client, sessions: sessions.clone(), id, term: job.term }, job))
     }
 
-    /// Moves that were given up without this shard, where what they have brought there is to be cleared.
+    /// Moves that were given up without this shard, where what they have brought there is to be cleared. Behind them, by
+    /// turns, those where what is there is for people to delete.
     pub(crate) async fn left_at(&self, target: &ShardName) -> Result<Vec<i64>, MoveError> {
         // What lies where the tenant lives by now is not the mover's to delete.
         let sql = "SELECT m.id FROM moves m WHERE m.target = $1 AND m.phase = 'done' AND m.left_at_target IS NOT NULL
                      AND NOT EXISTS (SELECT FROM placements p WHERE p.tenant = m.tenant AND p.shard = m.target)
-                   ORDER BY 1";
+                   ORDER BY m.kept_at_target, m.updated_at, m.id";
         let rows = self.client.query(sql, &[&target.as_str()]).await.map_err(catalog)?;
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 
-    /// Takes over the clearing of what a move has left at its target. Where that is, where the tenant lives now, and at
-    /// which epoch.
+    /// Takes over the clearing of what a move has left at its target.
     pub(crate) async fn claim_left(
         url: &SecretString,
         sessions: &Arc<Sessions>,
         id: i64,
         owner: &str,
-    ) -> Result<(Self, Job, Model, (String, i64)), MoveError> {
+    ) -> Result<(Self, Job, Left), MoveError> {
         let client = session(url, sessions).await?;
         let sql = "UPDATE moves m SET owner = $2, term = term + 1, updated_at = now()
                    WHERE id = $1 AND phase = 'done' AND left_at_target IS NOT NULL
                    RETURNING tenant, source, target, kind, phase, term, options, receipt, left_at_target,
                        coalesce((SELECT p.shard FROM placements p WHERE p.tenant = m.tenant), source),
-                       coalesce((SELECT p.epoch FROM placements p WHERE p.tenant = m.tenant), epoch, 0)";
+                       coalesce((SELECT p.epoch FROM placements p WHERE p.tenant = m.tenant), epoch, 0), kept_at_target";
         let row = client.query_opt(sql, &[&id, &owner]).await.map_err(catalog)?;
         let row = row.ok_or(MoveError::Superseded)?;
-        let (job, model) = (job(id, &row)?, parse("left_at_target", row.get(8))?);
+        let job = job(id, &row)?;
+        let model = parse("left_at_target", row.get(8))?;
+        let left = Left { model, home: row.get(9), epoch: row.get(10), kept: row.get(11) };
         let journal = Self { client, sessions: sessions.clone(), id, term: job.term };
-        Ok((journal, job, model, (row.get(9), row.get(10))))
+        Ok((journal, job, left))
+    }
+
+    /// Says that what is left at the target is for people to delete.
+    pub(crate) async fn kept_at_target(&self) -> Result<(), MoveError> {
+        self.write("kept_at_target = $3", &true).await
     }
 
     /// Says what is to be cleared at the target when that is back, or that there is nothing any more.
@@ -328,8 +349,17 @@ impl Journal {
         self.write("plan = $3", plan).await
     }
 
-    pub(crate) async fn epoch(&self, epoch: i64) -> Result<(), MoveError> {
-        self.write("epoch = $3", &epoch).await
+    /// Writes down the tenant's epoch, and that it may arrive with the other.
+    pub(crate) async fn epochs(&self, before: i64, after: i64) -> Result<(), MoveError> {
+        let set = "epoch = ($3::bigint[])[1], epoch_after = greatest(epoch_after, ($3::bigint[])[2])";
+        self.write(set, &[before, after].as_slice()).await
+    }
+
+    /// The highest epoch that the tenant may have arrived with; 0 if none was written down.
+    pub(crate) async fn epoch_after(&self) -> Result<i64, MoveError> {
+        let sql = "SELECT coalesce(epoch_after, 0) FROM moves WHERE id = $1 AND term = $2";
+        let row = self.client.query_opt(sql, &[&self.id, &self.term]).await.map_err(catalog)?;
+        Ok(row.ok_or(MoveError::Superseded)?.get(0))
     }
 
     pub(crate) async fn receipt(&self, receipt: &Value) -> Result<(), MoveError> {

@@ -63,6 +63,21 @@ impl Replies {
 
     /// Speaks to routers for a move, and hears what they answer to it.
     pub(crate) async fn to(&self, turn: &Turn) -> Result<Talk, MoveError> {
+        let (tell, heard) = mpsc::unbounded_channel();
+        let of = format!("{}.{}", turn.id, turn.term);
+        let (voice, listeners) = self.open().await?;
+        listeners.all().insert(of.clone(), tell);
+        Ok(Talk { voice, heard, listeners, of })
+    }
+
+    /// Says something that nobody answers.
+    pub(crate) async fn say(&self, channel: &str, message: &impl Serialize) -> Result<(), MoveError> {
+        let (voice, _) = self.open().await?;
+        Ok(voice.say(channel, message).await?)
+    }
+
+    /// The connection, and who hears by it.
+    async fn open(&self) -> Result<(Voice, Listeners), MoveError> {
         let mut shared = self.shared.lock().await;
         let open = match shared.take().filter(|s| !s.hearing.is_finished() && !s.voice.is_closed()) {
             Some(open) => open,
@@ -73,12 +88,9 @@ impl Replies {
                 Shared { voice, listeners, hearing }
             }
         };
-        let (tell, heard) = mpsc::unbounded_channel();
-        let of = format!("{}.{}", turn.id, turn.term);
-        open.listeners.all().insert(of.clone(), tell);
-        let talk = Talk { voice: open.voice.clone(), heard, listeners: open.listeners.clone(), of };
+        let of = (open.voice.clone(), open.listeners.clone());
         *shared = Some(open);
-        Ok(talk)
+        Ok(of)
     }
 }
 

@@ -23,8 +23,10 @@ enum Weakening {
     NoTurn,
     /// Progress is committed apart from the data.
     ProgressApart,
-    /// A move is given up without its target, also where the source is frozen.
+    /// A move is given up without its target, also where the source is frozen, and nobody has accepted the loss.
     AloneThoughFrozen,
+    /// Whoever closes a target that was given up, and is back, does not take the move over there first.
+    CloseAtOnce,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +34,7 @@ enum Fence {
     Active,
     Frozen,
     Importing,
+    Closed,
 }
 
 /// What the stream of the source tells, in order.
@@ -90,6 +93,10 @@ struct State {
     marks: u8,
     /// The move was given up without its target: the source knows nothing of it any more.
     alone: bool,
+    /// In this, an operator has given up what may have been written at the target.
+    accepted: bool,
+    /// A target that was given up is back, and has been closed.
+    closed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +118,10 @@ enum Action {
     TakeOver,
     /// Gives the move up by what the source says, which was taken over.
     AbortAlone,
+    /// The same where the source is frozen, by an operator's word that the target is lost.
+    AcceptLoss,
+    /// That target is back.
+    CloseLeft,
 }
 
 struct Cutover(Weakening);
@@ -151,6 +162,8 @@ impl Model for Cutover {
             movers: [mover(1, 2), mover(2, 0)],
             marks: 0,
             alone: false,
+            accepted: false,
+            closed: false,
         }]
     }
 
@@ -205,6 +218,12 @@ impl Model for Cutover {
         }
         if s.movers[1].taken == 1 && !s.alone {
             out.push(Action::AbortAlone);
+            if s.source == Fence::Frozen {
+                out.push(Action::AcceptLoss);
+            }
+        }
+        if s.accepted && !s.closed {
+            out.push(Action::CloseLeft);
         }
     }
 
@@ -332,17 +351,38 @@ impl Model for Cutover {
                 }
                 s.alone = true;
             }
+            Action::AcceptLoss => {
+                s.source = Fence::Active;
+                s.version += 1;
+                s.log.push(Record::Thawed);
+                s.alone = true;
+                s.accepted = true;
+            }
+            Action::CloseLeft => {
+                if !self.is(Weakening::CloseAtOnce) {
+                    s.terms.1 = 2;
+                }
+                if s.target == Fence::Active {
+                    s.target = Fence::Closed;
+                }
+                s.closed = true;
+            }
         }
         Some(s)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
+            // Where the loss of the target was accepted, routers know of a higher epoch at the source, until it is closed.
             Property::always("at most one side is writable", |_, s: &State| {
-                !(s.source == Fence::Active && s.target == Fence::Active)
+                s.accepted && !s.closed || !(s.source == Fence::Active && s.target == Fence::Active)
             }),
+            Property::always("who was closed does not arrive", |_, s: &State| {
+                !(s.closed && s.target == Fence::Active)
+            }),
+            // What is acknowledged at the source behind an accepted loss is there, and nowhere else.
             Property::always("what was acknowledged is at the target", |_, s: &State| {
-                s.target != Fence::Active || (0..2).all(|w| !s.acknowledged[w] || s.rows[w] > 0)
+                s.accepted || s.target != Fence::Active || (0..2).all(|w| !s.acknowledged[w] || s.rows[w] > 0)
             }),
             Property::always("nothing is applied twice", |_, s: &State| s.rows.iter().all(|n| *n <= 1)),
             Property::always("nobody stays frozen", |model: &Self, s: &State| {
@@ -354,8 +394,12 @@ impl Model for Cutover {
                 !stuck || s.source == Fence::Active || s.target == Fence::Active
             }),
             Property::always("who was given up does not arrive", |_, s: &State| {
-                !(s.alone && s.target == Fence::Active)
+                !(s.alone && !s.accepted && s.target == Fence::Active)
             }),
+            Property::sometimes(
+                "the loss of a target is accepted where the tenant had arrived",
+                |_, s: &State| s.accepted && s.target == Fence::Closed,
+            ),
             Property::sometimes("a move is given up without its target", |_, s: &State| s.alone),
             Property::sometimes("a tenant moves", |_, s: &State| s.target == Fence::Active),
             Property::sometimes("a second mover moves it", |_, s: &State| {
@@ -382,6 +426,7 @@ fn each_condition_is_needed() {
         (Weakening::NoTurn, "at most one side is writable"),
         (Weakening::ProgressApart, "nothing is applied twice"),
         (Weakening::AloneThoughFrozen, "at most one side is writable"),
+        (Weakening::CloseAtOnce, "who was closed does not arrive"),
     ] {
         let checker = Cutover(weakening).checker().threads(2).spawn_bfs().join();
         let found = checker.discovery(broken);

@@ -246,6 +246,15 @@ impl Moving {
         self.wait_ready();
     }
 
+    /// Starts it again, and waits until it has ended by itself at a named point, of what it finds to be done.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn run_control_plane_until(&mut self, point: &str) {
+        self.child = control_plane(&self.dir, &self.config, Some(point));
+        self.wait_control_plane_end();
+    }
+
     /// Stops it, as a machine that stands still would be.
     pub fn freeze_control_plane(&self) {
         process::signal(&self.child, "STOP");

@@ -10,7 +10,7 @@ use super::App;
 use super::caller::{Admin, Operator, Viewer};
 use super::input::{Json, Name, Query};
 use super::problem::Problem;
-use crate::store::{Move, MoveEvent, MoveFilter, NewMove, ShardAdmin};
+use crate::store::{Move, MoveEvent, MoveFilter, NewMove, ShardAdmin, StoreError};
 
 /// Moves.
 #[derive(Serialize, ToSchema)]
@@ -98,6 +98,11 @@ pub(super) struct Abortion {
     /// Give it up without asking the target, which does not answer. What is there is cleared when it does.
     #[serde(default)]
     without_target: bool,
+    /// Together with `without_target`: also where the tenant was frozen when the target was lost. It goes on at the source as
+    /// it was then; what it may have been acknowledged on the target since is lost with that. The target must be off: a
+    /// router that reaches it and hears nothing of this would go on writing there.
+    #[serde(default)]
+    accept_loss: bool,
 }
 
 /// Gives a move up that has not gone over. The tenant stays where it is.
@@ -109,7 +114,12 @@ pub(super) async fn abort(
     Name(id): Name,
     Query(how): Query<Abortion>,
 ) -> Result<Answer<Move>, Problem> {
-    let wish = if how.without_target { "abort_without_target" } else { "abort" };
+    let wish = match (how.without_target, how.accept_loss) {
+        (true, true) => "abort_accepting_loss",
+        (true, false) => "abort_without_target",
+        (false, false) => "abort",
+        (false, true) => return Err(StoreError::invalid("accept_loss", "goes with `without_target`").into()),
+    };
     Ok(Answer(app.store.wish_of_move(&caller, number(&id)?, wish).await?))
 }
 

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::audit::{Deed, NONE, record};
 use super::passwords::Administrator;
-use super::{Caller, Store, StoreError, lock_version, shards, tenants, timestamp};
+use super::{Caller, Store, StoreError, is_still, lock_version, shards, tenants, timestamp, version};
 
 /// A move.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -28,8 +28,8 @@ pub struct Move {
     /// Where it stands: `queued`, `preparing`, `copying`, `catching_up`, `verifying`, `cutover`, `moved`,
     /// `completing`, `rolling_back`, `aborting`, `done`.
     pub phase: String,
-    /// What operators want of it: `run`, `pause`, `abort`, `abort_without_target`, `rollback`, `complete`,
-    /// `complete_without_source`.
+    /// What operators want of it: `run`, `pause`, `abort`, `abort_without_target`, `abort_accepting_loss`, `rollback`,
+    /// `complete`, `complete_without_source`.
     pub wish: String,
     /// How it ended: `completed`, `rolled_back`, `aborted`, `refused`, `failed`, `planned`, `rehearsed`.
     pub outcome: Option<String>,
@@ -256,17 +256,8 @@ impl Store {
     pub async fn start_move(&self, caller: &Caller, new: NewMove) -> Result<Move, StoreError> {
         let mut client = self.client().await?;
         let t = client.transaction().await?;
-        // Nobody places or deletes it meanwhile.
-        lock_version(&t).await?;
-        let tenant = tenants::read(&t, &new.tenant).await?;
-        if tenant.state == TenantState::Deleting {
-            return Err(StoreError::Conflict(format!("tenant `{}` is being deleted", new.tenant)));
-        }
-        let source =
-            tenant.shard.ok_or_else(|| StoreError::Conflict("the tenant lives nowhere".to_owned()))?;
-        if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&new.to]).await?.is_none() {
-            return Err(StoreError::not_found("shard", &new.to));
-        }
+        let seen = version(&t).await?;
+        let source = place_to_leave(&t, &new).await?;
         if source == new.to {
             return Err(StoreError::Conflict(format!("tenant `{}` lives on `{}`", new.tenant, new.to)));
         }
@@ -279,14 +270,7 @@ impl Store {
             MoveKind::Plan => "plan",
         };
         if new.kind != MoveKind::Plan {
-            let sql = "SELECT id FROM moves WHERE tenant = $1 AND target = $2 AND left_at_target IS NOT NULL LIMIT 1";
-            if let Some(row) = t.query_opt(sql, &[&new.tenant, &new.to]).await? {
-                return Err(StoreError::Conflict(format!(
-                    "what move {} has left on shard `{}` is not cleared yet; that is done when the shard answers",
-                    row.get::<_, i64>(0),
-                    new.to
-                )));
-            }
+            none_left(&t, &new.tenant, &new.to).await?;
             let sql = "SELECT id FROM moves WHERE tenant = $1 AND phase = 'moved' AND wish NOT LIKE 'complete%' FOR UPDATE";
             for row in t.query(sql, &[&new.tenant]).await? {
                 let earlier: i64 = row.get(0);
@@ -310,6 +294,12 @@ impl Store {
         let id: i64 = row.get(0);
         let row = t.query_one(&format!("{} WHERE id = $1", select()), &[&id]).await?;
         let made = one(&row);
+        // Who places or deletes a tenant has this row from the beginning, and looks for moves behind that. Of many who ask for
+        // moves, none is to keep them from it for longer than needed: so it is taken last, and looked once more.
+        if !is_still(&t, seen).await? && place_to_leave(&t, &new).await? != source {
+            let text = format!("tenant `{}` was placed elsewhere at this moment; ask again", new.tenant);
+            return Err(StoreError::Conflict(text));
+        }
         record(&t, caller, deed("start", &id.to_string()), NONE, Some(&made)).await?;
         t.commit().await?;
         Ok(made)
@@ -342,6 +332,11 @@ impl Store {
             return Err(StoreError::Conflict(text));
         }
         t.execute("UPDATE moves SET wish = $2, updated_at = now() WHERE id = $1", &[&id, &wish]).await?;
+        if wish == ACCEPTING_LOSS {
+            let sql = "INSERT INTO move_events (move_id, phase, what) VALUES ($1, $2, $3)";
+            let what = format!("{} accepts the loss of what shard {} may have", caller.name, before.target);
+            t.execute(sql, &[&id, &before.phase, &what]).await?;
+        }
         let after = one(&t.query_one(&by_id, &[&id]).await?);
         record(&t, caller, deed(wish, &id.to_string()), Some(&before), Some(&after)).await?;
         t.commit().await?;
@@ -451,8 +446,42 @@ pub struct MoveCounts {
     pub streams: Vec<MoveStream>,
 }
 
+/// The wish of who gives up what a tenant may have written on a shard that is lost.
+const ACCEPTING_LOSS: &str = "abort_accepting_loss";
+
+/// Where the tenant of a move lives, if it can leave that for where it is to go.
+async fn place_to_leave(t: &Transaction<'_>, new: &NewMove) -> Result<String, StoreError> {
+    let tenant = tenants::read(t, &new.tenant).await?;
+    if tenant.state == TenantState::Deleting {
+        return Err(StoreError::Conflict(format!("tenant `{}` is being deleted", new.tenant)));
+    }
+    let source = tenant.shard.ok_or_else(|| StoreError::Conflict("the tenant lives nowhere".to_owned()))?;
+    if t.query_opt("SELECT 1 FROM shards WHERE name = $1", &[&new.to]).await?.is_none() {
+        return Err(StoreError::not_found("shard", &new.to));
+    }
+    Ok(source)
+}
+
 fn deed<'a>(action: &'static str, target: &'a str) -> Deed<'a> {
     Deed { action, kind: "move", target }
+}
+
+/// Refuses where a move that was given up has left something of the tenant on the shard.
+async fn none_left(t: &Transaction<'_>, tenant: &str, shard: &str) -> Result<(), StoreError> {
+    let sql = "SELECT id, kept_at_target FROM moves WHERE tenant = $1 AND target = $2 AND left_at_target IS NOT NULL
+               ORDER BY kept_at_target DESC, id LIMIT 1";
+    let Some(row) = t.query_opt(sql, &[&tenant, &shard]).await? else { return Ok(()) };
+    let id: i64 = row.get(0);
+    let why = match row.get(1) {
+        true => format!(
+            "shard `{shard}` has rows that tenant `{tenant}` wrote there when its loss was accepted in move {id}; save what is \
+             needed of them, and delete them"
+        ),
+        false => format!(
+            "what move {id} has left on shard `{shard}` is not cleared yet; that is done when the shard answers"
+        ),
+    };
+    Err(StoreError::Conflict(why))
 }
 
 /// Refuses where a move of the tenant has not ended: one that has gone over keeps the source up to date.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::without::tell_moved;
 use super::{Ended, Work};
 use crate::MoveError;
 use crate::apply::parse_lsn;
@@ -52,7 +51,7 @@ impl Work<'_> {
         fault::point("placed");
         if again {
             // Clients that a mover before us may have left waiting.
-            tell_moved(&self.engine.catalog, &self.job, epoch).await?;
+            self.engine.tell_moved(&self.job, epoch).await?;
         }
         if self.job.phase != Phase::RollingBack {
             self.enter(Phase::Moved, "the tenant lives at the target").await?;
@@ -105,7 +104,7 @@ impl Work<'_> {
             Wish::Rollback => {
                 self.journal.unwish("the source has not followed: the move can only be completed").await?
             }
-            Wish::Abort | Wish::AbortWithoutTarget => {
+            Wish::Abort | Wish::AbortWithoutTarget | Wish::AbortAcceptingLoss => {
                 self.journal.unwish("the tenant has moved: roll back or complete").await?
             }
             Wish::Run | Wish::Pause | Wish::Complete => {}

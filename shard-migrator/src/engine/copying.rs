@@ -48,6 +48,15 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// What the receipt has of the tables since their copy began: their form.
 const AS_COPIED: &str = "tables_as_copied";
 
+/// One who copies pieces of a round.
+struct Copier<'c> {
+    /// Sees the round's snapshot.
+    from: &'c Session,
+    to: &'c Session,
+    round: &'c Round<'c, 'c>,
+    throttle: &'c Throttle,
+}
+
 fn form(inventory: &Inventory) -> String {
     format!("{:016x}", xxh3_64(inventory.fingerprint().as_bytes()))
 }
@@ -185,7 +194,9 @@ impl Work<'_> {
         let mut said = false;
         loop {
             match self.journal.wish().await?.0 {
-                Wish::Abort | Wish::AbortWithoutTarget => return Err(MoveError::Asked),
+                Wish::Abort | Wish::AbortWithoutTarget | Wish::AbortAcceptingLoss => {
+                    return Err(MoveError::Asked);
+                }
                 Wish::Pause => {
                     if !std::mem::replace(&mut said, true) {
                         self.journal.event("copying", "standing still").await?;
@@ -244,7 +255,8 @@ impl Work<'_> {
         let empty = self.empty(&reader, tables).await?;
         let round = Round::new(source, &self.scope, (tables, empty), self.job.options.piece_bytes, until);
         let copying = async {
-            let first = self.copy_pieces(&reader, flow.applier.client()?, &round, throttle);
+            let to = flow.applier.client()?;
+            let first = self.copy_pieces(Copier { from: &reader, to, round: &round, throttle });
             let others = try_join_all(beside.iter().map(|_| self.copy_beside(&exported, &round, throttle)));
             tokio::try_join!(first, others).map(drop)
         };
@@ -322,7 +334,7 @@ impl Work<'_> {
                 fault::point("aligned");
                 return Ok(exported);
             }
-            reader.batch_execute("ROLLBACK").await.map_err(self.source.at.failed())?;
+            reader.give_up().await.map_err(self.source.at.failed())?;
         }
         Err(MoveError::InTheWay("no moment could be found to copy at".to_owned()))
     }
@@ -339,7 +351,7 @@ impl Work<'_> {
             if !before.iter().any(|xid| snapshot.has_running(*xid)) {
                 return Ok((snapshot, exported));
             }
-            reader.batch_execute("ROLLBACK").await.map_err(self.source.at.failed())?;
+            reader.give_up().await.map_err(self.source.at.failed())?;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -356,33 +368,22 @@ impl Work<'_> {
         let sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT '{exported}'"
         );
-        from.batch_execute(&sql).await.map_err(source.failed())?;
+        from.begin(&sql).await.map_err(source.failed())?;
         to.batch_execute("SET session_replication_role = replica").await.map_err(target.failed())?;
-        self.copy_pieces(&from, &to, round, throttle).await
+        self.copy_pieces(Copier { from: &from, to: &to, round, throttle }).await
     }
 
-    /// Copies pieces until none is left. `from` sees the round's snapshot.
-    async fn copy_pieces(
-        &self,
-        from: &Session,
-        to: &Session,
-        round: &Round<'_, '_>,
-        throttle: &Throttle,
-    ) -> Result<(), MoveError> {
-        let copied = self.copy_some(from, to, round, throttle).await;
+    /// Copies pieces until none is left.
+    async fn copy_pieces(&self, copier: Copier<'_>) -> Result<(), MoveError> {
+        let copied = self.copy_some(&copier).await;
         if copied.is_err() {
-            let _ = to.batch_execute("ROLLBACK").await;
+            let _ = copier.to.batch_execute("ROLLBACK").await;
         }
         copied
     }
 
-    async fn copy_some(
-        &self,
-        from: &Session,
-        to: &Session,
-        round: &Round<'_, '_>,
-        throttle: &Throttle,
-    ) -> Result<(), MoveError> {
+    async fn copy_some(&self, copier: &Copier<'_>) -> Result<(), MoveError> {
+        let Copier { from, to, round, throttle } = *copier;
         let failed = self.target.at.failed();
         let mut open: Vec<(Piece, Sum)> = Vec::new();
         let mut bytes = 0;
@@ -391,7 +392,7 @@ impl Work<'_> {
             // A piece of a table waits for those before it, which must not wait for others meanwhile.
             let alone = next.as_ref().is_none_or(|piece| !piece.is_whole()) || bytes >= TOGETHER;
             if alone && !open.is_empty() {
-                self.commit(to, round, &mut open).await?;
+                self.commit(copier, &mut open).await?;
                 bytes = 0;
             }
             let Some(mut piece) = next else { return Ok(()) };
@@ -411,7 +412,7 @@ impl Work<'_> {
             let whole = piece.is_whole();
             open.push((piece, sum));
             if !whole {
-                self.commit(to, round, &mut open).await?;
+                self.commit(copier, &mut open).await?;
                 bytes = 0;
                 fault::point("piece copied");
             }
@@ -419,16 +420,11 @@ impl Work<'_> {
     }
 
     /// Commits pieces, and with them how much of their tables is there.
-    async fn commit(
-        &self,
-        to: &Session,
-        round: &Round<'_, '_>,
-        open: &mut Vec<(Piece, Sum)>,
-    ) -> Result<(), MoveError> {
-        self.record(to, round, open).await?;
-        to.batch_execute("COMMIT").await.map_err(self.target.at.failed())?;
+    async fn commit(&self, copier: &Copier<'_>, open: &mut Vec<(Piece, Sum)>) -> Result<(), MoveError> {
+        self.record(copier, open).await?;
+        copier.to.batch_execute("COMMIT").await.map_err(self.target.at.failed())?;
         for (mut piece, sum) in open.drain(..) {
-            *round.tables[piece.of].sum() = sum;
+            *copier.round.tables[piece.of].sum() = sum;
             piece.committed();
         }
         Ok(())
@@ -436,12 +432,7 @@ impl Work<'_> {
 
     /// Says how much of tables is there with what this transaction brings, if it is still our turn: whole tables, or one
     /// up to a key.
-    async fn record(
-        &self,
-        to: &Session,
-        round: &Round<'_, '_>,
-        open: &[(Piece, Sum)],
-    ) -> Result<(), MoveError> {
+    async fn record(&self, copier: &Copier<'_>, open: &[(Piece, Sum)]) -> Result<(), MoveError> {
         let sql = "WITH turn AS (SELECT FROM switchyard.moves WHERE move_id = $1 AND side = 'target' AND term = $2 FOR SHARE)
                    INSERT INTO switchyard.copies (move_id, table_name, upto, rows, bytes, hash)
                    SELECT $1, t.name, $4, t.rows, t.bytes, t.hash
@@ -454,13 +445,13 @@ impl Work<'_> {
         };
         let (mut names, mut rows, mut bytes, mut hashes) = (vec![], vec![], vec![], vec![]);
         for (piece, sum) in open {
-            names.push(round.tables[piece.of].table.quoted());
+            names.push(copier.round.tables[piece.of].table.quoted());
             rows.push(sum.rows.cast_signed());
             bytes.push(sum.bytes.cast_signed());
             hashes.push(format!("{:032x}", sum.hash));
         }
         let (id, term) = (&self.turn.id, &self.turn.term);
-        let done = to.execute(sql, &[id, term, &names, &upto, &rows, &bytes, &hashes]).await;
+        let done = copier.to.execute(sql, &[id, term, &names, &upto, &rows, &bytes, &hashes]).await;
         match done.map_err(self.target.at.failed())? {
             recorded if recorded == open.len() as u64 => Ok(()),
             _ => Err(MoveError::Superseded),

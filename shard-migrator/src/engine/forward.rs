@@ -305,7 +305,7 @@ impl Work<'_> {
         let there = fence::state(&self.target.client, &self.target.at, self.tenant()).await?;
         let known = [self.epoch, here.map_or(0, |s| s.1), there.map_or(0, |s| s.1)];
         let next = known.into_iter().max().unwrap_or(0) + 1;
-        self.journal.epoch(self.epoch).await?;
+        self.journal.epochs(self.epoch, next).await?;
         let epochs = (self.epoch, next);
         let from = ("source", self.source.at.clone());
         let to = ("target", self.target.at.clone());

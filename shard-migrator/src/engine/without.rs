@@ -1,12 +1,12 @@
 //! What is done for a tenant of which one shard of its move does not answer any more: the source of one that has moved,
 //! the target of one that has not.
 
-use secrecy::SecretString;
 use serde_json::{Value, json};
-use switchyard_catalog::signals::{ORDERS, Order, REPLIES, Signals};
+use switchyard_catalog::signals::{ORDERS, Order};
 use switchyard_config::ShardName;
 
 use super::clear::{Arrival, Clearing};
+use super::loss::{Loss, held};
 use super::{Engine, Place};
 use crate::MoveError;
 use crate::fence;
@@ -49,7 +49,7 @@ impl Engine {
             journal.enter(Phase::Moved, "the tenant lives at the target; the source does not answer").await?;
         }
         journal.moved_now().await?;
-        tell_moved(&self.catalog, job, epoch).await?;
+        self.tell_moved(job, epoch).await?;
         if !ending {
             return Ok(false);
         }
@@ -68,12 +68,18 @@ impl Engine {
     }
 
     /// Gives a move up without asking its target: the tenant stays at the source, of which nothing is held back any more.
-    /// Whether it has ended. Not where the tenant may have arrived.
-    pub(super) async fn without_target(&self, journal: &Journal, job: &Job) -> Result<bool, MoveError> {
+    /// Whether it has ended. Where the tenant may have arrived, not unless the loss of what it has written there is
+    /// accepted.
+    pub(super) async fn without_target(
+        &self,
+        journal: &Journal,
+        job: &Job,
+        loss: Loss,
+    ) -> Result<bool, MoveError> {
         if job.kind == "plan" || (job.phase > Phase::Cutover && job.phase != Phase::Aborting) {
             return Ok(false);
         }
-        let (context, epoch) = journal.tenant(&job.tenant).await?;
+        let (context, mut epoch) = journal.tenant(&job.tenant).await?;
         let scope = Scope::of(&job.tenant, &context, &job.options.tenant_column);
         let source = self.place(journal, &job.source, &scope).await?;
         let (id, tenant) = (job.id.to_string(), job.tenant.as_str());
@@ -82,18 +88,26 @@ impl Engine {
             // From here on no mover of before freezes the tenant; and nobody arrives whose source is not frozen.
             let at = (&source.at, &source.home);
             fence::take_over(&source.client, at, (&id, "source", job.term), tenant).await?;
-            let sql = "SELECT state FROM switchyard.fence WHERE tenant_id = $1 AND move_id = $2 AND state <> 'active'";
-            let held = source.client.query_opt(sql, &[&tenant, &id]).await.map_err(source.at.failed())?;
-            if let Some(held) = held {
-                let what = format!(
-                    "the tenant is {} on shard {} and may have arrived on shard {}: the target is needed",
-                    held.get::<_, &str>(0),
-                    job.source,
-                    job.target
-                );
-                journal.event("cutover", &what).await?;
-                journal.unwish(&what).await?;
-                return Err(MoveError::InTheWay(what));
+            match (held(&source, job).await?, loss) {
+                (None, _) => {}
+                (Some((state, _)), Loss::Refused) => {
+                    let what = format!(
+                        "the tenant is {state} on shard {} and may have arrived on shard {}: the target is needed. If it is \
+                         lost for good, see to it that it is off; `move abort --without-target --accept-loss` then has the \
+                         tenant go on without what it may have written there",
+                        job.source, job.target
+                    );
+                    journal.event("cutover", &what).await?;
+                    journal.unwish(&what).await?;
+                    return Err(MoveError::InTheWay(what));
+                }
+                (Some(_), Loss::Accepted) if self.answers(journal, job, &scope).await => {
+                    journal.event("cutover", "the target answers: nothing need be lost").await?;
+                    return Ok(false);
+                }
+                (Some((_, fenced)), Loss::Accepted) => {
+                    epoch = self.go_on_at_source(journal, job, (&source, &scope), epoch.max(fenced)).await?;
+                }
             }
         }
         journal.left_at_target(Some(&scope.model)).await?;
@@ -106,7 +120,7 @@ impl Engine {
             self.leave_stream(journal, job, &scope, &source).await?;
         }
         // Routers may hold clients for an attempt that was under way.
-        tell(&self.catalog, job, (&job.source, epoch), false).await?;
+        self.tell(job, (&job.source, epoch), loss == Loss::Accepted).await?;
         let left = format!(
             "shard {} was not asked: what the move has brought there, of {}, is cleared when it answers",
             job.target,
@@ -117,26 +131,32 @@ impl Engine {
         Ok(true)
     }
 
-    /// Takes away what a move has left at a target that it was given up without, and that answers again.
+    /// Takes away what a move has left at a target that it was given up without, and that answers again. Where the tenant
+    /// had arrived, nobody is served there any more, and what is there stays until people delete it.
     ///
     /// No move of the tenant to there begins before this is noted as done. Who takes this over raises the term, and ends
     /// the sessions of before, as with every step of a move.
     pub(crate) async fn clear_left(&self, id: i64) -> Result<(), MoveError> {
         let claimed = Journal::claim_left(&self.catalog, &self.sessions, id, &self.owner).await?;
-        let (journal, job, model, (home, epoch)) = claimed;
-        let scope = Scope { tenant: job.tenant.clone(), model, beside: Vec::new() };
+        let (journal, job, left) = claimed;
+        let (home, epoch) = (left.home.as_str(), left.epoch);
+        let scope = Scope { tenant: job.tenant.clone(), model: left.model, beside: Vec::new() };
         let mut target = self.place(&journal, &job.target, &scope).await?;
         journal.is_ours().await?;
         let id = job.id.to_string();
+        let mut kept = left.kept;
         if is_known(&target, &id).await? {
             let at = (&target.at, &target.home);
             fence::take_over(&target.client, at, (&id, "target", job.term), job.tenant.as_str()).await?;
             let noted = |name: &str| job.receipt.as_ref().and_then(|r| r.get(name)).is_some();
-            let lives = noted(super::LIVED_THERE).then_some((home.as_str(), epoch));
+            let lives = noted(super::LIVED_THERE).then_some((home, epoch));
             let made = scope.is_own() && noted(super::MADE);
             let batch = job.options.delete_batch;
             let clearing = Clearing { engine: self, journal: &journal, scope: &scope, batch };
-            clearing.arrival(&mut target, Arrival { id: &id, made, lives }).await?;
+            kept |= clearing.close_arrived(&target, &job, (home, epoch)).await?;
+            if !kept {
+                clearing.arrival(&mut target, Arrival { id: &id, made, lives }).await?;
+            }
             if !target.missing {
                 fence::forget(&target.client, &target.at, &id).await?;
             }
@@ -144,8 +164,28 @@ impl Engine {
         if !target.missing {
             self.leave_stream(&journal, &job, &scope, &target).await?;
         }
+        if kept && self.has_rows(&target, &scope).await? {
+            return Ok(());
+        }
         journal.event("done", &format!("what was left on shard {} is cleared", job.target)).await?;
         journal.left_at_target(None).await
+    }
+
+    /// Lets clients go on at the target that wait, or that go to the source in vain.
+    pub(super) async fn tell_moved(&self, job: &Job, epoch: i64) -> Result<(), MoveError> {
+        self.tell(job, (&job.target, epoch), true).await
+    }
+
+    /// Lets clients go on that wait; `moved` if they may have gone elsewhere before.
+    async fn tell(&self, job: &Job, (shard, epoch): (&ShardName, i64), moved: bool) -> Result<(), MoveError> {
+        let order = Order::Release {
+            tenant: job.tenant.clone(),
+            attempt: String::new(),
+            shard: shard.clone(),
+            epoch: u64::try_from(epoch).unwrap_or(0),
+            moved,
+        };
+        self.replies.say(ORDERS, &order).await
     }
 
     /// Closes the stream of a shard unless another move needs it.
@@ -168,7 +208,7 @@ impl Engine {
 }
 
 /// Whether a shard has heard of a move: one that another has taken the place of has not, nor one that lost its disk.
-async fn is_known(place: &Place, id: &str) -> Result<bool, MoveError> {
+pub(super) async fn is_known(place: &Place, id: &str) -> Result<bool, MoveError> {
     if place.missing || !crate::preflight::has_fence(&place.client, &place.at).await? {
         return Ok(false);
     }
@@ -176,7 +216,12 @@ async fn is_known(place: &Place, id: &str) -> Result<bool, MoveError> {
     Ok(place.client.query_one(sql, &[&id]).await.map_err(place.at.failed())?.get(0))
 }
 
-async fn note_left(journal: &Journal, job: &Job, phase: &str, left: &str) -> Result<(), MoveError> {
+pub(super) async fn note_left(
+    journal: &Journal,
+    job: &Job,
+    phase: &str,
+    left: &str,
+) -> Result<(), MoveError> {
     let mut receipt = match &job.receipt {
         Some(Value::Object(receipt)) => receipt.clone(),
         _ => serde_json::Map::new(),
@@ -186,30 +231,8 @@ async fn note_left(journal: &Journal, job: &Job, phase: &str, left: &str) -> Res
     journal.event(phase, left).await
 }
 
-/// Lets clients go on at the target that wait, or that go to the source in vain.
-pub(super) async fn tell_moved(catalog: &SecretString, job: &Job, epoch: i64) -> Result<(), MoveError> {
-    tell(catalog, job, (&job.target, epoch), true).await
-}
-
-async fn tell(
-    catalog: &SecretString,
-    job: &Job,
-    (shard, epoch): (&ShardName, i64),
-    moved: bool,
-) -> Result<(), MoveError> {
-    let order = Order::Release {
-        tenant: job.tenant.clone(),
-        attempt: String::new(),
-        shard: shard.clone(),
-        epoch: u64::try_from(epoch).unwrap_or(0),
-        moved,
-    };
-    let signals = Signals::connect(catalog, "switchyard-mover-signals", REPLIES).await?;
-    Ok(signals.say(ORDERS, &order).await?)
-}
-
 /// What is the tenant's, wherever that is.
-fn whereabouts(scope: &Scope) -> String {
+pub(super) fn whereabouts(scope: &Scope) -> String {
     match &scope.model {
         Model::Rows { column, .. } => format!("rows whose {column} is {}", scope.tenant),
         Model::Schema { schema } => format!("the schema {schema}"),

@@ -1,5 +1,6 @@
 //! Tenants on the move: real shards, routers, drivers, and writers that never stop.
 
+mod asked;
 mod back;
 mod basics;
 mod chaos;
@@ -9,6 +10,7 @@ mod drain;
 mod forsaken;
 mod late;
 mod load;
+mod loss;
 mod many;
 mod many_tables;
 mod models;

@@ -70,6 +70,11 @@ pub(crate) enum MoveCommand {
         /// The target does not answer: give the move up without it. What it has of the tenant is cleared when it does.
         #[arg(long)]
         without_target: bool,
+        /// The target is lost for good, and the tenant may have arrived there: have it go on where it was, as it was when
+        /// it was frozen. What was acknowledged on the target since is given up. See to it that the target is off: a
+        /// router that still reaches it, and hears of nothing, would go on writing there.
+        #[arg(long, requires = "without_target")]
+        accept_loss: bool,
     },
     /// Have a tenant that has gone over go back.
     Rollback(EndArgs),
@@ -218,8 +223,12 @@ impl MoveCommand {
                 let made = wish(&session, &id, "resume").await?;
                 session.show(FIELDS, &made)
             }
-            Self::Abort { end: args, without_target } => {
-                let verb = if without_target { "abort?without_target=true" } else { "abort" };
+            Self::Abort { end: args, without_target, accept_loss } => {
+                let verb = match (without_target, accept_loss) {
+                    (true, true) => "abort?without_target=true&accept_loss=true",
+                    (true, false) => "abort?without_target=true",
+                    (false, _) => "abort",
+                };
                 end(&session, args, verb, "aborted").await
             }
             Self::Rollback(args) => end(&session, args, "rollback", "rolled_back").await,
