@@ -14,7 +14,7 @@ use crate::inventory::{Inventory, Table, have_rows};
 use crate::scope::{Scope, ident};
 use crate::sessions::Session;
 use crate::shard::ShardAccess;
-use crate::stream::Snapshot;
+use crate::stream::{Patience, Snapshot};
 
 /// Snapshots that are tried: one is of no use if a transaction that it does not see yet stands before one that
 /// it does, in the log.
@@ -44,6 +44,24 @@ pub(crate) async fn begin_snapshot(
     Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
 }
 
+/// The same, as of a moment at which all could be seen that the target has by now, or that was handed on before the flow
+/// began. Nothing may be applied meanwhile.
+pub(crate) async fn snapshot_behind(
+    flow: &Flow,
+    client: &Session,
+    at: &ShardAccess,
+) -> Result<(Snapshot, String), MoveError> {
+    let patience = Patience::new();
+    loop {
+        let (snapshot, exported) = begin_snapshot(client, at).await?;
+        if flow.subscription.is_seen_by(&snapshot) {
+            return Ok((snapshot, exported));
+        }
+        client.give_up().await.map_err(at.failed())?;
+        patience.wait(client, at).await?;
+    }
+}
+
 /// A position that the stream of `client`'s database will reach at once, and that is behind all that has committed.
 pub(crate) async fn mark(client: &Session, at: &ShardAccess) -> Result<u64, MoveError> {
     // A transaction of its own, which the stream tells of although it changes nothing.
@@ -70,7 +88,7 @@ pub(crate) async fn verify(
 ) -> Result<Vec<Compared>, MoveError> {
     let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
     for attempt in 1.. {
-        let (snapshot, _) = begin_snapshot(&from, source).await?;
+        let (snapshot, _) = snapshot_behind(flow, &from, source).await?;
         let end = mark(control, source).await?;
         if flow.advance_to(&snapshot, end).await?.is_some() {
             break;

@@ -20,9 +20,8 @@ use crate::inventory::{Inventory, Table, have_rows};
 use crate::journal::{Phase, Wish};
 use crate::pieces::{Copied, Frontier, Piece, Round};
 use crate::sessions::Session;
-use crate::stream::Snapshot;
 use crate::throttle::Throttle;
-use crate::verify::{Compared, begin_snapshot, mark};
+use crate::verify::{Compared, mark, snapshot_behind};
 
 /// How long pieces are begun as of one snapshot, which holds vacuum back on the source.
 const ROUND: Duration = Duration::from_secs(30);
@@ -327,7 +326,7 @@ impl Work<'_> {
     /// Takes a snapshot, and brings the target to it. The snapshot's name, for others.
     async fn align(&self, reader: &Session, flow: &mut Flow) -> Result<String, MoveError> {
         for _ in 0..ATTEMPTS {
-            let (snapshot, exported) = self.snapshot_behind(reader, &flow.subscription.before).await?;
+            let (snapshot, exported) = snapshot_behind(flow, reader, &self.source.at).await?;
             let end = mark(&self.source.client, &self.source.at).await?;
             if let Some(at) = flow.advance_to(&snapshot, end).await? {
                 flow.applier.begin_at(at).await?;
@@ -337,23 +336,6 @@ impl Work<'_> {
             reader.give_up().await.map_err(self.source.at.failed())?;
         }
         Err(MoveError::InTheWay("no moment could be found to copy at".to_owned()))
-    }
-
-    /// A snapshot that no transaction stands across: one that was handed on before the subscription began, and
-    /// that the snapshot takes for running still, would be in neither.
-    async fn snapshot_behind(
-        &self,
-        reader: &Session,
-        before: &[u32],
-    ) -> Result<(Snapshot, String), MoveError> {
-        loop {
-            let (snapshot, exported) = begin_snapshot(reader, &self.source.at).await?;
-            if !before.iter().any(|xid| snapshot.has_running(*xid)) {
-                return Ok((snapshot, exported));
-            }
-            reader.give_up().await.map_err(self.source.at.failed())?;
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
     }
 
     /// Copies pieces over connections of its own.

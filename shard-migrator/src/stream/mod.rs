@@ -10,22 +10,32 @@ mod reader;
 mod slot;
 mod snapshot;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::MoveError;
 use crate::shard::ShardAccess;
 
 pub(crate) use pgoutput::{Change, Relation, Row, Value};
-pub(crate) use slot::{PUBLICATION, drop_slot, publish};
+pub(crate) use slot::{PUBLICATION, Patience, drop_slot, publish};
 pub(crate) use snapshot::Snapshot;
 
 /// Most bytes of changes that wait to be applied, over all moves of a source. Above it the stream is not read,
 /// and the write-ahead log waits on the shard.
 const BACKLOG_BYTES: usize = 256 << 20;
+
+/// Transaction ids of the past that are remembered.
+const REMEMBERED: usize = 8192;
+
+/// How long a transaction may take that has committed in the log when a stream is opened, until others see it. One that
+/// takes longer is missed by a copy that begins then, which the comparison finds.
+const COMMITTING: Duration = Duration::from_secs(3);
 
 /// Most bytes of one transaction of a tenant.
 const TRANSACTION_BYTES: usize = 256 << 20;
@@ -79,8 +89,10 @@ struct Pace {
 pub(crate) struct Subscription {
     events: mpsc::UnboundedReceiver<Event>,
     pace: Arc<Pace>,
-    /// Transactions that had been handed on before this one began, the latest of them.
-    pub(crate) before: Vec<u32>,
+    /// Transactions that had been handed on before this one began, or were settled since, the latest of them.
+    before: VecDeque<u32>,
+    /// What had been handed on before the stream was opened has ids below this; and when that was.
+    horizon: (u64, Instant),
     /// Where it begins: what ended before is not told.
     pub(crate) from: u64,
     /// How far the stream has been read.
@@ -112,8 +124,18 @@ impl Subscription {
         self.events.try_recv().ok()
     }
 
+    /// Whether a snapshot sees all that is on the other side, or was handed on before this began. A transaction that the
+    /// stream tells of has committed in the log, but not yet for others: with a synchronous standby that can take long.
+    pub(crate) fn is_seen_by(&self, snapshot: &Snapshot) -> bool {
+        // Who writes for longer than that has not committed.
+        let (horizon, opened) = self.horizon;
+        (snapshot.is_beyond(horizon) || opened.elapsed() > COMMITTING)
+            && self.before.iter().all(|xid| snapshot.sees(*xid))
+    }
+
     /// A transaction is safe on the other side, or needs not be.
-    pub(crate) fn settle(&self, transaction: &Transaction) {
+    pub(crate) fn settle(&mut self, transaction: &Transaction) {
+        remember(&mut self.before, transaction.xid);
         self.pace.bytes.fetch_sub(transaction.bytes, Ordering::Relaxed);
         self.pace.settled.fetch_max(transaction.end, Ordering::Relaxed);
         self.pace.outstanding.fetch_sub(1, Ordering::Release);
@@ -150,6 +172,14 @@ enum Request {
     Forget(i64),
 }
 
+/// Adds a transaction to the latest.
+fn remember(latest: &mut VecDeque<u32>, xid: u32) {
+    latest.push_back(xid);
+    if latest.len() > REMEMBERED {
+        latest.pop_front();
+    }
+}
+
 /// The stream of one database.
 pub(crate) struct Stream {
     requests: mpsc::UnboundedSender<Request>,
@@ -172,12 +202,12 @@ impl Stream {
         wal_budget: u64,
         expected: Vec<i64>,
     ) -> Result<Self, MoveError> {
-        let (slot, from) = slot::ensure(at).await?;
-        let connection = protocol::Connection::start(at, &slot, PUBLICATION, 0).await?;
+        let slot = slot::ensure(at).await?;
+        let connection = protocol::Connection::start(at, &slot.name, PUBLICATION, 0).await?;
         let (tell, requests) = mpsc::unbounded_channel();
-        let reader = reader::Reader::new(connection, requests, from, expected);
+        let reader = reader::Reader::new(connection, requests, (slot.from, slot.horizon), expected);
         let retained = Arc::new(AtomicU64::new(0));
-        let watched = slot::Watch::new(at, slot, wal_budget, retained.clone());
+        let watched = slot::Watch::new(at, slot.name, wal_budget, retained.clone());
         let reader = tokio::spawn(reader.run(watched));
         Ok(Self { requests: tell, reader, retained, budget: wal_budget })
     }

@@ -14,6 +14,7 @@ use super::protocol::{Connection, Frame};
 use super::slot::Watch;
 use super::{
     BACKLOG_BYTES, Event, Pace, Request, Subscribe, Subscription, TRANSACTION_BYTES, Transaction, Wanted,
+    remember,
 };
 
 /// How often what is settled is reported to the server.
@@ -28,9 +29,6 @@ const FULL: Duration = Duration::from_millis(5);
 
 /// How long subscribers of before are waited for. For one that comes later, the stream is opened anew.
 const EXPECTED: Duration = Duration::from_secs(10);
-
-/// Transaction ids of the past that are remembered, for subscribers to come.
-const REMEMBERED: usize = 8192;
 
 struct Subscriber {
     /// The move.
@@ -80,6 +78,7 @@ struct Open {
 pub(super) struct Reader {
     connection: Connection,
     requests: mpsc::UnboundedReceiver<Request>,
+    horizon: (u64, Instant),
     moved: watch::Sender<u64>,
     position: watch::Receiver<u64>,
     /// Moves that must be there before anything is read, and how long they are waited for.
@@ -100,13 +99,14 @@ impl Reader {
     pub(super) fn new(
         connection: Connection,
         requests: mpsc::UnboundedReceiver<Request>,
-        from: u64,
+        (from, horizon): (u64, u64),
         expected: Vec<i64>,
     ) -> Self {
         let (moved, position) = watch::channel(from);
         Self {
             connection,
             requests,
+            horizon: (horizon, Instant::now()),
             moved,
             position,
             kept: expected.iter().map(|id| (*id, from)).collect(),
@@ -253,7 +253,8 @@ impl Reader {
         let subscription = Subscription {
             events,
             pace: pace.clone(),
-            before: self.remembered.iter().copied().collect(),
+            before: self.remembered.clone(),
+            horizon: self.horizon,
             from: position,
             position: self.position.clone(),
             stream: None,
@@ -370,10 +371,7 @@ impl Reader {
     }
 
     fn committed(&mut self, open: Open, end: u64) {
-        self.remembered.push_back(open.xid);
-        if self.remembered.len() > REMEMBERED {
-            self.remembered.pop_front();
-        }
+        remember(&mut self.remembered, open.xid);
         for (id, (changes, bytes)) in open.changes {
             let Some(subscriber) = self.subscribers.get(&id) else { continue };
             if bytes > TRANSACTION_BYTES {

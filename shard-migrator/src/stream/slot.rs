@@ -15,6 +15,9 @@ pub(crate) const PUBLICATION: &str = "switchyard_moves";
 /// How long to wait for a transaction that keeps a slot, or a new member of the publication, from being used.
 const OLD_TRANSACTIONS: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether they have ended.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// How long the reader before this one may take to end.
 const READER_ENDS: Duration = Duration::from_secs(5);
 
@@ -27,8 +30,18 @@ pub(crate) async fn slot_name(client: &Session, at: &ShardAccess) -> Result<Stri
     Ok(client.query_one(sql, &[]).await.map_err(at.failed())?.get(0))
 }
 
-/// The slot, made if it is not there, and where it stands.
-pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError> {
+/// A slot, and where it stands.
+pub(super) struct Slot {
+    pub(super) name: String,
+    /// What has committed before this in the log is not told.
+    pub(super) from: u64,
+    /// A transaction of which that is so has an id below this. It may be about to tell others that it has committed:
+    /// with a synchronous standby that can take long.
+    pub(super) horizon: u64,
+}
+
+/// The slot, made if it is not there.
+pub(super) async fn ensure(at: &ShardAccess) -> Result<Slot, MoveError> {
     let client = at.connect().await?;
     let name = slot_name(&client, at).await?;
     end_reader(&client, at, &name).await?;
@@ -39,8 +52,8 @@ pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError>
             client.execute("SELECT pg_drop_replication_slot($1)", &[&name]).await.map_err(at.failed())?;
         }
         Some(row) => {
-            let at = row.get::<_, Option<&str>>(1).and_then(crate::apply::parse_lsn);
-            return Ok((name, at.unwrap_or(0)));
+            let from = row.get::<_, Option<&str>>(1).and_then(crate::apply::parse_lsn).unwrap_or(0);
+            return Ok(Slot { name, from, horizon: next_id(&client, at).await? });
         }
         None => {}
     }
@@ -51,7 +64,8 @@ pub(crate) async fn ensure(at: &ShardAccess) -> Result<(String, u64), MoveError>
     match client.query_one(create, &[&name]).await {
         Ok(row) => {
             fault::point("slot made");
-            Ok((name, crate::apply::parse_lsn(row.get(0)).unwrap_or(0)))
+            let from = crate::apply::parse_lsn(row.get(0)).unwrap_or(0);
+            Ok(Slot { name, from, horizon: next_id(&client, at).await? })
         }
         Err(error) if error.code().is_some_and(|c| c.code() == "57014") => Err(MoveError::InTheWay(format!(
             "a transaction on shard {} was open for longer than {} s, and a replication slot must wait for it: {}",
@@ -79,6 +93,37 @@ async fn end_reader(client: &Session, at: &ShardAccess, name: &str) -> Result<()
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// A transaction id that is newer than all that have been given out. The end of a snapshot is none: it is newer than all
+/// that have ended, and there may be others that are newer and write.
+async fn next_id(client: &Session, at: &ShardAccess) -> Result<u64, MoveError> {
+    let sql = "SELECT pg_current_xact_id()::text";
+    let id: String = client.query_one(sql, &[]).await.map_err(at.failed())?.get(0);
+    id.parse().map_err(|_| at.silent("a transaction id is malformed"))
+}
+
+/// For how long transactions that are open are waited for, from now on.
+pub(crate) struct Patience(tokio::time::Instant);
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self(tokio::time::Instant::now() + OLD_TRANSACTIONS)
+    }
+
+    /// Waits a little, or says which is open if that was long enough.
+    pub(crate) async fn wait(&self, client: &Session, at: &ShardAccess) -> Result<(), MoveError> {
+        if tokio::time::Instant::now() > self.0 {
+            return Err(MoveError::InTheWay(format!(
+                "a transaction on shard {} was open for longer than {} s: {}",
+                at.name,
+                OLD_TRANSACTIONS.as_secs(),
+                oldest(client, at).await?
+            )));
+        }
+        tokio::time::sleep(AGAIN).await;
+        Ok(())
+    }
 }
 
 async fn oldest(client: &Session, at: &ShardAccess) -> Result<String, MoveError> {
@@ -144,26 +189,13 @@ pub(crate) async fn publish(
         }
     }
     // What a transaction wrote before its table was a member is not in the stream.
-    let horizon: String = client
-        .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
-        .await
-        .map_err(failed)?
-        .get(0);
-    let deadline = tokio::time::Instant::now() + OLD_TRANSACTIONS;
+    let (horizon, patience) = (next_id(client, at).await?.to_string(), Patience::new());
     loop {
         let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";
         if client.query_one(sql, &[&horizon]).await.map_err(failed)?.get(0) {
             return Ok(());
         }
-        if tokio::time::Instant::now() > deadline {
-            return Err(MoveError::InTheWay(format!(
-                "a transaction on shard {} was open for longer than {} s: {}",
-                at.name,
-                OLD_TRANSACTIONS.as_secs(),
-                oldest(client, at).await?
-            )));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        patience.wait(client, at).await?;
     }
 }
 

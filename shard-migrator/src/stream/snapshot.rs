@@ -32,9 +32,10 @@ impl Snapshot {
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
 
-    /// Whether it was running when the snapshot was taken.
-    pub(crate) fn has_running(&self, xid: u32) -> bool {
-        self.running.contains(&self.full(xid))
+    /// Whether no transaction with an id below this was running. All others need not be listed: what is newer than all
+    /// that has ended is not.
+    pub(crate) fn is_beyond(&self, xid: u64) -> bool {
+        self.xmin >= xid
     }
 
     fn full(&self, xid: u32) -> u64 {
@@ -56,6 +57,7 @@ mod tests {
             assert_eq!(s.sees(xid), sees, "{xid}");
         }
         assert!("10:20:".parse::<Snapshot>().unwrap().sees(19));
+        assert!(s.is_beyond(10) && !s.is_beyond(11));
         assert!("10:x:".parse::<Snapshot>().is_err());
     }
 

@@ -26,6 +26,7 @@ mod shapes;
 mod slots;
 mod stuck;
 mod suitable;
+mod synchronous;
 mod throughput;
 mod world;
 mod zombies;
