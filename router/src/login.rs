@@ -27,7 +27,7 @@ use crate::prime::{self, Keeper, Kept};
 use crate::roaming::Rules;
 use crate::session::handle::{ClientFacts, SessionHandle};
 use crate::session::roaming::{Roaming, Roams};
-use crate::session::{Core, Reads, Session, Who, suspended};
+use crate::session::{Core, Reads, Seat, Session, Who, suspended};
 use crate::shared::Shared;
 use crate::stats::{Method, Rejected};
 use crate::stream::ClientStream;
@@ -360,17 +360,15 @@ async fn begin(
         shared.raise_generation();
         seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
     }
-    let (reported, kept) = match seat.mode {
-        PoolMode::Transaction => {
-            (prime::parameters(&seat, &wishes, worker).await.map_err(Ended::Refused)?, None)
-        }
-        PoolMode::Session => {
-            let keeper = Keeper { session: id, tenant: &tenant.id, deadline: opening.deadline };
-            let (reported, kept) =
-                prime::keep(&seat, &wishes, worker, keeper).await.map_err(Ended::Refused)?;
-            (reported, Some(kept))
-        }
-    };
+    let keeper = Keeper { session: id, tenant: &tenant.id, deadline: opening.deadline };
+    let mut greeted = greet(&seat, &wishes, worker, keeper).await;
+    if seat.may_do_without_standbys() && greeted.as_ref().is_err_and(prime::is_absence) {
+        seat.pool.distrust_standbys();
+        shared.raise_generation();
+        seat = shared.seat(&who, worker).map_err(Ended::Refused)?;
+        greeted = greet(&seat, &wishes, worker, keeper).await;
+    }
+    let (reported, kept) = greeted.map_err(Ended::Refused)?;
     let key = shared
         .next_key(opened.startup.granted_minor() >= 2, kept.as_ref().and_then(Kept::pid))
         .ok_or_else(|| Ended::Refused(ErrorResponse::fatal(sqlstate::INTERNAL, "internal error")))?;
@@ -413,6 +411,22 @@ async fn begin(
     };
     let server = kept.and_then(Kept::take);
     Ok(Admitted::Session(Box::new(Session::new(core, &early, place, server))))
+}
+
+/// What the session is told at its beginning, and the server connection that it has from then on, if it keeps one.
+async fn greet(
+    seat: &Seat,
+    wishes: &Arc<Wishes>,
+    worker: usize,
+    keeper: Keeper<'_>,
+) -> Result<(prime::Reported, Option<Kept>), ErrorResponse> {
+    match seat.mode {
+        PoolMode::Transaction => Ok((prime::parameters(seat, wishes, worker).await?, None)),
+        PoolMode::Session => {
+            let (reported, kept) = prime::keep(seat, wishes, worker, keeper).await?;
+            Ok((reported, Some(kept)))
+        }
+    }
 }
 
 /// Whether the session is declared read-only: by its user, or by a startup parameter.

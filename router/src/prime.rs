@@ -88,14 +88,14 @@ pub(crate) async fn parameters(
         };
         return Ok(Reported { base, instead: name.into_iter().collect() });
     }
-    for _ in 0..ATTEMPTS {
+    for _ in 0..attempts(seat) {
         if wishes.reported.get().is_some() {
             break;
         }
         let mut server = borrow(seat, wishes, worker, None).await?;
         // Somebody else may have been faster.
         if wishes.reported.get().is_none() {
-            match tokio::time::timeout(TRY_OUT, try_out(&mut server, seat, wishes)).await {
+            match tokio::time::timeout(time_to_try(seat), try_out(&mut server, seat, wishes)).await {
                 Ok(Ok(reported)) => drop(wishes.reported.set(reported)),
                 Ok(Err(Failed::Refused(error))) => {
                     server.broken = true;
@@ -112,6 +112,24 @@ pub(crate) async fn parameters(
         return Err(unavailable());
     }
     Ok(Reported { base, instead: wishes.reported.get().cloned().unwrap_or_default() })
+}
+
+/// Whether this error says that the seat's shard is not there, and not what is wrong with the login. // 57P..: it is about to end
+pub(crate) fn is_absence(error: &ErrorResponse) -> bool {
+    error.code == sqlstate::SQLCLIENT_UNABLE || error.code.0.starts_with(b"57P")
+}
+
+/// How often a login is tried out: on a standby once, if the primary serves as well.
+fn attempts(seat: &Seat) -> usize {
+    if seat.may_do_without_standbys() { 1 } else { ATTEMPTS }
+}
+
+/// How long that may take.
+fn time_to_try(seat: &Seat) -> Duration {
+    match seat.may_do_without_standbys() {
+        true => TRY_OUT.min(seat.pool.shard.pool.connect_timeout),
+        false => TRY_OUT,
+    }
 }
 
 /// Whether the seat's pool has reported what it is like, or does so now.
@@ -134,7 +152,7 @@ pub(crate) async fn keep(
     worker: usize,
     keeper: Keeper<'_>,
 ) -> Result<(Reported, Kept), ErrorResponse> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..attempts(seat) {
         let mut server = borrow(seat, wishes, worker, Some(keeper)).await?;
         if seat.context.sealed.is_some() && server.seal.is_none() {
             // Made before there were keys or a schema, or the shard still lacks them.
@@ -142,7 +160,7 @@ pub(crate) async fn keep(
             seat.pool.give_back(server);
             continue;
         }
-        let tried = tokio::time::timeout(TRY_OUT, try_out(&mut server, seat, wishes)).await;
+        let tried = tokio::time::timeout(time_to_try(seat), try_out(&mut server, seat, wishes)).await;
         server.broken = !matches!(tried, Ok(Ok(_)));
         server.carried.session = keeper.session;
         let kept = Kept { pool: seat.pool.clone(), server: Some(server) };

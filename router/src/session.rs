@@ -109,6 +109,13 @@ pub(crate) struct Seat {
     pub(crate) shard_account: Arc<ShardAccount>,
 }
 
+impl Seat {
+    /// Whether it is on standbys, and the primary serves where there is none.
+    pub(crate) fn may_do_without_standbys(&self) -> bool {
+        self.pool.is_of_standbys() && self.pool.shard.pool.reads_from_primary
+    }
+}
+
 /// All that an idle session keeps.
 pub(crate) struct Core {
     pub(crate) client: ClientStream,

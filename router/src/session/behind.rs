@@ -62,6 +62,7 @@ impl Relay {
         }
         if hidden.is_unknown() && self.touched.is_none() {
             self.may_have_reached(core, self.reached, None);
+            self.touch(|touched| touched.unknown = true);
         }
         self.reached = 0;
         false
@@ -116,6 +117,7 @@ impl Relay {
         // Of the transaction that has just ended nothing was known yet, or something older.
         if hidden.is_loud(self.reached) && self.touched.is_none() {
             self.may_have_reached(core, self.reached, None);
+            self.touch(|touched| touched.unknown = hidden.is_unknown());
         }
         self.reached = 0;
     }

@@ -263,10 +263,7 @@ impl Relay {
     /// Where a standby was asked for, the primary serves as well, if it may.
     fn not_lent(&mut self, core: &mut Core, error: &PoolError) -> Result<(), End> {
         let pool = &core.seat.pool;
-        if pool.is_of_standbys()
-            && pool.shard.pool.reads_from_primary
-            && matches!(error, PoolError::Connect(_))
-        {
+        if core.seat.may_do_without_standbys() && matches!(error, PoolError::Connect(_)) {
             tracing::info!(session = core.id, shard = %pool.shard.name, %error, "no standby; the primary serves");
             pool.distrust_standbys();
             core.shared.raise_generation();

@@ -36,6 +36,8 @@ pub(super) struct Touched {
     pub(super) state: bool,
     /// By what runs behind the texts of statements: see [`super::behind`].
     pub(super) behind: bool,
+    /// Only in that nothing is known yet of what runs behind them.
+    pub(super) unknown: bool,
     /// The texts that may have left anything. // see crate::quiet
     pub(super) texts: Vec<u64>,
 }

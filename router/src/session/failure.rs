@@ -39,9 +39,12 @@ impl Relay {
         core.handle.detached();
         let bound = core.is_bound_to(&server.identity);
         self.return_server(server);
-        // The client has its answer, and the look was not its own.
-        let only_looked =
-            self.look.take().is_some() && self.exchange.owes_only_own() && self.touched.is_none();
+        // The client has its answer, and neither the look was its own nor the question of which nobody knows whether
+        // there was anything to ask.
+        let only_looked = (self.look.take().is_some()
+            || self.probe.take_if(|probe| probe.is_of_unknown()).is_some())
+            && self.exchange.owes_only_own()
+            && self.touched.is_none();
         if only_looked {
             self.last_words = None;
             self.exchange.reset();

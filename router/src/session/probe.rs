@@ -287,6 +287,11 @@ impl Relay {
 }
 
 impl Probe {
+    /// Whether nothing was known to ask about: it was not known what runs behind the texts of statements.
+    pub(super) fn is_of_unknown(&self) -> bool {
+        self.asked.unknown
+    }
+
     /// Takes one row. None if it is not as it must be.
     fn row(&mut self, body: &[u8]) -> Option<()> {
         let mut row = message::data_row(body).ok()?;

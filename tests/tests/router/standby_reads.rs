@@ -171,6 +171,54 @@ fn a_standby_that_falls_costs_nobody_an_error() {
 }
 
 #[test]
+fn one_that_falls_while_it_is_asked_what_is_not_known_yet_costs_nobody_the_session() {
+    let mut s = start("");
+    let mut session = reader(&s, "acme").connect();
+    is_on_standby(&mut session, &s);
+    // While somebody defines a function, nobody knows what statements reach.
+    let mut definer = s.login("acme");
+    definer.rows("BEGIN; CREATE FUNCTION scratch.f () RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    // The question for what is left reads this view, and the look at the database does not.
+    let mut locker = s.shards[0].admin();
+    locker.rows("BEGIN; LOCK pg_catalog.pg_cursors IN ACCESS EXCLUSIVE MODE");
+    let locked = "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'
+        AND relation = 'pg_catalog.pg_cursors'::regclass";
+    wait::until_true("the lock to have come to the standby", || s.standbys[0].value(locked) == "1");
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND wait_event_type = 'Lock'";
+    assert_eq!(session.column(NAMES), s.canaries("acme"));
+    // Or the primary, on a machine that is busy.
+    wait::until_true("it to be asked", || {
+        s.standbys[0].value(asked) == "1" || s.shards[0].value(asked) == "1"
+    });
+    s.standbys[0].kill9();
+    locker.rows("ROLLBACK");
+    assert_eq!(session.column(NAMES), s.canaries("acme"));
+    assert_eq!(session.value(PORT), primary(&s));
+    definer.rows("ROLLBACK");
+}
+
+#[test]
+fn a_login_that_meets_a_fallen_standby_is_served_by_the_primary() {
+    for mode in ["transaction", "session"] {
+        let mut s = setup("").router(&format!("pool_mode = \"{mode}\"")).start();
+        for memory in ["4MB", "5MB", "6MB"] {
+            wait::until_true("the standby to serve", || {
+                reader(&s, "acme").param("work_mem", "3MB").connect().value(PORT) == standby(&s)
+            });
+            s.standbys[0].kill9();
+            let mut session = reader(&s, "acme").param("work_mem", memory).connect();
+            assert_eq!(session.value("SHOW work_mem"), memory);
+            assert_eq!(session.value(PORT), primary(&s));
+            s.standbys[0].start_again();
+            wait::until_true("the standby to be known", || usable(&s) == 1.0);
+        }
+        // What is wrong with the login is wrong on the primary as well.
+        assert_eq!(reader(&s, "acme").param("work_mem", "much").refused().sqlstate(), "22023");
+        assert_eq!(usable(&s), 1.0);
+    }
+}
+
+#[test]
 fn the_primary_may_be_spared() {
     let mut s = start("reads_from_primary = false");
     let mut session = reader(&s, "acme").connect();
