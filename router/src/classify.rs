@@ -18,6 +18,7 @@ use memchr::memchr;
 use self::lexer::Words;
 pub(crate) use self::lexer::{skip_blank, split};
 pub(crate) use self::names::custom_names;
+pub(crate) use self::suspects::asks_for_last_values;
 use self::suspects::{suspects, with_functions};
 use crate::context::is_parsed_by;
 

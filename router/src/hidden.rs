@@ -10,7 +10,7 @@
 pub(crate) mod look;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -44,6 +44,8 @@ pub(crate) const SURE: u8 = 4;
 pub(crate) struct Hidden {
     /// [`KNOWN`], which of [`READS`] and [`WRITES`] may reach something loud, and [`SURE`] bits above what is sure.
     state: AtomicU8,
+    /// Whether anybody asks for `currval` or `lastval`, by a statement's text or in a function.
+    last_values: AtomicBool,
     /// Transactions under way that may change it: until they are over, nothing is known.
     disturbed: AtomicU32,
     /// Rises with each of these: what was read before is not believed after it.
@@ -68,6 +70,8 @@ pub(crate) struct Found {
     pub(crate) names: Vec<String>,
     /// Functions that are surely loud, in lower case.
     pub(crate) functions: Vec<String>,
+    /// Whether a function asks for `currval` or `lastval`.
+    pub(crate) last_values: bool,
     /// How many changes of its catalogs the server has counted.
     pub(crate) print: Option<String>,
 }
@@ -76,6 +80,7 @@ impl Default for Hidden {
     fn default() -> Self {
         Self {
             state: AtomicU8::new(0),
+            last_values: AtomicBool::new(false),
             disturbed: AtomicU32::new(0),
             version: AtomicU64::new(0),
             next: AtomicU64::new(0),
@@ -126,6 +131,17 @@ impl Hidden {
             || (begins_block(&lower) && LOUD_WORDS.iter().any(|word| has(word)))
     }
 
+    /// Whether anybody has asked for `currval` or `lastval`, as far as is known.
+    #[inline]
+    pub(crate) fn uses_last_values(&self) -> bool {
+        self.last_values.load(Ordering::Relaxed)
+    }
+
+    /// Somebody asks for them. From here on that is known.
+    pub(crate) fn has_used_last_values(&self) {
+        self.last_values.store(true, Ordering::Relaxed);
+    }
+
     /// Nothing is known.
     pub(crate) fn is_unknown(&self) -> bool {
         !self.is_known()
@@ -155,7 +171,10 @@ impl Hidden {
 
     /// A look that began at `version` has an answer.
     pub(crate) fn learn(&self, version: u64, found: Found) {
-        let Found { loud, names, functions, print } = found;
+        let Found { loud, names, functions, last_values, print } = found;
+        if last_values {
+            self.has_used_last_values();
+        }
         *self.names.lock() = names.into();
         *self.functions.lock() = functions.into();
         if self.version() == version && self.disturbed.load(Ordering::Acquire) == 0 {

@@ -180,6 +180,9 @@ pub(crate) struct UnnamedOf {
 /// the router's own, or one of which nobody knows whether it was made.
 pub(crate) const UNNAMED_OF_NOBODY: UnnamedOf = UnnamedOf { session: u64::MAX, serial: 0 };
 
+/// In [`Server::sequences_of`]: more than one session.
+pub(crate) const SEQUENCES_OF_MANY: u64 = u64::MAX;
+
 /// A connection to a shard. It is lent to one session at a time, and comes back to the pool only
 /// through [`crate::pool::Pool::give_back`], which decides whether it may be used again.
 pub(crate) struct Server {
@@ -201,6 +204,9 @@ pub(crate) struct Server {
     /// Session whose unnamed statement it has, or that has found none, and which of the session's that is; else
     /// [`UNNAMED_OF_NOBODY`].
     pub(crate) unnamed_of: UnnamedOf,
+    /// The only session that may have called `nextval` here since `currval` and `lastval` were forgotten; 0 if none has, or
+    /// [`SEQUENCES_OF_MANY`].
+    pub(crate) sequences_of: u64,
     /// Its place in the shard's list of server processes, where contexts are sealed.
     pub(crate) seal: Option<ServerSeal>,
     /// Whether it has been asked for: the router had a key when it connected.
@@ -223,6 +229,7 @@ impl Server {
         self.statements.clear();
         self.sql_names.clear();
         self.unnamed_of = UNNAMED_OF_NOBODY;
+        self.sequences_of = 0;
         self.carried.dirty = false;
     }
 

@@ -24,6 +24,7 @@ mod relay;
 mod replan;
 pub(crate) mod roaming;
 mod rows;
+mod sequences;
 mod server_half;
 
 use std::future::Future;

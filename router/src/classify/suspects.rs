@@ -15,6 +15,11 @@ static SUSPECTS: LazyLock<aho_corasick::AhoCorasick> = LazyLock::new(|| {
         .unwrap_or_else(|_| unreachable!("the patterns are constants"))
 });
 
+/// Whether a text may call `currval` or `lastval` by name.
+pub(crate) fn asks_for_last_values(text: &[u8]) -> bool {
+    SUSPECTS.find_iter(text).any(|found| matches!(found.pattern().as_usize(), 3 | 4))
+}
+
 /// Whether nothing of [`SUSPECTS`] that matters is in it, by a cheaper look: all but two are functions,
 /// and those two have a letter that is rare.
 fn is_above_suspicion(text: &[u8]) -> bool {

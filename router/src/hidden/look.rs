@@ -8,7 +8,7 @@
 /// router's, and quiet. Of the loud ones those are sure that are seen to set, lock or make something; what others do, by
 /// dynamic SQL or in another language, is found out by asking. Rows: `r` where reading is enough to reach a loud one, `w`
 /// where it takes a write, with `s` if it is sure; `f` for the names of the sure ones and those that mention them; `c` for settings
-/// that loud functions name. Operators and functions are named by their schema, as the session's `search_path` applies. The numbers
+/// that loud functions name; `v` if a function asks for a sequence's last value. Operators and functions are named by their schema, as the session's `search_path` applies. The numbers
 /// are OIDs of catalogs:
 /// pg_proc 1255, pg_trigger 2620, pg_attrdef 2604, pg_class 1259 (of indexes), pg_event_trigger 3466, pg_rewrite 2618,
 /// pg_constraint 2606. // src/include/catalog; 16384 is FirstNormalObjectId, src/include/access/transam.h
@@ -71,6 +71,7 @@ UNION ALL SELECT 'w', 's', '' FROM pg_catalog.pg_depend
     WHERE refclassid OPERATOR(pg_catalog.=) 1259::pg_catalog.oid AND classid OPERATOR(pg_catalog.=) 2618::pg_catalog.oid
         AND refobjid OPERATOR(pg_catalog.=) 'pg_catalog.pg_settings'::pg_catalog.regclass::pg_catalog.oid
         AND objid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+UNION ALL (SELECT 'v', '', '' FROM f WHERE src OPERATOR(pg_catalog.~) $6::pg_catalog.text LIMIT 1)
 UNION ALL (SELECT DISTINCT 'f', name, '' FROM sure LIMIT 1001)
 UNION ALL (SELECT DISTINCT 'c', m[1], '' FROM loud, pg_catalog.regexp_matches(src, $4::pg_catalog.text, 'g') m LIMIT 64)"#;
 
@@ -87,8 +88,9 @@ pub(crate) const COUNT: &str = "SELECT 'p', CASE pg_catalog.current_setting('tra
     FROM pg_catalog.unnest('{1255,2604,2606,2618,2620,3256,3466}'::pg_catalog.oid[]) AS t (c)";
 
 /// The parameters of [`LOOK`], as a setting of the session's decides how constants are read: what lasts no longer than
-/// its transaction, what makes a function surely loud, PostgreSQL's own loud functions, names of settings, and dynamic SQL.
-pub(crate) const PATTERNS: [&str; 5] = [
+/// its transaction, what makes a function surely loud, PostgreSQL's own loud functions, names of settings, dynamic SQL, and
+/// what asks for a sequence's last value.
+pub(crate) const PATTERNS: [&str; 6] = [
     r"set_config\s*\([^()]*,\s*true\s*\)",
     concat!(
         r"set_config|pg_settings|advisory_lock|advisory_unlock|\mtemp\M|\mtemporary\M|pg_temp|with\s+hold|",
@@ -99,6 +101,7 @@ pub(crate) const PATTERNS: [&str; 5] = [
     r"^(set_config|pg_(try_)?advisory_(un)?lock.*|.*_to_xml(schema|_and_xmlschema)?|ts_stat)$",
     r"(?:'|\mset\s+|\msession\s+|\mreset\s+)([a-z_][a-z0-9_$]*\.[a-z_][a-z0-9_$.]*)",
     r"\mexecute\M",
+    r"\m(curr|last)val\M",
 ];
 
 /// Most names of functions that texts are looked through for: [`LOOK`] tells one more, and then every text is taken to have one.

@@ -169,6 +169,7 @@ impl Target {
             claimed: false,
             statements: ServerStatements::new(self.shard.pool.statements),
             sql_names: std::collections::HashSet::new(),
+            sequences_of: 0,
             unnamed_of: super::UNNAMED_OF_NOBODY,
             seal,
             asked_for_seal: self.sealed,

@@ -133,6 +133,7 @@ impl Look {
             ("w", "s") => self.found.loud |= WRITES | WRITES << SURE,
             ("r", _) => self.found.loud |= READS | WRITES,
             ("w", _) => self.found.loud |= WRITES,
+            ("v", _) => self.found.last_values = true,
             ("f", name) => self.found.functions.push(name.to_ascii_lowercase()),
             ("p", print) => self.found.print = Some(print.to_owned()),
             ("c", name) => self.found.names.push(name.to_owned()),

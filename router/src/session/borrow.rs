@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use switchyard_wire::build;
 use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::relay::Relay;
 use super::roaming::Place;
+use super::sequences::FORGET_SEQUENCES;
 use super::server_half::canceled_by_user;
 use super::{Core, End, Reads};
 use crate::buffer::Buffer;
@@ -20,7 +22,7 @@ use crate::context::{self, Handover, HandoverError};
 use crate::limits::{Entry, Refused, Turn};
 use crate::pool::{Lend, Pool, PoolError, Want};
 use crate::seal::{SealError, Sealed};
-use crate::server::Server;
+use crate::server::{SEQUENCES_OF_MANY, Server};
 
 /// Most bytes of a client that are kept to be sent again on another connection.
 pub(super) const REPLAY_BYTES: usize = 16 * 1024;
@@ -431,12 +433,20 @@ impl Relay {
             true => None,
         };
         let announce = announcement.as_deref().map(|tag| (core.shared.voices.key.channel(), tag));
+        // What `currval` and `lastval` say here may be another session's.
+        let of_others = server.sequences_of != 0 && server.sequences_of != core.id;
+        let forgets = of_others && core.seat.hidden.uses_last_values();
+        // A seal may be such a value.
+        server.carried.lost |= forgets && core.seat.context.sealed.is_some();
         let own = self.c.own();
+        let forgotten = if forgets { build::query(own, FORGET_SEQUENCES) } else { Ok(()) };
         let seal = &mut server.seal;
         let mut mint = |sealed: &Sealed| core.seat.pool.sealer.mint(seal.as_mut(), sealed);
         let (context, wishes) = (&core.seat.context, &core.wishes);
-        let made = context::handover(own, &server.carried, core.id, context, wishes, &mut mint, announce);
-        let (kind, prefix) = made.map_err(|error| {
+        let made = forgotten.map_err(HandoverError::Build).and_then(|()| {
+            context::handover(own, &server.carried, core.id, context, wishes, &mut mint, announce)
+        });
+        let (kind, mut prefix) = made.map_err(|error| {
             tracing::error!(session = core.id, tenant = %core.who.tenant, %error, "cannot say the tenant's context");
             server.broken = true;
             End::Fatal(match error {
@@ -459,6 +469,13 @@ impl Relay {
                 server.was_cleaned();
             }
         }
+        if forgets {
+            prefix.commands += 1;
+            prefix.readies += 1;
+            server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
+        }
+        let is_own = forgets || !of_others || kind == Handover::Clean;
+        server.sequences_of = if is_own { core.id } else { SEQUENCES_OF_MANY };
         let carried = &mut server.carried;
         carried.context = core.seat.context.id;
         carried.lost = false;

@@ -17,7 +17,7 @@ use switchyard_wire::build;
 use super::Core;
 use super::pending::Pending;
 use super::relay::Relay;
-use crate::classify::{Effect, Pin, classify, custom_names};
+use crate::classify::{Effect, Pin, asks_for_last_values, classify, custom_names};
 use crate::context::Wish;
 use crate::exchange::Owed;
 use crate::quiet::QuietTexts;
@@ -128,6 +128,9 @@ impl Relay {
             }
             Effect::Prepare(name) => match text {
                 Some(text) => {
+                    if asks_for_last_values(text.as_bytes()) {
+                        core.seat.hidden.has_used_last_values();
+                    }
                     // Whoever gets the connection next must not find it.
                     server.carried.dirty = true;
                     self.expect(Pending::Prepared(name, text));
@@ -160,6 +163,7 @@ impl Relay {
 
     /// A statement may leave anything, by its text or by what it reaches. `text` is that, if it can be read.
     pub(super) fn note_unknown(&mut self, core: &Core, reach: u8, text: Option<&str>) {
+        self.note_last_values(core, text);
         let Some(server) = &mut self.server else { return };
         server.carried.dirty = true;
         // Of what surely sets something now and then, no number of times says that it will not.
@@ -303,6 +307,7 @@ impl Relay {
                 core.statements().forget_unnamed();
                 if let Some(server) = &mut self.server {
                     server.was_cleaned();
+                    server.sequences_of = core.id;
                 }
                 self.carry_wishes(core);
             }

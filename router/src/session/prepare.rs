@@ -12,7 +12,7 @@ use super::pending::Pending;
 use super::relay::Relay;
 use super::{Core, End};
 use crate::classify::reach::reach;
-use crate::classify::{Effect, classify, read_only};
+use crate::classify::{Effect, asks_for_last_values, classify, read_only};
 use crate::context::is_parsed_by;
 use crate::exchange::Owed;
 use crate::server::UNNAMED_OF_NOBODY;
@@ -103,6 +103,9 @@ impl Relay {
         let settings = self.parsed_under(core);
         let statement = core.shared.statements.get(parse.sql, parse.types, settings);
         self.arm_replan(&statement);
+        if statement.effect == Effect::Unknown && asks_for_last_values(parse.sql) {
+            core.seat.hidden.has_used_last_values();
+        }
         self.c.discard(len);
         let by_sql = std::str::from_utf8(parse.name).ok();
         if core.statements().contains(parse.name)

@@ -94,6 +94,48 @@ pub const DEVIATIONS: &[Deviation] = &[
         router: "takes any bytes of any length for a name; errors that are not about the name use its own",
         why: "names are the client's; the same text prepared by many clients is one statement on the server",
     },
+    Deviation {
+        id: "changed results",
+        postgresql: "fails a prepared statement whose columns have changed since it was prepared (0A000), by DDL or another `search_path`",
+        router: "prepares it again and runs it, where the client has got nothing of the answer yet",
+        why: "clients would have to prepare it again; poolers are where they cannot",
+    },
+    Deviation {
+        id: "last values",
+        postgresql: "remembers for `currval` and `lastval` what the session's `nextval` has given",
+        router: "does so within a transaction; in another one it may answer 55000 (not in session pooling)",
+        why: "which statement calls `nextval` cannot be seen, and what another session has called is not to be found",
+    },
+    Deviation {
+        id: "views of the session",
+        postgresql: "shows in `pg_prepared_statements`, `pg_listening_channels()` and `pg_settings` (`source`, `reset_val`) what the session has prepared, heard and set",
+        router: "shows what the server connection has: statements under names of the router's, startup settings as set by `SET`",
+        why: "statements, channels and settings are kept by the router, and follow the session",
+    },
+    Deviation {
+        id: "defaults of roles",
+        postgresql: "applies `ALTER ROLE .. SET` and `ALTER DATABASE .. SET` to sessions that begin afterwards",
+        router: "applies them to server connections that are made afterwards (`RECONNECT` makes them anew)",
+        why: "a session that begins may get a connection that was there before",
+    },
+    Deviation {
+        id: "unchecked startup settings",
+        postgresql: "takes some settings at startup without a look at their values (`temp_tablespaces`, `session_authorization`), or looks when it loads what they name (`local_preload_libraries`)",
+        router: "looks at them as at a `SET`",
+        why: "the server connection is already there",
+    },
+    Deviation {
+        id: "notifications to oneself",
+        postgresql: "sends those of a pipelined transaction behind its own completion",
+        router: "may send them ahead of the answers to the pipelined messages before it",
+        why: "they come by the hub, and answers are passed on as they arrive",
+    },
+    Deviation {
+        id: "EXECUTE of what is gone",
+        postgresql: "names the table or column that a prepared statement lacks by now",
+        router: "may answer 26000, where the server connection lacks the statement as well",
+        why: "it could not be prepared there, and `EXECUTE` is PostgreSQL's to answer",
+    },
 ];
 
 /// The deviation called `id`.

@@ -31,6 +31,7 @@ mod random;
 mod read_only;
 mod roaming;
 mod sealed;
+mod sequences;
 mod settings;
 mod standby_reads;
 mod startup;

@@ -1,0 +1,54 @@
+//! `currval` and `lastval`: what a session's `nextval` has left on its connection is no other session's business.
+//!
+//! No text shows which statement calls `nextval`, so it is the connection that knows whose values it may have
+//! ([`crate::server::Server::sequences_of`]), and the database whether anybody asks for them
+//! ([`crate::hidden::Hidden::uses_last_values`]). Where somebody does, a session that gets a connection which others have used has them
+//! forgotten in front of its statement. Where nobody does, nothing is sent.
+
+use switchyard_wire::build;
+
+use super::Core;
+use super::relay::Relay;
+use crate::classify::asks_for_last_values;
+use crate::exchange::Owed;
+use crate::server::{SEQUENCES_OF_MANY, UNNAMED_OF_NOBODY};
+
+/// Takes away what `currval` and `lastval` say, and nothing else.
+pub(super) const FORGET_SEQUENCES: &[u8] = b"DISCARD SEQUENCES";
+
+impl Relay {
+    /// A statement goes out that may be anything. If it is the first by which anybody asks this database for such values,
+    /// those of others are forgotten in front of it, unless something has run in its transaction that may have
+    /// called `nextval`.
+    pub(super) fn note_last_values(&mut self, core: &Core, text: Option<&str>) {
+        if !text.is_some_and(|text| asks_for_last_values(text.as_bytes())) {
+            return;
+        }
+        core.seat.hidden.has_used_last_values();
+        let begins = self.reached == 0 && self.exchange.status != b'E' && core.seat.context.sealed.is_none();
+        let Some(server) = self.server.as_mut().filter(|s| begins && s.sequences_of == SEQUENCES_OF_MANY)
+        else {
+            return;
+        };
+        let out = self.c.own();
+        let begin = out.len();
+        let made = if self.exchange.is_open() {
+            build::parse(out, b"", FORGET_SEQUENCES, &[0, 0])
+                .and_then(|()| build::bind_text(out, b"", b"", &[]))
+                .and_then(|()| build::execute(out, b"", 0))
+                .map(|()| {
+                    for owed in [Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(None)] {
+                        self.exchange.sent_own(owed);
+                    }
+                })
+        } else {
+            build::query(out, FORGET_SEQUENCES).map(|()| self.exchange.sent_own(Owed::OwnQuery(None)))
+        };
+        if made.is_err() {
+            self.c.own().truncate(begin);
+            return;
+        }
+        server.unnamed_of = UNNAMED_OF_NOBODY;
+        server.sequences_of = core.id;
+    }
+}
