@@ -18,7 +18,10 @@ use crate::stream::{Patience, Snapshot};
 
 /// Snapshots that are tried: one is of no use if a transaction that it does not see yet stands before one that
 /// it does, in the log.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: u32 = 100;
+
+/// The pause after the first of them; each is longer by as much than the one before.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Rows that differ and are named, per table.
 const NAMED: usize = 5;
@@ -34,10 +37,7 @@ pub struct Compared {
 }
 
 /// Opens a transaction that sees one moment, and tells which.
-pub(crate) async fn begin_snapshot(
-    client: &Session,
-    at: &ShardAccess,
-) -> Result<(Snapshot, String), MoveError> {
+async fn begin_snapshot(client: &Session, at: &ShardAccess) -> Result<(Snapshot, String), MoveError> {
     client.begin("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(at.failed())?;
     let sql = "SELECT pg_current_snapshot()::text, pg_export_snapshot()";
     let row = client.query_one(sql, &[]).await.map_err(at.failed())?;
@@ -46,7 +46,7 @@ pub(crate) async fn begin_snapshot(
 
 /// The same, as of a moment at which all could be seen that the target has by now, or that was handed on before the flow
 /// began. Nothing may be applied meanwhile.
-pub(crate) async fn snapshot_behind(
+async fn snapshot_behind(
     flow: &Flow,
     client: &Session,
     at: &ShardAccess,
@@ -78,6 +78,28 @@ pub(crate) async fn mark(client: &Session, at: &ShardAccess) -> Result<u64, Move
     parse_lsn(row.get(0)).ok_or_else(|| MoveError::Invalid("a position in the log is malformed".to_owned()))
 }
 
+/// Brings the target to a moment of the source that `reader` sees from then on. The snapshot's name, for others, and up to where in
+/// the log that is. `control` is a session on the source that nobody else uses meanwhile.
+pub(crate) async fn bring_to_moment(
+    flow: &mut Flow,
+    reader: &Session,
+    (control, at): (&Session, &ShardAccess),
+) -> Result<(String, u64), MoveError> {
+    for attempt in 1..=ATTEMPTS {
+        let (snapshot, exported) = snapshot_behind(flow, reader, at).await?;
+        let end = mark(control, at).await?;
+        if let Some(upto) = flow.advance_to(&snapshot, end).await? {
+            return Ok((exported, upto));
+        }
+        reader.give_up().await.map_err(at.failed())?;
+        tokio::time::sleep(PAUSE * attempt).await;
+    }
+    Err(MoveError::InTheWay(format!(
+        "no moment of shard {} could be found at which to copy or compare",
+        at.name
+    )))
+}
+
 /// Compares all tables while the flow goes on. `control` is a session on the source that nobody else uses meanwhile.
 pub(crate) async fn verify(
     flow: &mut Flow,
@@ -87,17 +109,7 @@ pub(crate) async fn verify(
     scope: &Scope,
 ) -> Result<Vec<Compared>, MoveError> {
     let (from, to) = tokio::try_join!(source.connect(), target.connect())?;
-    for attempt in 1.. {
-        let (snapshot, _) = snapshot_behind(flow, &from, source).await?;
-        let end = mark(control, source).await?;
-        if flow.advance_to(&snapshot, end).await?.is_some() {
-            break;
-        }
-        from.give_up().await.map_err(source.failed())?;
-        if attempt == ATTEMPTS {
-            return Err(MoveError::InTheWay("no moment could be found to compare at".to_owned()));
-        }
-    }
+    bring_to_moment(flow, &from, (control, source)).await?;
     begin_snapshot(&to, target).await?;
     let comparing = async {
         let mut compared = Vec::new();

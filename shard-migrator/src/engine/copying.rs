@@ -21,13 +21,10 @@ use crate::journal::{Phase, Wish};
 use crate::pieces::{Copied, Frontier, Piece, Round};
 use crate::sessions::Session;
 use crate::throttle::Throttle;
-use crate::verify::{Compared, mark, snapshot_behind};
+use crate::verify::{Compared, bring_to_moment};
 
 /// How long pieces are begun as of one snapshot, which holds vacuum back on the source.
 const ROUND: Duration = Duration::from_secs(30);
-
-/// Snapshots that are tried; see [`Flow::advance_to`].
-const ATTEMPTS: usize = 100;
 
 /// How often what has been done is written to the catalog, and the operator's wishes are asked for.
 const REPORT: Duration = Duration::from_millis(500);
@@ -325,17 +322,11 @@ impl Work<'_> {
 
     /// Takes a snapshot, and brings the target to it. The snapshot's name, for others.
     async fn align(&self, reader: &Session, flow: &mut Flow) -> Result<String, MoveError> {
-        for _ in 0..ATTEMPTS {
-            let (snapshot, exported) = snapshot_behind(flow, reader, &self.source.at).await?;
-            let end = mark(&self.source.client, &self.source.at).await?;
-            if let Some(at) = flow.advance_to(&snapshot, end).await? {
-                flow.applier.begin_at(at).await?;
-                fault::point("aligned");
-                return Ok(exported);
-            }
-            reader.give_up().await.map_err(self.source.at.failed())?;
-        }
-        Err(MoveError::InTheWay("no moment could be found to copy at".to_owned()))
+        let source = (&self.source.client, &self.source.at);
+        let (exported, upto) = bring_to_moment(flow, reader, source).await?;
+        flow.applier.begin_at(upto).await?;
+        fault::point("aligned");
+        Ok(exported)
     }
 
     /// Copies pieces over connections of its own.
