@@ -331,6 +331,12 @@ impl Store {
             let text = format!("move {id} is {phase}: it is too early or too late to {verb} it");
             return Err(StoreError::Conflict(text));
         }
+        // Begun, it is brought to its end: the tenant may be served where it goes on by now.
+        if phase == "aborting" && before.wish == ACCEPTING_LOSS && wish != ACCEPTING_LOSS {
+            let text =
+                format!("move {id} is given up already, and what its target may have is accepted as lost");
+            return Err(StoreError::Conflict(text));
+        }
         t.execute("UPDATE moves SET wish = $2, updated_at = now() WHERE id = $1", &[&id, &wish]).await?;
         if wish == ACCEPTING_LOSS {
             let sql = "INSERT INTO move_events (move_id, phase, what) VALUES ($1, $2, $3)";

@@ -91,8 +91,9 @@ impl Engine {
             match (held(&source, job).await?, loss) {
                 (None, _) => {}
                 (Some((state, _)), Loss::Refused) => {
+                    let arrived = if state == "moved" { "has arrived" } else { "may have arrived" };
                     let what = format!(
-                        "the tenant is {state} on shard {} and may have arrived on shard {}: the target is needed. If it is \
+                        "the tenant is {state} on shard {} and {arrived} on shard {}: the target is needed. If it is \
                          lost for good, see to it that it is off; `move abort --without-target --accept-loss` then has the \
                          tenant go on without what it may have written there",
                         job.source, job.target
@@ -121,8 +122,12 @@ impl Engine {
         }
         // Routers may hold clients for an attempt that was under way.
         self.tell(job, (&job.source, epoch), loss == Loss::Accepted).await?;
+        let unless = match loss {
+            Loss::Refused => "",
+            Loss::Accepted => ", unless the tenant has arrived there: then it stays for people to look at",
+        };
         let left = format!(
-            "shard {} was not asked: what the move has brought there, of {}, is cleared when it answers",
+            "shard {} was not asked: what the move has brought there, of {}, is cleared when it answers{unless}",
             job.target,
             whereabouts(&scope)
         );

@@ -59,7 +59,7 @@ fn what_was_written_at_a_target_that_is_given_up_stays_there_and_is_served_to_no
     let wrong = m.command(&["move", "abort", &id, "--accept-loss"]);
     assert_eq!(wrong.status.code(), Some(2), "it goes with --without-target");
     m.command(&["move", "abort", &id, "--without-target", "--wait", "--timeout", "2"]);
-    wait_event(&m, &id, "%may have arrived on shard s1%--accept-loss%");
+    wait_event(&m, &id, "the tenant is moved on shard s0 and has arrived on shard s1%--accept-loss%");
     assert_ne!(m.one(0, "SELECT state FROM switchyard.fence"), "active");
 
     let done = m.cli(&[&["move", "abort", &id, "--wait", "--timeout", "60"], &ACCEPTED[..]].concat());
@@ -224,6 +224,59 @@ fn heavy_a_target_that_is_lost_as_the_tenant_arrives_is_given_up() {
 fn heavy_a_database_whose_target_is_lost_as_it_arrives_is_given_up() {
     lost_before(Model::Database);
     lost_behind(Model::Database, &[], &[]);
+}
+
+/// The catalog has the tenant at the target already, and the source says so, too: all of that is taken back.
+fn lost_when_placed(model: Model) {
+    let mut world = World::start(model, false);
+    assert_eq!(world.check(), [""; 0]);
+    let before = world.sql("SELECT count(*) FROM marks");
+    let mut client = world.m.login(&world.acme, 1);
+    let id = given_up(&mut world, "placed", &[]);
+    wait::until_true("the end", || world.show(&id, "phase") == "done");
+    let insert = "INSERT INTO marks (tenant_id, writer, n) VALUES ('acme', 9, 1)";
+    wait::until_true("a write", || client.try_rows(insert).is_ok());
+    let n = before.parse::<u64>().expect("a number") + 1;
+    assert_eq!(client.column("SELECT count(*) FROM marks"), [n.to_string()], "{model:?}: it is read, too");
+    assert_eq!(world.sql("SELECT count(*) FROM marks"), n.to_string());
+    assert_eq!(world.m.cli(&["tenant", "show", "acme"])["shard"], "s0");
+    assert_eq!(world.sql("SELECT count(*) FROM switchyard.closed"), "0");
+    // Who comes anew does as well.
+    assert_eq!(world.m.login(&world.acme, 0).column("SELECT count(*) FROM marks"), [n.to_string()]);
+}
+
+#[test]
+fn heavy_a_target_that_is_lost_when_the_tenant_has_been_placed_there_is_given_up() {
+    std::thread::scope(|scope| {
+        let own = scope.spawn(|| lost_when_placed(Model::Schema));
+        lost_when_placed(Model::Rows);
+        own.join().expect("the schema");
+    });
+}
+
+/// An operator who thinks better of it, and a target that comes back, are too late by then.
+#[test]
+fn a_loss_that_has_been_acted_upon_is_not_taken_back() {
+    let (mut m, _, id) = arrived(1);
+    m.shards[1].kill9();
+    m.start_control_plane_to_end_at("loss accepted");
+    m.cli(&[&["move", "abort", &id], &ACCEPTED[..]].concat());
+    m.wait_control_plane_end();
+    // For now nobody can go on with it.
+    m.shards[0].kill9();
+    m.start_control_plane();
+    m.wait_ready();
+    for verb in ["abort", "pause", "resume"] {
+        let late = m.command(&["move", verb, &id]);
+        assert_eq!(late.status.code(), Some(4), "{verb}: {late:?}");
+        assert!(String::from_utf8_lossy(&late.stderr).contains("accepted as lost"), "{verb}: {late:?}");
+    }
+    m.shards.iter_mut().for_each(|shard| shard.start_again());
+    wait::until_true("the end", || m.cli(&["move", "show", &id])["outcome"] == "aborted");
+    wait_event(&m, &id, "the tenant had arrived on shard s1%");
+    let fence = "SELECT state FROM switchyard.fence WHERE tenant_id = 'acme'";
+    wait::until_true("the fence there to be closed", || m.one(1, fence) == "moved");
+    assert_eq!(m.one(0, fence), "active");
 }
 
 /// Nothing is lost that need not be: a target that answers is asked, whatever the operator believes.
