@@ -23,13 +23,6 @@ const DEFINED: [&[u8]; 13] = [
 /// Whether `sql` reads, writes, or defines.
 pub(crate) fn reach(sql: &[u8]) -> u8 {
     let text = skip_blank(sql);
-    if let Some((word, [after, ..])) = text.split_at_checked(6)
-        && word.eq_ignore_ascii_case(b"select")
-        && !after.is_ascii_alphabetic()
-        && super::single(text)
-    {
-        return READS;
-    }
     let end = text.iter().position(|b| !b.is_ascii_alphabetic()).unwrap_or(text.len());
     let is = |words: &[&[u8]]| words.iter().any(|word| text[..end].eq_ignore_ascii_case(word));
     let single = super::single(text);

@@ -131,6 +131,12 @@ pub const DEVIATIONS: &[Deviation] = &[
         why: "they come by the hub, and answers are passed on as they arrive",
     },
     Deviation {
+        id: "statements in another encoding",
+        postgresql: "keeps a prepared statement as it was read, whatever `client_encoding` is set afterwards",
+        router: "may prepare its bytes again under the new one: what is not ASCII in it is another text then, or an error (22021)",
+        why: "the text is kept as the client has sent it; SQL in ASCII, and parameters, are not concerned",
+    },
+    Deviation {
         id: "EXECUTE of what is gone",
         postgresql: "names the table or column that a prepared statement lacks by now",
         router: "may answer 26000, where the server connection lacks the statement as well",
