@@ -210,8 +210,10 @@ fn one(text: &[u8]) -> Effect {
     let mut words = Words { rest: text };
     let Some(first) = words.next() else { return Effect::Nothing };
     match first.as_str() {
+        // Names of settings are the same in either case, also where they are quoted.
         "set" => match set(&mut words) {
-            Effect::Set(name) if is_default(text, &name) => Effect::Reset(name),
+            Effect::Set(name) if is_default(text, &name) => Effect::Reset(name.to_ascii_lowercase()),
+            Effect::Set(name) => Effect::Set(name.to_ascii_lowercase()),
             effect => effect,
         },
         "reset" => match words.next().as_deref() {
@@ -220,7 +222,7 @@ fn one(text: &[u8]) -> Effect {
             Some("role") => Effect::Settings(vec!["role".to_owned()]),
             Some("time") => Effect::Reset("timezone".to_owned()),
             Some(name) if is_in_parts(name, words.rest) => Effect::Pin(Pin::Setting),
-            Some(name) => Effect::Reset(name.to_owned()),
+            Some(name) => Effect::Reset(name.to_ascii_lowercase()),
         },
         "listen" | "unlisten" => Effect::Channels,
         "notify" | "close" | "fetch" | "move" | "lock" | "comment" | "grant" | "revoke" | "alter"
@@ -245,7 +247,8 @@ fn one(text: &[u8]) -> Effect {
             if hold || memchr::memmem::find(&lower, b"hold").is_some() {
                 Effect::Pin(Pin::HoldCursor)
             } else {
-                Effect::Nothing
+                // What it calls is called when it is read from.
+                with_functions(suspects(text), text)
             }
         }
         "load" => Effect::Pin(Pin::Load),
@@ -254,10 +257,14 @@ fn one(text: &[u8]) -> Effect {
             _ => Effect::Unknown,
         },
         "create" => {
-            let temporary = (0..4).map_while(|_| words.next()).any(|w| w == "temp" || w == "temporary");
+            let first: Vec<_> = (0..4).map_while(|_| words.next()).collect();
+            let temporary = first.iter().any(|w| w == "temp" || w == "temporary");
+            let runs_a_query = first.iter().take(2).any(|w| w == "table" || w == "materialized");
             let lower = text.to_ascii_lowercase();
             if temporary || memchr::memmem::find(&lower, b"pg_temp").is_some() {
                 Effect::Pin(Pin::Temporary)
+            } else if runs_a_query && memchr::memmem::find(&lower, b"select").is_some() {
+                with_functions(suspects(text), text)
             } else {
                 Effect::Nothing
             }

@@ -107,3 +107,33 @@ fn a_setting_that_has_become_wrong_fails_one_statement() {
     }
     assert_eq!(s.router.metrics().sum("switchyard_handover_failures_total", &[]), 1.0);
 }
+
+#[test]
+fn a_setting_is_kept_however_its_name_is_written_and_wherever_it_is_set() {
+    let s = Setup::new().shards(1).pool("size = 1").tenants(["acme", "globex"]).start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    for (statements, expected) in [
+        (&["SET work_mem = 64", "SET \"Work_Mem\" = 65"][..], "65kB"),
+        (&["RESET \"WORK_MEM\""], "4MB"),
+        (
+            &[
+                "BEGIN",
+                "DECLARE c CURSOR FOR SELECT set_config('work_mem', '70', false)",
+                "FETCH c",
+                "COMMIT",
+            ],
+            "70kB",
+        ),
+        (&["CREATE TABLE scratch.made AS SELECT set_config('work_mem', '80', false)"], "80kB"),
+    ] {
+        for sql in statements {
+            acme.rows(sql);
+            // The one connection is another tenant's in between, where it is free.
+            if !statements.contains(&"BEGIN") {
+                globex.rows("SELECT 1");
+            }
+        }
+        globex.rows("SELECT 1");
+        assert_eq!(acme.value("SHOW work_mem"), expected, "{statements:?}");
+    }
+}
