@@ -137,3 +137,44 @@ fn a_setting_is_kept_however_its_name_is_written_and_wherever_it_is_set() {
         assert_eq!(acme.value("SHOW work_mem"), expected, "{statements:?}");
     }
 }
+
+/// The one connection has another value each time, of which PostgreSQL would report no change.
+#[test]
+fn a_session_hears_of_each_setting_that_it_changes() {
+    let s = Setup::new().shards(1).pool("size = 1").tenants(["acme", "globex"]).start();
+    let (mut acme, mut globex) = (s.login("acme"), s.login("globex"));
+    for (round, (set, by, expected)) in [
+        ("SET client_encoding = 'LATIN1'", "RESET client_encoding", "UTF8"),
+        ("SET client_encoding = 'LATIN1'", "SET NAMES 'UTF8'", "UTF8"),
+        ("SET client_encoding = 'LATIN1'", "/* all */ reset all", "UTF8"),
+        ("SET client_encoding = 'LATIN1'", "DISCARD ALL", "UTF8"),
+        ("SET client_encoding = 'LATIN1'", "SELECT set_config('client_encoding', 'UTF8', false)", "UTF8"),
+        ("SET client_encoding = 'LATIN1'", "BEGIN; SET NAMES 'UTF8'; COMMIT", "UTF8"),
+        ("SET client_encoding = 'UTF8'", "SET client_encoding = 'LATIN2'", "LATIN2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for extended in [false, true] {
+            if extended && by.contains(';') {
+                continue;
+            }
+            acme.rows(set);
+            // What it has is what acme is about to set.
+            globex.rows(&format!("SET client_encoding = '{expected}'"));
+            globex.rows("SELECT set_config('app.tenant_id', current_setting('app.tenant_id'), false)");
+            assert_ne!(acme.parameter("client_encoding"), expected);
+            let bytes = if extended { m::extended(by, &[]) } else { m::query(by) };
+            let answer = acme.round(&bytes);
+            assert!(answer.iter().all(|m| m.tag != b'E'), "{by}: {answer:?}");
+            assert_eq!(
+                acme.parameter("client_encoding"),
+                expected,
+                "round {round}, {by}, extended: {extended}"
+            );
+            assert_eq!(acme.value("SHOW client_encoding"), expected, "{by}");
+            acme.rows("RESET ALL");
+        }
+    }
+    assert_eq!(s.router.metrics().sum("switchyard_handover_failures_total", &[]), 0.0);
+}
