@@ -83,4 +83,4 @@ bench-moves: postgres
 faults-moves: postgres
 	$(BUILD)
 	$(CARGO) test --locked --workspace --test moves -- --test-threads 2 --nocapture --include-ignored \
-		crash:: zombies:: chaos:: routers:: late:: disk:: stuck::
+		crash:: zombies:: chaos:: routers:: late:: disk:: stuck:: forsaken:: loss:: synchronous::
