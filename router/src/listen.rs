@@ -4,9 +4,10 @@
 //! to a socket is lost when that is closed, so the old process first turns newcomers away, who come again
 //! a second later and are dealt to the new one, and accepts those that have come. A unix socket is taken over by a rename.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(crate) struct UnixPath {
     pub(crate) path: PathBuf,
     /// Device and inode.
     file: (u64, u64),
+    /// As long as it is held, no other file gets its number.
+    _held: File,
 }
 
 impl Drop for UnixPath {
@@ -122,12 +125,13 @@ fn unix(path: &Path, take_over: bool) -> std::io::Result<(UnixListener, UnixPath
         _ => {}
     }
     let listener = UnixListener::bind(&draft)?;
+    let held = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&draft)?;
     let file = file(Path::new(&draft))?;
     if let Err(e) = std::fs::rename(&draft, path) {
         let _ = std::fs::remove_file(&draft);
         return Err(e);
     }
-    Ok((listener, UnixPath { path: path.to_owned(), file }))
+    Ok((listener, UnixPath { path: path.to_owned(), file, _held: held }))
 }
 
 fn file(path: &Path) -> std::io::Result<(u64, u64)> {
@@ -205,6 +209,27 @@ mod tests {
             let _ = socket.connect(&address.into());
             assert_eq!(said(socket.into()), "new");
         }
+    }
+
+    #[test]
+    fn who_leaves_takes_no_file_along_that_has_the_number_of_its_own() {
+        let dir = std::env::temp_dir().join(format!("switchyard-listen-again-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(".s.PGSQL.1");
+        for _ in 0..20 {
+            let (first, first_path) = unix(&path, true).unwrap();
+            let (second, second_path) = unix(&path, true).unwrap();
+            // Its file has no name any more, and here nobody to hold it.
+            drop(first);
+            let (third, third_path) = unix(&path, true).unwrap();
+            drop(first_path);
+            assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+            drop((second, second_path));
+            assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+            drop((third, third_path));
+            assert!(!path.exists());
+        }
+        let _ = std::fs::remove_dir_all(&dir);
     }
 
     #[test]
