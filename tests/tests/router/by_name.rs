@@ -48,6 +48,16 @@ fn names_are_the_same_to_sql_and_to_the_protocol() {
             "acme",
             [
                 (
+                    "the words in a constant",
+                    script(&[
+                        &parse("a", "SELECT 1"),
+                        &q("SELECT 'deallocate a' /* ; deallocate a */"),
+                        &m::extended("SELECT 'deallocate a'", &[]),
+                        &run("a"),
+                        &close("a"),
+                    ]),
+                ),
+                (
                     "EXECUTE of a Parse",
                     script(&[
                         &parse("a", "SELECT $1::int + 1"),
