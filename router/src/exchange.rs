@@ -151,11 +151,6 @@ impl Exchange {
         self.boundary && self.prefix.is_pending()
     }
 
-    /// Has all frames of the client wait until the prefix, which ends with a Sync, has succeeded.
-    pub(crate) fn wait_for_prefix(&mut self) {
-        self.boundary = true;
-    }
-
     /// Whether the server skips what it is sent now, up to a Sync.
     #[inline]
     pub(crate) fn is_skipping(&self) -> bool {

@@ -5,7 +5,6 @@
 //! server has said ReadyForQuery outside a transaction the connection goes back to the pool.
 //! An idle session owns no buffer and no server connection, only what is in [`Core`].
 
-mod apart;
 mod behind;
 mod borrow;
 mod by_name;

@@ -12,7 +12,6 @@ use switchyard_wire::error::{ErrorResponse, Severity, sqlstate};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::apart::may_set;
 use super::relay::Relay;
 use super::roaming::Place;
 use super::sequences::FORGET_SEQUENCES;
@@ -341,9 +340,7 @@ impl Relay {
         self.began = Some(now);
         self.make_ready(core)?;
         self.open_transaction(core)?;
-        let prefix = self.exchange.prefix;
-        // A second group would run although the first has failed, unless it is not sent before.
-        self.can_replay = prefix.is_pending() && (prefix.readies == 0 || self.exchange.must_wait());
+        self.can_replay = self.exchange.prefix.is_pending() && self.exchange.prefix.readies == 0;
         self.reads_again = self.lender.as_ref().is_some_and(|pool| pool.is_of_standbys());
         if self.can_replay || self.reads_again {
             self.replay.clear();
@@ -472,12 +469,6 @@ impl Relay {
                 server.was_cleaned();
             }
         }
-        // Whatever of it is reported must be so before the client's own statement sets it to something else.
-        let apart = prefix.is_pending() && prefix.readies == 0 && may_set(self.c.buffer.fresh());
-        if apart {
-            build::sync(self.c.own());
-            prefix.readies += 1;
-        }
         if forgets {
             prefix.commands += 1;
             prefix.readies += 1;
@@ -493,9 +484,6 @@ impl Relay {
             carried.wishes = core.wishes.clone();
         }
         self.exchange.begin(prefix);
-        if apart {
-            self.exchange.wait_for_prefix();
-        }
         self.failed = false;
         Ok(())
     }
