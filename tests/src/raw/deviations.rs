@@ -113,6 +113,12 @@ pub const DEVIATIONS: &[Deviation] = &[
         why: "statements, channels and settings are kept by the router, and follow the session",
     },
     Deviation {
+        id: "settings set back first",
+        postgresql: "reports a setting (ParameterStatus) whenever a statement of the session's has changed it",
+        router: "may not where the session's first statement on a connection that had to be cleaned sets it back to what that had before (`SET NAMES` under another `client_encoding`); behind a `BEGIN` it does",
+        why: "what the connection is set to for the session and what the session sets are one change",
+    },
+    Deviation {
         id: "defaults of roles",
         postgresql: "applies `ALTER ROLE .. SET` and `ALTER DATABASE .. SET` to sessions that begin afterwards",
         router: "applies them to server connections that are made afterwards (`RECONNECT` makes them anew)",
