@@ -235,6 +235,7 @@ mod tests {
         assert!(text["components"]["schemas"]["Tenant"]["properties"]["epoch"].is_object());
         assert_eq!(text["components"]["securitySchemes"]["token"]["scheme"], "bearer");
     }
+
     #[test]
     fn only_what_stands_in_a_path_is_a_parameter_of_it() {
         let (_, description) = described();

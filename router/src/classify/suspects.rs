@@ -8,16 +8,27 @@ use super::lexer::trim_blank_end;
 use super::{Effect, Pin, harmless};
 use crate::context::is_parsed_by;
 
+const LAST_VALUES: [&str; 2] = ["currval", "lastval"];
+
 static SUSPECTS: LazyLock<aho_corasick::AhoCorasick> = LazyLock::new(|| {
     aho_corasick::AhoCorasick::builder()
         .ascii_case_insensitive(true)
-        .build(["set_config", "advisory_lock", "temp", "currval", "lastval", "setseed", "pg_settings"])
+        .build([
+            "set_config",
+            "advisory_lock",
+            "temp",
+            LAST_VALUES[0],
+            LAST_VALUES[1],
+            "setseed",
+            "pg_settings",
+        ])
         .unwrap_or_else(|_| unreachable!("the patterns are constants"))
 });
 
 /// Whether a text may call `currval` or `lastval` by name.
 pub(crate) fn asks_for_last_values(text: &[u8]) -> bool {
-    SUSPECTS.find_iter(text).any(|found| matches!(found.pattern().as_usize(), 3 | 4))
+    let asks = |found: &[u8]| LAST_VALUES.iter().any(|name| found.eq_ignore_ascii_case(name.as_bytes()));
+    SUSPECTS.find_iter(text).any(|found| asks(&text[found.range()]))
 }
 
 /// Whether nothing of [`SUSPECTS`] that matters is in it, by a cheaper look: all but two are functions,

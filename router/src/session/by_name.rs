@@ -15,51 +15,66 @@ use crate::exchange::Owed;
 impl Relay {
     /// Prepares on this connection, by its own name, what the session has prepared elsewhere, or by the protocol.
     pub(super) fn ensure_by_name(&mut self, core: &mut Core, name: &str) {
-        let (Some(server), Some(statements)) = (&mut self.server, core.statements.as_ref()) else { return };
+        let (Some(server), Some(statements)) = (&self.server, core.statements.as_ref()) else { return };
         if server.sql_names.contains(name) {
             return;
         }
-        let (out, open) = (self.c.own(), self.exchange.is_open());
-        let begin = out.len();
-        let mut unnamed = true;
-        let (made, owed) = if let Some(sql) = statements.by_sql(name) {
-            if open {
-                let made = build::parse(out, b"", sql.as_bytes(), &[0, 0])
-                    .and_then(|()| build::bind_text(out, b"", b"", &[]))
-                    .and_then(|()| build::execute(out, b"", 0));
-                (made, vec![Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(Some(name.into()))])
-            } else {
-                (build::query(out, sql.as_bytes()), vec![Owed::OwnQuery(Some(name.into()))])
-            }
+        let said = if let Some(sql) = statements.by_sql(name) {
+            self.say_ahead(sql.as_bytes(), Some(name))
         } else if let Some(statement) = statements.get(name.as_bytes()) {
-            unnamed = false;
-            let made = build::parse(out, name.as_bytes(), statement.sql(), statement.types());
-            if open {
-                (made, vec![Owed::InjectByName(name.into())])
-            } else {
-                build::sync(out);
-                (made, vec![Owed::OwnParse(Some(name.into())), Owed::OwnSync])
+            let out = self.c.own();
+            let begin = out.len();
+            match build::parse(out, name.as_bytes(), statement.sql(), statement.types()) {
+                Ok(()) if self.exchange.is_open() => {
+                    self.exchange.sent_extended(Owed::InjectByName(name.into()));
+                    true
+                }
+                Ok(()) => {
+                    build::sync(out);
+                    self.exchange.sent_own(Owed::OwnParse(Some(name.into())));
+                    self.exchange.sent_own(Owed::OwnSync);
+                    true
+                }
+                Err(_) => {
+                    out.truncate(begin);
+                    false
+                }
             }
         } else {
-            return;
+            false
+        };
+        if let Some(server) = self.server.as_mut().filter(|_| said) {
+            // It is counted on ahead: what comes behind this group waits until that is known.
+            self.stall = true;
+            server.sql_names.insert(name.to_owned());
+            server.carried.dirty = true;
+        }
+    }
+
+    /// Has a statement of the router's own run ahead of the client's message, within the client's group if one is open. `prepares` is the
+    /// name of what it prepares. Whether it could be said.
+    pub(super) fn say_ahead(&mut self, sql: &[u8], prepares: Option<&str>) -> bool {
+        let out = self.c.own();
+        let begin = out.len();
+        let prepares = prepares.map(Into::into);
+        let made = if self.exchange.is_open() {
+            build::parse(out, b"", sql, &[0, 0])
+                .and_then(|()| build::bind_text(out, b"", b"", &[]))
+                .and_then(|()| build::execute(out, b"", 0))
+                .map(|()| {
+                    for owed in [Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(prepares)] {
+                        self.exchange.sent_own(owed);
+                    }
+                })
+        } else {
+            build::query(out, sql).map(|()| self.exchange.sent_own(Owed::OwnQuery(prepares)))
         };
         if made.is_err() {
             self.c.own().truncate(begin);
-            return;
-        }
-        for owed in owed {
-            match owed {
-                Owed::InjectByName(_) => self.exchange.sent_extended(owed),
-                owed => self.exchange.sent_own(owed),
-            }
-        }
-        // It is counted on ahead: what comes behind this group waits until that is known.
-        self.stall = true;
-        server.sql_names.insert(name.to_owned());
-        server.carried.dirty = true;
-        if unnamed {
+        } else if let Some(server) = &mut self.server {
             server.unnamed_of = crate::server::UNNAMED_OF_NOBODY;
         }
+        made.is_ok()
     }
 
     /// Sees to the statements of the session that the text of the client's message of `len` bytes, which begins `after`

@@ -5,13 +5,10 @@
 //! ([`crate::hidden::Hidden::uses_last_values`]). Where somebody does, a session that gets a connection which others have used has them
 //! forgotten in front of its statement. Where nobody does, nothing is sent.
 
-use switchyard_wire::build;
-
 use super::Core;
 use super::relay::Relay;
 use crate::classify::asks_for_last_values;
-use crate::exchange::Owed;
-use crate::server::{SEQUENCES_OF_MANY, UNNAMED_OF_NOBODY};
+use crate::server::SEQUENCES_OF_MANY;
 
 /// Takes away what `currval` and `lastval` say, and nothing else.
 pub(super) const FORGET_SEQUENCES: &[u8] = b"DISCARD SEQUENCES";
@@ -26,29 +23,13 @@ impl Relay {
         }
         core.seat.hidden.has_used_last_values();
         let begins = self.reached == 0 && self.exchange.status != b'E' && core.seat.context.sealed.is_none();
-        let Some(server) = self.server.as_mut().filter(|s| begins && s.sequences_of == SEQUENCES_OF_MANY)
-        else {
-            return;
-        };
-        let out = self.c.own();
-        let begin = out.len();
-        let made = if self.exchange.is_open() {
-            build::parse(out, b"", FORGET_SEQUENCES, &[0, 0])
-                .and_then(|()| build::bind_text(out, b"", b"", &[]))
-                .and_then(|()| build::execute(out, b"", 0))
-                .map(|()| {
-                    for owed in [Owed::OwnParse(None), Owed::OwnBind, Owed::OwnExecute(None)] {
-                        self.exchange.sent_own(owed);
-                    }
-                })
-        } else {
-            build::query(out, FORGET_SEQUENCES).map(|()| self.exchange.sent_own(Owed::OwnQuery(None)))
-        };
-        if made.is_err() {
-            self.c.own().truncate(begin);
-            return;
+        let of_many = self.server.as_ref().is_some_and(|s| s.sequences_of == SEQUENCES_OF_MANY);
+        if begins
+            && of_many
+            && self.say_ahead(FORGET_SEQUENCES, None)
+            && let Some(server) = &mut self.server
+        {
+            server.sequences_of = core.id;
         }
-        server.unnamed_of = UNNAMED_OF_NOBODY;
-        server.sequences_of = core.id;
     }
 }

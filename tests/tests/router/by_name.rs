@@ -51,7 +51,9 @@ fn names_are_the_same_to_sql_and_to_the_protocol() {
                     "the words in a constant",
                     script(&[
                         &parse("a", "SELECT 1"),
-                        &q("SELECT 'deallocate a' /* ; deallocate a */"),
+                        &q("PREPARE b AS SELECT 2"),
+                        &q("DEALLOCATE b; SELECT 'deallocate a' /* ; deallocate a */"),
+                        &q("EXECUTE b"),
                         &m::extended("SELECT 'deallocate a'", &[]),
                         &run("a"),
                         &close("a"),
